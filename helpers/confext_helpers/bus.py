@@ -1,0 +1,136 @@
+"""The service manager, asked over D-Bus with jeepney.
+
+Like systemctl, this talks to the manager's private socket first: it is there before the bus is and without one, it
+answers nobody but root, and it saves a hop. The two differ in one thing only, the `Hello` that a bus wants. Calls
+that do not depend on each other are sent at once and cost one round trip.
+
+Values are kept as (signature, value) pairs, so that what was read can be handed back as it is: the properties that
+GetAll() returns and those that StartTransientUnit() takes have the same types (org.freedesktop.systemd1(5)).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+
+from jeepney.low_level import HeaderFields, Message, MessageType, Parser
+from jeepney.wrappers import DBusAddress, new_method_call
+
+from confext_helpers.errors import ConfextError
+
+PRIVATE_SOCKET = "/run/systemd/private"
+BUS_SOCKET = "/run/dbus/system_bus_socket"
+TIMEOUT_SEC = 25.0
+
+Value = tuple[str, object]
+Properties = dict[str, Value]
+
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_MANAGER = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager")
+_BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
+
+
+def unit_path(unit: str) -> str:
+    """The object path of a unit: every byte but ASCII letters and digits is escaped as `_xx`."""
+    escaped = "".join(c if c.isascii() and c.isalnum() else "".join(f"_{b:02x}" for b in c.encode()) for c in unit)
+    return f"/org/freedesktop/systemd1/unit/{escaped}"
+
+
+class Manager:
+    """A connection to the system's service manager; use as a context manager.
+
+    Raises:
+        ConfextError: neither socket answers.
+    """
+
+    def __init__(self) -> None:
+        self._serial = 0
+        self._parser = Parser()
+        self._socket = self._connect()
+
+    def __enter__(self) -> Manager:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()
+
+    def _connect(self) -> socket.socket:
+        problem: OSError | None = None
+        for path in (PRIVATE_SOCKET, BUS_SOCKET):
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            connection.settimeout(TIMEOUT_SEC)
+            try:
+                connection.connect(path)
+                self._authenticate(connection)
+            except OSError as error:
+                connection.close()
+                problem = error
+                continue
+            self._socket = connection
+            if path == BUS_SOCKET:
+                self._call(new_method_call(_BUS, "Hello"))
+            return connection
+        raise ConfextError(f"cannot reach the service manager: {problem}", path=BUS_SOCKET)
+
+    @staticmethod
+    def _authenticate(connection: socket.socket) -> None:
+        identity = str(os.geteuid()).encode().hex().encode()
+        connection.sendall(b"\0AUTH EXTERNAL " + identity + b"\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n")
+        # Byte by byte is what a line protocol in front of a binary one asks for; two short lines.
+        for expected in (b"OK ", b"AGREE_UNIX_FD"):
+            line = b""
+            while not line.endswith(b"\r\n"):
+                byte = connection.recv(1)
+                if not byte:
+                    raise ConnectionError("the service manager refused the connection")
+                line += byte
+            if not line.startswith(expected):
+                raise ConnectionError(f"unexpected reply to authentication: {line!r}")
+
+    def _call(self, *calls: Message) -> list[tuple[object, ...]]:
+        """Send all of `calls` at once and return the bodies of their replies, in order."""
+        serials = []
+        for call in calls:
+            self._serial += 1
+            serials.append(self._serial)
+            fds = array.array("i")
+            data = call.serialise(self._serial, fds)
+            # The descriptors travel with the first byte of their message.
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
+            sent = self._socket.sendmsg([data], ancillary)
+            self._socket.sendall(data[sent:])
+        replies: dict[int, Message] = {}
+        while len(replies) < len(serials):
+            message = self._receive()
+            serial = message.header.fields.get(HeaderFields.reply_serial)
+            if serial in serials:
+                replies[serial] = message
+        for serial in serials:
+            if replies[serial].header.message_type is MessageType.error:
+                raise ConfextError(f"the service manager says: {' '.join(map(str, replies[serial].body))}")
+        return [replies[serial].body for serial in serials]
+
+    def _receive(self) -> Message:
+        while (message := self._parser.get_next_message()) is None:
+            try:
+                data = self._socket.recv(1 << 16)
+            except TimeoutError:
+                raise ConfextError(f"the service manager did not answer within {TIMEOUT_SEC:.0f} s") from None
+            if not data:
+                raise ConfextError("the service manager closed the connection")
+            self._parser.add_data(data)
+        return message
+
+    def service_properties(self, unit: str) -> Properties:
+        """All properties of the service `unit` that belong to services (GetAll of the Service interface)."""
+        address = DBusAddress(unit_path(unit), "org.freedesktop.systemd1", _PROPERTIES)
+        (body,) = self._call(new_method_call(address, "GetAll", "s", ("org.freedesktop.systemd1.Service",)))
+        properties = body[0]
+        assert isinstance(properties, dict)
+        return properties
+
+    def start_transient(self, unit: str, properties: list[tuple[str, Value]]) -> None:
+        """Queue the start of a transient unit; StartTransientUnit() returns before it has started."""
+        body = (unit, "fail", properties, [])
+        self._call(new_method_call(_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body))

@@ -1,0 +1,29 @@
+"""The one error that this package raises at its users."""
+
+from __future__ import annotations
+
+
+class ConfextError(Exception):
+    """Something is wrong that the user can mend.
+
+    Args:
+        problem: what is wrong, without a full stop.
+        unit: the unit concerned, if any.
+        path: the file or directory concerned, if any.
+        hint: what to do about it, as an imperative.
+    """
+
+    def __init__(self, problem: str, *, unit: str = "", path: str = "", hint: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.unit = unit
+        self.path = path
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return (
+            (f"{self.unit}: " if self.unit else "")
+            + self.problem
+            + (f" ({self.path})" if self.path else "")
+            + (f"; {self.hint}" if self.hint else "")
+        )

@@ -1,0 +1,234 @@
+"""What is mounted on `/etc` in a mount namespace, and how one `/etc` takes the place of another.
+
+Several mounts can sit on one directory; only the topmost is seen. They are called a *chain* here, bottom to top. In
+a service's namespace the chain at `/etc` is whatever the host has there (usually nothing: `/etc` is part of the root
+file system), then what systemd put there for the service: the overlay of its confexts, or a bind mount that makes
+it read-only. Everything that the sandbox mounted below `/etc` hangs on the topmost of them.
+
+The stage (stage.py) has the chain that the service would have after a restart. Its topmost mount is copied with all
+that hangs on it (open_tree(2)), and then one of four things happens in the service's namespace (`Shape`). Whatever
+has to be attached is attached in one system call, beneath the old mount or on top of it, and whatever has to go is
+detached in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH", Linux 6.5.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+from confext_helpers import syscalls
+from confext_helpers.syscalls import (
+    AT_FDCWD,
+    AT_RECURSIVE,
+    CLONE_NEWNS,
+    MNT_DETACH,
+    MOVE_MOUNT_BENEATH,
+    OPEN_TREE_CLONE,
+    UMOUNT_NOFOLLOW,
+)
+
+ETC = "/etc"
+
+
+class Mount(NamedTuple):
+    """One line of /proc/PID/mountinfo: proc_pid_mountinfo(5)."""
+
+    id: int
+    parent: int
+    device: str
+    root: str
+    point: str
+    options: str
+    type: str
+    source: str
+    super_options: str
+
+    def is_extension_overlay(self) -> bool:
+        """Whether systemd made this from ExtensionImages= or ExtensionDirectories=."""
+        return self.type == "overlay" and "/unit-extensions/" in self.super_options
+
+
+class Shape(StrEnum):
+    """What has to happen in the service's namespace."""
+
+    NOTHING = "nothing"
+    ON_TOP = "on top"
+    REPLACE = "replace"
+    TAKE_AWAY = "take away"
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """Parse the content of a mountinfo file."""
+    mounts = []
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        number, parent, device, root, point, options = left.split(" ")[:6]
+        kind, source, super_options = right.split(" ")[:3]
+        mounts.append(Mount(int(number), int(parent), device, root, point, options, kind, source, super_options))
+    return mounts
+
+
+def chain(mounts: list[Mount], point: str = ETC) -> list[Mount]:
+    """The mounts that sit on the directory `point` itself, bottom to top."""
+    found = {mount.id: mount for mount in mounts if mount.point == point}
+    ordered = [mount for mount in found.values() if mount.parent not in found]
+    while ordered and (above := [mount for mount in found.values() if mount.parent == ordered[-1].id]):
+        ordered.append(above[0])
+    return ordered
+
+
+def tree(mounts: list[Mount], level: int, point: str = ETC) -> list[tuple[str, ...]]:
+    """What is seen at and below `point` when the first `level` mounts of its chain are all there are.
+
+    One tuple for each mount (place, device, root, options, file system type), sorted. Two equal trees show the same
+    files, since a device and a root within it name the same directory.
+    """
+    parents = {mount.id: mount.parent for mount in mounts}
+    levels = {mount.id: position for position, mount in enumerate(chain(mounts, point), 1)}
+
+    def level_of(mount: int) -> int:
+        while mount not in levels and mount in parents:
+            mount = parents[mount]
+        return levels.get(mount, 0)
+
+    return sorted(
+        (mount.point, mount.device, mount.root, mount.options, mount.type)
+        for mount in mounts
+        if (mount.point == point or mount.point.startswith(point + "/")) and level_of(mount.id) == level
+    )
+
+
+def plan(service: list[Mount], stage: list[Mount], point: str = ETC) -> Shape:
+    """Decide how the stage's tree at `point` gets into the service's namespace."""
+    have, want = chain(service, point), chain(stage, point)
+    wanted = tree(stage, len(want), point)
+    if tree(service, len(have), point) == wanted:
+        return Shape.NOTHING
+    if len(have) < len(want) or not have:
+        return Shape.ON_TOP
+    # What was there before any of our swaps may be just what is wanted now: then nothing new is needed over it.
+    if len(have) == len(want) + 1 and tree(service, len(want), point) == wanted:
+        return Shape.TAKE_AWAY
+    return Shape.REPLACE
+
+
+HOST_NAMESPACE = "/proc/1/ns/mnt"
+
+
+def enter_host() -> None:
+    """Enter the manager's mount namespace for good.
+
+    systemd gives a command with the `+` prefix a mount namespace of its own as well, with the layers and the bind
+    mounts of the service though without its sandbox; the man page says otherwise.
+    """
+    host = os.open(HOST_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(host, CLONE_NEWNS)
+    finally:
+        os.close(host)
+
+
+class Namespaces:
+    """Moves this (single-threaded) process between mount namespaces, and back to the host's in the end."""
+
+    def __init__(self) -> None:
+        self._host = os.open(HOST_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        # The namespaces entered may have no /proc, or show another one.
+        self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Namespaces:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        syscalls.setns(self._host, CLONE_NEWNS)
+        os.close(self._host)
+        os.close(self._proc)
+
+    def enter(self, namespace: int) -> list[Mount]:
+        """Enter the mount namespace `namespace` (a descriptor); return the mounts in it."""
+        syscalls.setns(namespace, CLONE_NEWNS)
+        fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        with open(fd, encoding="utf-8", errors="surrogateescape") as file:
+            return parse_mountinfo(file.read())
+
+
+class Tree(NamedTuple):
+    """A detached copy of a stage's `/etc`: the descriptor of it, and the mounts of the namespace it is from."""
+
+    fd: int
+    mounts: list[Mount]
+
+
+def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
+    """Copy `/etc` as it is in the namespace `stage`, with every mount below it.
+
+    Args:
+        namespaces: who moves us.
+        stage: descriptor of the stage's mount namespace.
+        nosuid: paths relative to `/etc` of mounts that get MOUNT_ATTR_NOSUID (see stage.py).
+    """
+    mounts = namespaces.enter(stage)
+    fd = syscalls.open_tree(AT_FDCWD, ETC, OPEN_TREE_CLONE | AT_RECURSIVE)
+    for path in nosuid:
+        syscalls.mount_setattr(fd, path, syscalls.MOUNT_ATTR_NOSUID)
+    return Tree(fd, mounts)
+
+
+def swap(namespaces: Namespaces, service: int, new: Tree, announce: Callable[[Mount, int], None]) -> Shape:
+    """Put `new` in place of the `/etc` of the namespace `service`.
+
+    Args:
+        namespaces: who moves us.
+        service: descriptor of the service's mount namespace.
+        new: from copy_tree(); attached, hence used up, unless nothing has to be attached.
+        announce: called with the old topmost mount and the length of the chain right before a swap that takes two
+            system calls, so that finish() can complete it if this process dies between them.
+
+    Raises:
+        OSError: a system call failed; the service has its old `/etc`.
+    """
+    mounts = namespaces.enter(service)
+    shape = plan(mounts, new.mounts)
+    if shape is Shape.NOTHING:
+        return shape
+    if shape is Shape.TAKE_AWAY:
+        syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+        return shape
+    etc = os.open(ETC, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if shape is Shape.REPLACE:
+            old = chain(mounts)
+            announce(old[-1], len(old))
+            try:
+                syscalls.move_mount(new.fd, etc, MOVE_MOUNT_BENEATH)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # Linux < 6.5. On top is as atomic; the old tree stays below, unseen, until the service stops.
+                shape = Shape.ON_TOP
+            else:
+                syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+        if shape is Shape.ON_TOP:
+            syscalls.move_mount(new.fd, etc, 0)
+    finally:
+        os.close(etc)
+    return shape
+
+
+def finish(namespaces: Namespaces, service: int, old_top: int, length: int) -> bool:
+    """Complete a swap that was cut off between its two system calls; return whether there was anything to do.
+
+    Args:
+        namespaces: who moves us.
+        service: descriptor of the service's mount namespace.
+        old_top: the mount ID that was the topmost when the swap began.
+        length: the length of the chain then.
+    """
+    current = chain(namespaces.enter(service))
+    if len(current) != length + 1 or current[-1].id != old_top:
+        return False
+    syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+    return True

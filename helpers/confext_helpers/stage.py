@@ -1,0 +1,231 @@
+"""The stage: a short-lived transient unit whose `/etc` is the one that a restart would give the service.
+
+systemd itself builds it, from the very properties that the service has: dissection, dm-verity, image policies,
+`.v/` directories, release files and every sandbox setting are its business. All that this module does is to hand
+those properties over, and to keep the mount namespace alive for as long as it is needed.
+
+Its process is a shell of the host that says its PID and then waits for a line on a pipe that the hook holds. If the
+hook dies, however it dies, the pipe is closed, the shell fails, the stage goes away and its OnFailure= unit finishes
+what was begun (mounts.finish()). The shell has no business with the service: it runs as root without capabilities
+and not as the service's user, which could otherwise trace it and be out of its sandbox.
+
+A service may have a root directory without a shell in it, or forbid to execute what it does not need. So the host's
+`/usr` is bound into the stage at a place of its own, and the dynamic loader in there is called by its path.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from confext_helpers.bus import Manager, Properties, Value
+from confext_helpers.errors import ConfextError
+
+RUN_DIRECTORY = "/run/unit-confext"
+HOST_USR = f"{RUN_DIRECTORY}/usr"
+NAME_PREFIX = "unit-confext-stage-"
+RECOVER_UNIT = "unit-confext-recover@{}.service"
+TIMEOUT_SEC = 90
+
+_MS_REC = 16384
+
+# Every property that shapes /etc, and nothing that has an effect beyond the mounts of the stage: RuntimeDirectory=,
+# StateDirectory= and their like are removed or change owner with the unit that has them. ConfigurationDirectory= does
+# neither (systemd.exec(5)). See build_properties() for those that need a word more.
+SHAPING_PROPERTIES = (
+    "RootDirectory",
+    "RootImage",
+    "RootImageOptions",
+    "RootImagePolicy",
+    "RootHash",
+    "RootHashPath",
+    "RootHashSignature",
+    "RootHashSignaturePath",
+    "RootVerity",
+    "RootMStack",
+    "MountAPIVFS",
+    "MountFlags",
+    "MountImages",
+    "MountImagePolicy",
+    "ExtensionImages",
+    "ExtensionImagePolicy",
+    "ExtensionDirectories",
+    "BindPaths",
+    "BindReadOnlyPaths",
+    "TemporaryFileSystem",
+    "ReadWritePaths",
+    "ReadOnlyPaths",
+    "InaccessiblePaths",
+    "ExecPaths",
+    "NoExecPaths",
+    "ProtectSystem",
+    "NoNewPrivileges",  # makes every mount nosuid
+    "ConfigurationDirectory",
+    "ConfigurationDirectoryMode",
+)  # fmt: skip
+
+_UNSET: tuple[object, ...] = ("", [], b"", False, "no", 0)
+
+
+def _shaping(properties: Properties) -> Iterator[tuple[str, Value]]:
+    """The properties to copy that are set at all."""
+    has_root = any(properties[name][1] for name in ("RootDirectory", "RootImage") if name in properties)
+    for name in SHAPING_PROPERTIES:
+        value = properties.get(name)
+        if value is None or value[1] in _UNSET:
+            continue
+        if name == "MountAPIVFS" and not has_root:
+            continue
+        yield name, value
+
+
+def shaping_properties(properties: Properties) -> dict[str, Value]:
+    """The part of a service's `properties` (from Manager.service_properties()) that its `/etc` depends on."""
+    return dict(_shaping(properties))
+
+
+def nosuid_directories(properties: Properties) -> list[str]:
+    """The mounts below `/etc`, relative to it, that systemd makes nosuid for a dynamic user only.
+
+    The stage has no DynamicUser= (see above), so its ConfigurationDirectory= mounts lack that flag.
+    """
+    if not properties.get("DynamicUser", ("b", False))[1]:
+        return []
+    directories = properties.get("ConfigurationDirectory", ("as", []))[1]
+    assert isinstance(directories, list)
+    return [str(directory) for directory in directories]
+
+
+def _host_shell() -> tuple[str, list[str]]:
+    """The loader and the first arguments that start the host's shell from HOST_USR.
+
+    The loader and the directory of the C library are those of this very process, which runs on the host.
+    """
+    loader = library = ""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        for line in maps:
+            path = line.rstrip("\n").partition("/")[2]
+            name = path.rpartition("/")[2]
+            if name.startswith(("ld-linux", "ld-musl", "ld64", "ld.so")):
+                loader = "/" + path
+            elif name.startswith(("libc.so", "libc.musl")):
+                library = "/" + path.rpartition("/")[0]
+    shell = os.path.realpath("/bin/sh")
+    for path in (loader, shell):
+        if not path.startswith("/usr/"):
+            raise ConfextError("the host's shell and dynamic loader are not below /usr", path=path)
+    library = library or loader.rpartition("/")[0]
+    words = [loader, library, shell]
+    loader, library, shell = (HOST_USR + word.removeprefix("/usr") for word in words)
+    return loader, [loader, "--library-path", library, shell]
+
+
+def build_properties(unit: str, properties: Properties, stdin: int, stdout: int) -> list[tuple[str, Value]]:
+    """The properties of the stage of `unit`, for StartTransientUnit()."""
+    loader, arguments = _host_shell()
+    # systemd takes `$$` for an escaped `$` in any command line (systemd.service(5), "Command lines").
+    arguments += ["-c", "echo $$$$ && read -r _"]
+    shaping = shaping_properties(properties)
+    bound = shaping.pop("BindReadOnlyPaths", ("a(ssbt)", []))[1]
+    assert isinstance(bound, list)
+    stage: list[tuple[str, Value]] = [
+        ("Description", ("s", f"Future /etc of {unit}")),
+        ("DefaultDependencies", ("b", False)),
+        ("CollectMode", ("s", "inactive-or-failed")),
+        ("OnFailure", ("as", [RECOVER_UNIT.format(_escape(unit))])),
+        ("Type", ("s", "exec")),
+        ("LogLevelMax", ("i", 5)),
+        ("TimeoutStartUSec", ("t", TIMEOUT_SEC * 1_000_000)),
+        ("PrivateMounts", ("b", True)),
+        ("CapabilityBoundingSet", ("t", 0)),
+        ("StandardInputFileDescriptor", ("h", stdin)),
+        ("StandardOutputFileDescriptor", ("h", stdout)),
+        ("ExecStart", ("a(sasb)", [(loader, arguments, False)])),
+        ("BindReadOnlyPaths", ("a(ssbt)", [*bound, ("/usr", HOST_USR, False, _MS_REC)])),
+    ]
+    if "NoExecPaths" in shaping:
+        executable = shaping.pop("ExecPaths", ("as", []))[1]
+        assert isinstance(executable, list)
+        stage.append(("ExecPaths", ("as", [*executable, HOST_USR])))
+    return [*stage, *shaping.items()]
+
+
+def _escape(unit: str) -> str:
+    """Escape a unit name for use as an instance name: systemd-escape(1)."""
+    return "".join(
+        c if c.isascii() and (c.isalnum() or c in ":_.") else "".join(f"\\x{b:02x}" for b in c.encode()) for c in unit
+    )
+
+
+class Stage(NamedTuple):
+    """A stage that is up.
+
+    Attributes:
+        name: its unit name.
+        namespace: descriptor of its mount namespace.
+        pipe: what its process waits on.
+    """
+
+    name: str
+    namespace: int
+    pipe: int
+
+    def close(self) -> None:
+        """Tell its process that all is well, and let go; the stage ends by itself."""
+        os.write(self.pipe, b"\n")
+        os.close(self.pipe)
+        os.close(self.namespace)
+
+
+def start(manager: Manager, unit: str, properties: Properties) -> Stage:
+    """Start the stage of the service `unit` and wait until its `/etc` is there.
+
+    Raises:
+        ConfextError: it could not be started; the reason is what systemd logged about it.
+    """
+    os.makedirs(HOST_USR, mode=0o755, exist_ok=True)
+    name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
+    stdin, pipe = os.pipe()
+    ready, stdout = os.pipe()
+    try:
+        try:
+            manager.start_transient(name, build_properties(unit, properties, stdin, stdout))
+        finally:
+            os.close(stdin)
+            os.close(stdout)
+        pid = _read_pid(ready)
+        if pid is None:
+            raise ConfextError(_failure(name), unit=unit, hint=f"its /etc is unchanged; see journalctl -u {name}")
+        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except BaseException:
+        os.close(pipe)
+        raise
+    finally:
+        os.close(ready)
+    return Stage(name, namespace, pipe)
+
+
+def _read_pid(ready: int) -> int | None:
+    """The PID that the stage's process says, or None if it ended before it could."""
+    said = b""
+    poll = select.poll()
+    poll.register(ready, select.POLLIN)
+    while not said.endswith(b"\n"):
+        if not poll.poll((TIMEOUT_SEC + 10) * 1000):
+            return None
+        data = os.read(ready, 64)
+        if not data:
+            return None
+        said += data
+    return int(said)
+
+
+def _failure(name: str) -> str:
+    """Why the stage could not be started, in systemd's words."""
+    from confext_helpers.journal import messages_about  # noqa: PLC0415 - slow to import, and rarely wanted
+
+    lines = messages_about(name)
+    return "the new /etc cannot be built: " + (" | ".join(lines) if lines else "the stage ended before it was up")

@@ -1,0 +1,80 @@
+"""The system calls that Python has no wrapper for, under the kernel's own names.
+
+Everything here is a thin call with one error function; what the calls are good for is told in mounts.py. Numbers
+rather than libc wrappers are used for the mount API, since musl has none and glibc only since 2.36; they are the
+same on every architecture that systemd supports but alpha (all numbers from 424 on are shared).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+AT_FDCWD = -100
+AT_RECURSIVE = 0x8000
+AT_EMPTY_PATH = 0x1000
+CLONE_NEWNS = 0x00020000
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
+MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
+MOVE_MOUNT_BENEATH = 0x00000200
+MOUNT_ATTR_NOSUID = 0x00000002
+
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_MOUNT_SETATTR = 442
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttr(ctypes.Structure):
+    """struct mount_attr of linux/mount.h."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def _check(result: int, call: str) -> int:
+    """Return `result`, or raise the OSError that errno stands for, naming the call."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}")
+    return result
+
+
+def open_tree(dirfd: int, path: str, flags: int) -> int:
+    """Return a descriptor for the mount at `path`, or with OPEN_TREE_CLONE for a detached copy: open_tree(2)."""
+    call = _libc.syscall(_SYS_OPEN_TREE, dirfd, path.encode(), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC))
+    return _check(call, "open_tree")
+
+
+def move_mount(from_fd: int, to_fd: int, flags: int) -> None:
+    """Attach the mount `from_fd` at the directory `to_fd` (both used as they are, with no path): move_mount(2)."""
+    flags |= MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, from_fd, b"", to_fd, b"", ctypes.c_uint(flags)), "move_mount")
+
+
+def mount_setattr(dirfd: int, path: str, attributes: int) -> None:
+    """Add MOUNT_ATTR_* flags to the one mount at `path` below `dirfd`: mount_setattr(2)."""
+    change = _MountAttr(attr_set=attributes)
+    flags = ctypes.c_uint(AT_EMPTY_PATH if not path else 0)
+    size = ctypes.c_size_t(ctypes.sizeof(change))
+    call = _libc.syscall(_SYS_MOUNT_SETATTR, dirfd, path.encode(), flags, ctypes.byref(change), size)
+    _check(call, "mount_setattr")
+
+
+def umount2(path: str, flags: int) -> None:
+    """Unmount the topmost mount at `path`: umount2(2)."""
+    _check(_libc.umount2(path.encode(), ctypes.c_int(flags)), "umount2")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move this thread into the namespace that `fd` stands for: setns(2)."""
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Boots the tree $LOWER as a system of its own, on an overlay that is gone with it. Called by machine.py with
+#   LOWER=tree CGROUP=cgroup2-directory NOTIFY=socket NAME=hostname [SHARE=directory] boot.sh
+# Why like this: see machine.py.
+set -eu
+
+if [ "${1-}" != inside ]; then
+    echo $$ >"$CGROUP/cgroup.procs"
+    exec unshare --mount --pid --uts --ipc --cgroup --net --fork --kill-child --propagation private "$0" inside
+fi
+
+hostname "$NAME"
+ip link set lo up 2>/dev/null || true
+new=/run/unit-confext-lab
+mkdir -p "$new"
+mount -t tmpfs -o mode=0755 tmpfs "$new"
+mkdir "$new/upper" "$new/work" "$new/root"
+if [ -n "${COPY-}" ]; then
+    cp -a "$LOWER/." "$new/root"
+    mount --bind "$new/root" "$new/root"
+else
+    mount -t overlay -o "lowerdir=$LOWER,upperdir=$new/upper,workdir=$new/work" overlay "$new/root"
+fi
+root="$new/root"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs "$root/run"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mkdir -p "$root/run/host" "$root/run/lab"
+touch "$root/run/host/notify"
+mount --bind "$NOTIFY" "$root/run/host/notify"
+if [ -n "${SHARE-}" ]; then
+    mkdir -p "$root/run/host/share"
+    mount --bind "$SHARE" "$root/run/host/share"
+fi
+cd "$root"
+mkdir -p .old
+pivot_root . .old
+mount --make-rshared /
+exec /usr/bin/env -i container=unit-confext-lab PATH=/usr/sbin:/usr/bin \
+    NOTIFY_SOCKET=/run/host/notify /bin/sh -c '
+    umount -l /.old && rmdir /.old
+    exec /lib/systemd/systemd --log-target=journal ${0:+"$0"}' ${SYSTEMD_ARG-}
