@@ -1,0 +1,22 @@
+"""unit-confext-generator: turn `<unit>.confext.d/` directories into drop-ins for systemd.
+
+The data goes one way, one module per step:
+
+    unitdirs  what is there: unit directories, unit names, aliases, `.confext.d/` directories
+    sources   which of those directories belong to which unit
+    settings  what the unit already says; unitfile reads one file, settings puts the files in systemd's order
+    layers    what lies in the directories; entrynames, access, vpick and vercmp have the rules
+    decide    what the drop-in has to say; ordering sees to it that nothing waits for itself
+    render    how that is written down so that systemd reads exactly it
+    write     the only step that touches the disk
+
+cli puts the steps together; tree is the file system below `--root=`; names and words know systemd's
+syntax, manager its version; report takes the messages.
+
+It runs inside every daemon-reload and at boot before anything else, so it is written for a quick start:
+nothing but `os`, `sys` and builtin modules is imported, not even `typing` or `dataclasses` (15 ms, twice what
+Python itself takes to start); a test holds the list.  Records are therefore plain classes with `__slots__`,
+read-only by convention: the step that made one is the only one to assign to it.  Paths, names and file
+contents are `bytes` from end to end, because that is what the kernel and systemd deal in, whatever the locale
+is.
+"""

@@ -1,0 +1,176 @@
+"""The command line: what systemd.generator(7) calls, and `--root=` and `--dry-run` for people and tests."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from confext_generator import config, manager, write
+from confext_generator.decide import Decider, Systemd
+from confext_generator.layers import LayerReader
+from confext_generator.render import render
+from confext_generator.report import ConfextError, Reporter
+from confext_generator.settings import SettingsReader
+from confext_generator.sources import find_stacks
+from confext_generator.tree import Tree
+from confext_generator.unitdirs import UnitDirs, search_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+PROGRAM = "unit-confext-generator"
+
+USAGE = f"""\
+Usage: {PROGRAM} [--root=DIR] NORMAL-DIR [EARLY-DIR LATE-DIR]
+       {PROGRAM} [--root=DIR] --dry-run [NORMAL-DIR]
+
+Write a drop-in to NORMAL-DIR for each service that has a .confext.d/ directory.
+
+  --root=DIR  read units and images below DIR instead of /
+  --dry-run   print the drop-ins, write nothing
+  --help      show this text
+  --version   show the version
+
+systemd runs this at boot and at each daemon-reload; see unit-confext(7).
+"""
+
+# Where systemd would have had it written, for --dry-run without a directory.
+_DEFAULT_OUTPUT = "/run/systemd/generator"
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+class UsageError(Exception):
+    """The command line is wrong."""
+
+
+class Options:
+    """The parsed command line; `text` is what to print instead of doing anything."""
+
+    __slots__ = ("dry_run", "output", "root", "text")
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        """Parse `argv`; raises UsageError.  By hand: argparse takes longer to import than all else to run."""
+        self.root = ""
+        self.dry_run = False
+        self.text = ""
+        self.output = ""
+        directories: list[str] = []
+        arguments = iter(argv)
+        for argument in arguments:
+            if argument == "--":
+                directories += arguments
+            elif argument == "--help":
+                self.text = USAGE
+            elif argument == "--version":
+                self.text = f"{PROGRAM} {config.VERSION}\n"
+            elif argument == "--dry-run":
+                self.dry_run = True
+            elif argument == "--root":
+                self.root = _value(next(arguments, ""))
+            elif argument.startswith("--root="):
+                self.root = _value(argument.removeprefix("--root="))
+            elif argument.startswith("-"):
+                raise UsageError(f"unknown option {argument!a}")
+            else:
+                directories.append(argument)
+        if self.text:
+            return
+        if len(directories) not in (1, 3) and not (self.dry_run and not directories):
+            raise UsageError("one or three directories are needed")
+        if not all(directories):
+            raise UsageError("a directory's name is empty")
+        self.output = directories[0] if directories else _DEFAULT_OUTPUT
+
+
+def _value(root: str) -> str:
+    if not root:
+        raise UsageError("--root= needs a directory")
+    if not os.path.isdir(root):
+        raise UsageError(f"--root={root!a} is not a directory")
+    root = os.path.abspath(root)
+    return "" if root == "/" else root
+
+
+def main(
+    argv: Sequence[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+) -> int:
+    """Run the generator with the command line `argv`; return the exit status.
+
+    `environ` and `reporter` are for tests.  The status is 0 even if
+    units had to be left alone, as no unit may keep systemd from the others: 1 means that the output cannot be
+    written, 2 a wrong command line.
+    """
+    if environ is None:
+        environ = os.environ
+    try:
+        options = Options(argv)
+    except UsageError as e:
+        sys.stderr.write(f"{PROGRAM}: {e}\n{USAGE}")
+        return EXIT_USAGE
+    if options.text:
+        sys.stdout.write(options.text)
+        return 0
+    if reporter is None:
+        reporter = Reporter(
+            # By hand somebody is looking at the terminal; the kernel log is for systemd's runs.
+            kmsg="" if options.root or options.dry_run else "/dev/kmsg",
+            debugging=environ.get("SYSTEMD_LOG_LEVEL") in ("debug", "7"),
+        )
+
+    output = os.fsencode(options.output)
+    status = 0
+    for unit, text in generate(Tree(os.fsencode(options.root)), environ, reporter):
+        if options.dry_run:
+            sys.stdout.flush()
+            _print(b"# " + write.dropin_path(output, unit) + b"\n" + text + b"\n")
+            continue
+        try:
+            write.write_dropin(output, unit, text)
+        except OSError as e:
+            path = write.dropin_path(output, unit)
+            reporter.warn(ConfextError(unit, path, f"cannot be written ({e.strerror or e})"))
+            # A name too long for a directory is this unit's problem alone.
+            if e.errno != errno.ENAMETOOLONG:
+                status = EXIT_FAILURE
+    return status
+
+
+def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and drop-in of each unit that gets one, reporting the others."""
+    dirs = UnitDirs(tree, search_path(environ.get("SYSTEMD_UNIT_PATH")), reporter)
+    stacks = find_stacks(dirs, reporter) if dirs.sources else []
+    if not stacks:
+        return
+    try:
+        systemd = Systemd(manager.find_version(tree, environ), reporter)
+    except ConfextError as e:
+        reporter.warn(e)
+        return
+    settings = SettingsReader(tree, dirs, shell_prefix=systemd.has_shell_prefix)
+    layers = LayerReader(tree, reporter, resolve_versions=systemd.resolve_versions)
+    decider = Decider(systemd, dirs, settings, layers, reporter)
+    for stack in stacks:
+        try:
+            yield stack.unit, render(decider.decide(stack))
+        except ConfextError as e:
+            if stack.asked_for:
+                reporter.warn(e)
+            else:
+                reporter.debug(e)
+        except OSError as e:
+            # Something went away while we looked at it.
+            path = e.filename if isinstance(e.filename, bytes) else b""
+            reporter.warn(ConfextError(stack.unit, path, f"the unit is left alone: {e.strerror or e}"))
+
+
+def _print(text: bytes) -> None:
+    rest = memoryview(text)
+    while rest:
+        rest = rest[os.write(1, rest) :]

@@ -1,0 +1,183 @@
+"""What a unit's drop-in has to say."""
+
+from __future__ import annotations
+
+from confext_generator.config import (
+    OLDEST_SYSTEMD,
+    PROJECT_PREFIX,
+    REFRESH_ON_RELOAD_SYSTEMD,
+    SHELL_PREFIX_SYSTEMD,
+    UNIT_NAME_MAX,
+)
+from confext_generator.report import ConfextError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confext_generator.layers import Layer, LayerReader
+    from confext_generator.ordering import Ordering
+    from confext_generator.report import Reporter
+    from confext_generator.settings import Settings, SettingsReader
+    from confext_generator.sources import Stack
+    from confext_generator.unitdirs import UnitDirs
+
+_MODPROBE = b"modprobe@"
+
+# systemd's own list for RootImage= (unit_patch_contexts() in unit.c).
+_MODULES = (b"modprobe@loop.service", b"modprobe@dm_mod.service", b"modprobe@dm_verity.service")
+
+# These refresh natively where they see a `.v/` path, and cannot be told not to.
+_UNSWITCHABLE_SYSTEMDS = (258, 259)
+
+
+class Dropin:
+    """The contents of one drop-in, in the order of writing."""
+
+    __slots__ = (
+        "after",
+        "device_allow",
+        "directories",
+        "images",
+        "make_reloadable",
+        "mounts",
+        "refresh_off",
+        "source_path",
+        "sources",
+        "unit",
+        "wants",
+    )
+
+    def __init__(self, unit: bytes, sources: list[bytes]) -> None:
+        self.unit = unit
+        self.sources = sources
+        self.source_path = b""
+        self.mounts: list[bytes] = []
+        self.wants: tuple[bytes, ...] = ()
+        self.after: list[bytes] = []
+        self.images: list[bytes] = []
+        self.directories: list[bytes] = []
+        self.device_allow = False
+        self.refresh_off = False
+        self.make_reloadable = False
+
+
+class Systemd:
+    """What the version of systemd makes necessary."""
+
+    __slots__ = ("has_refresh_on_reload", "has_shell_prefix", "resolve_versions")
+
+    def __init__(self, version: int | None, reporter: Reporter) -> None:
+        """Take an unknown `version` for a new one; raises ConfextError for one that is too old."""
+        if version is None:
+            reporter.warn(
+                ConfextError(
+                    b"",
+                    b"",
+                    "cannot find out the version of systemd, taking it for a new one",
+                    "set UNIT_CONFEXT_SYSTEMD_VERSION",
+                )
+            )
+        elif version < OLDEST_SYSTEMD:
+            raise ConfextError(
+                b"",
+                b"",
+                f"systemd {version} has no confexts for services, nothing done",
+                f"{OLDEST_SYSTEMD} has them",
+            )
+        self.has_refresh_on_reload = version is None or version >= REFRESH_ON_RELOAD_SYSTEMD
+        self.has_shell_prefix = version is None or version >= SHELL_PREFIX_SYSTEMD
+        self.resolve_versions = version in _UNSWITCHABLE_SYSTEMDS
+
+
+class Decider:
+    """Decides for one unit after the other."""
+
+    __slots__ = ("_dirs", "_layers", "_ordering", "_reporter", "_settings", "_systemd")
+
+    def __init__(
+        self,
+        systemd: Systemd,
+        dirs: UnitDirs,
+        settings: SettingsReader,
+        layers: LayerReader,
+        reporter: Reporter,
+    ) -> None:
+        self._systemd = systemd
+        self._dirs = dirs
+        self._settings = settings
+        self._layers = layers
+        self._reporter = reporter
+        self._ordering: Ordering | None = None
+
+    def decide(self, stack: Stack) -> Dropin:
+        """Return the drop-in for `stack`; raises ConfextError if the unit is to be left alone."""
+        unit = stack.unit
+        if unit.startswith(PROJECT_PREFIX) or len(unit) > UNIT_NAME_MAX:
+            text = "the unit is left alone, no unit that re-stacks it can be named after it"
+            raise ConfextError(unit, stack.sources[0].path, text, "give it a shorter name of its own")
+        settings = self._settings.read(unit, stack.fragment)
+        layers = self._layers.read(unit, stack.sources)
+        for path, setting in settings.overridden:
+            if setting == "RefreshOnReload=" and not self._systemd.has_refresh_on_reload:
+                continue
+            self._reporter.warn(
+                ConfextError(
+                    unit,
+                    path,
+                    f"is read after the generated drop-in and takes back its {setting}",
+                    'give it a name that sorts before "zz-unit-confext.conf"',
+                )
+            )
+
+        sources = [source.path for source in stack.sources]
+        dropin = Dropin(unit, sources)
+        dropin.images = [layer.path for layer in layers if layer.image]
+        dropin.directories = self._directories(unit, settings, layers)
+        if not settings.source_path:
+            dropin.source_path = sources[0]
+        if layers:
+            dropin.mounts = _mounts(layers, sources)
+        if dropin.images:
+            self._order(dropin, settings)
+            dropin.device_allow = settings.restricts_devices
+        dropin.refresh_off = self._systemd.has_refresh_on_reload
+        dropin.make_reloadable = not settings.is_reloadable
+        return dropin
+
+    def _directories(self, unit: bytes, settings: Settings, layers: list[Layer]) -> list[bytes]:
+        """Return the directories among `layers` that systemd can use, having said which it cannot.
+
+        overlayfs takes no directory that lies in another one of the same stack, and `/etc` is always one of them.
+        """
+        usable = []
+        for layer in layers:
+            if layer.image:
+                continue
+            if layer.path.startswith(b"/etc/") and not settings.has_root:
+                text = "ignored, a directory below /etc cannot be laid over /etc"
+                hint = "move it to /var/lib/confexts/ and leave a symlink here"
+                self._reporter.warn(ConfextError(unit, layer.path, text, hint))
+                continue
+            usable.append(layer.path)
+        return usable
+
+    def _order(self, dropin: Dropin, settings: Settings) -> None:
+        """Have the modules and udev there before the images, as systemd has them for RootImage=."""
+        if dropin.unit.startswith(_MODPROBE):
+            return
+        dropin.wants = _MODULES
+        dropin.after = [*_MODULES]
+        if not settings.default_dependencies:
+            if self._ordering is None:
+                from confext_generator.ordering import Ordering  # Hardly ever needed.
+
+                self._ordering = Ordering(self._dirs, self._settings)
+            if self._ordering.is_before_udevd(dropin.unit, settings):
+                return
+        dropin.after.append(b"systemd-udevd.service")
+
+
+def _mounts(layers: list[Layer], sources: list[bytes]) -> list[bytes]:
+    """Return what must be mounted for the layers; the directories themselves have been read already."""
+    found = dict.fromkeys(mount for layer in layers for mount in layer.mounts)
+    there = (*(source + b"/" for source in sources), b"/dev/", b"/proc/", b"/sys/")
+    return sorted(m for m in found if m not in (b"", b"/") and not (m + b"/").startswith(there))

@@ -1,0 +1,361 @@
+"""What lies in the `.confext.d/` directories: which entries are layers, which path systemd is given for each.
+
+Nothing is opened.  At boot /var may not be mounted yet, so a link into it looks dangling; it is taken by its
+name. An entry that others than root can write, or whose name cannot be written into a unit, is refused, and
+it hides what has its name further down the search path all the same: falling back to another file is not what
+was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from confext_generator import access, entrynames, vpick
+from confext_generator.access import Access
+from confext_generator.entrynames import API_FILE_SYSTEMS, DIRECTORY, IMAGE, VERSIONS, shape_of
+from confext_generator.report import ConfextError, printable
+from confext_generator.tree import DEV_NULL
+from confext_generator.vercmp import VersionKey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confext_generator.report import Reporter
+    from confext_generator.tree import Tree
+    from confext_generator.unitdirs import Source
+
+_LINKS_MAX = 40
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFREG: "a file whose name does not end in .raw",
+}
+
+
+class Layer:
+    """One confext of a stack: the entry's name, the path for systemd, and what has to be mounted for it.
+
+    `image` is false for a directory; `versioned` means that systemd picks the newest version at `path`.
+    """
+
+    __slots__ = ("image", "mounts", "name", "path", "versioned")
+
+    def __init__(self, name: bytes, path: bytes, image: bool, versioned: bool, mounts: tuple[bytes, ...]) -> None:
+        self.name = name
+        self.path = path
+        self.image = image
+        self.versioned = versioned
+        self.mounts = mounts
+
+
+class _Listing:
+    """The names in one `.confext.d/` that may be layers, where it is, and what to mount if it is a link."""
+
+    __slots__ = ("mount", "names", "real")
+
+    def __init__(self, names: list[bytes], real: bytes, mount: bytes) -> None:
+        self.names = names
+        self.real = real
+        self.mount = mount
+
+
+class LayerReader:
+    """Reads `.confext.d/` directories; each directory and entry once, however many instances share it."""
+
+    __slots__ = (
+        "_access",
+        "_entries",
+        "_listings",
+        "_parents",
+        "_reporter",
+        "_resolve_versions",
+        "_tree",
+    )
+
+    def __init__(self, tree: Tree, reporter: Reporter, *, resolve_versions: bool) -> None:
+        """`resolve_versions` says whether `.v/` is resolved now instead of left to systemd."""
+        self._tree = tree
+        self._reporter = reporter
+        self._resolve_versions = resolve_versions
+        self._listings: dict[bytes, _Listing] = {}
+        self._entries: dict[bytes, Layer | None] = {}
+        self._parents: dict[bytes, bool] = {}
+        self._access = Access()
+
+    def read(self, unit: bytes, sources: list[Source]) -> list[Layer]:
+        """Return the layers of `unit`, in order; raises ConfextError if a whole directory is refused."""
+        found: dict[bytes, Layer | None] = {}
+        for source in sources:
+            listing = self._list(unit, source)
+            for name in listing.names:
+                if name in found:
+                    continue
+                path = source.path + b"/" + name
+                if path not in self._entries:
+                    self._entries[path] = self._classify(source.name, path, name, listing)
+                found[name] = self._entries[path]
+        layers = [layer for layer in found.values() if layer is not None]
+        if len(layers) > 1:
+            layers.sort(key=_sort_key)
+            layers = self._without_duplicates(unit, layers)
+            self._check_order(unit, layers)
+        return layers
+
+    def _list(self, unit: bytes, source: Source) -> _Listing:
+        known = self._listings.get(source.path)
+        if known is not None:
+            return known
+        if not entrynames.is_expressible(source.path):
+            raise ConfextError(
+                unit,
+                source.path,
+                "the unit is left alone, this path cannot be written into a unit file",
+                "rename it",
+            )
+        mount = real = b""
+        listing: list[bytes] = []
+        try:
+            if source.is_link:
+                mount = self._tree.chase(source.path)
+            real = self._tree.real(mount or source.path)
+            problem = self._access.problem(os.stat(real))
+            if problem:
+                raise ConfextError(
+                    unit,
+                    source.path,
+                    f"the unit is left alone, the directory {problem}",
+                    access.HINT,
+                )
+            listing = os.listdir(real)
+        except FileNotFoundError:
+            # At boot, a link into a file system that is mounted later.  The drop-in is still worth having.
+            self._reporter.warn(
+                ConfextError(
+                    unit,
+                    source.path,
+                    f"has no layers, leads to {_quoted(mount)}, which is not there now",
+                    "run systemctl daemon-reload when it is",
+                )
+            )
+        except OSError as e:
+            raise ConfextError(
+                unit, source.path, f"the unit is left alone, the directory cannot be read ({e.strerror or e})"
+            ) from None
+        names = []
+        for name in listing:
+            if entrynames.is_temporary(name):
+                if self._reporter.debugging:
+                    self._reporter.debug(ConfextError(unit, source.path + b"/" + name, "hidden or temporary, ignored"))
+            elif not name.endswith(entrynames.SIDECAR_SUFFIXES):
+                names.append(name)
+        names.sort()
+        known = self._listings[source.path] = _Listing(names, real, mount)
+        return known
+
+    def _classify(self, unit: bytes, path: bytes, name: bytes, listing: _Listing) -> Layer | None:
+        """Return the layer that the entry at `path` is, None if it is none, having said so."""
+        try:
+            return self._layer(unit, path, name, listing)
+        except ConfextError as e:
+            self._reporter.warn(e)
+        except OSError as e:
+            self._reporter.warn(ConfextError(unit, path, f"ignored, cannot be examined ({e.strerror or e})"))
+        return None
+
+    def _layer(self, unit: bytes, path: bytes, name: bytes, listing: _Listing) -> Layer | None:
+        if not entrynames.is_expressible(path):
+            raise ConfextError(unit, path, "refused, the name cannot be written into a unit file", "rename it")
+        real = listing.real + b"/" + name
+        status: os.stat_result | None = os.lstat(real)
+        assert status is not None
+        mounts = (listing.mount,) if listing.mount else ()
+        if not stat.S_ISLNK(status.st_mode):
+            return self._decide(unit, path, path, status, mounts)
+
+        target = self._tree.follow((listing.mount or path.rpartition(b"/")[0]) + b"/" + name, os.readlink(real))
+        hops = 0
+        while True:
+            if target == DEV_NULL:
+                return None  # A mask.
+            try:
+                status = os.lstat(self._tree.real_nofollow(target))
+            except OSError:
+                status = None  # Not there, or not there yet.
+                break
+            self._check_parent(unit, path, target)
+            if not stat.S_ISLNK(status.st_mode):
+                break
+            if self._access.is_foreign(status):
+                text = f"refused, leads to {_quoted(target)}, a link that belongs to user {status.st_uid}"
+                raise ConfextError(unit, path, text, access.HINT)
+            hops += 1
+            if hops >= _LINKS_MAX:
+                raise ConfextError(unit, path, "ignored, is a loop of links")
+            target = self._tree.follow(target, os.readlink(self._tree.real_nofollow(target)))
+        if not entrynames.is_expressible(target):
+            raise ConfextError(
+                unit,
+                path,
+                f"refused, leads to {_quoted(target)}, which cannot be written into a unit file",
+                "rename it",
+            )
+        return self._decide(unit, path, target, status, mounts)
+
+    def _decide(
+        self,
+        unit: bytes,
+        path: bytes,
+        target: bytes,
+        status: os.stat_result | None,
+        mounts: tuple[bytes, ...],
+    ) -> Layer | None:
+        """Decide what the entry at `path` is; `status` is that of `target`, which it leads to or is.
+
+        systemd takes the image's name from the path that it is given.  That is the target's; but where the
+        target's name says nothing (a device node, a file without .raw) it is the link's own path, so that the
+        link names it.
+        """
+        given = target
+        shape = shape_of(target)
+        is_directory = False
+        if status is None:
+            if shape == DIRECTORY or target.startswith(API_FILE_SYSTEMS):
+                shape_of_link = shape_of(path)
+                if shape_of_link != DIRECTORY:
+                    given, shape = path, shape_of_link
+            is_directory = shape != IMAGE
+        else:
+            problem = self._access.problem(status)
+            if problem:
+                raise ConfextError(
+                    unit,
+                    path,
+                    f"refused, {problem}",
+                    access.HINT,
+                )
+            kind = stat.S_IFMT(status.st_mode)
+            if kind == stat.S_IFDIR:
+                is_directory = True
+                if not shape & VERSIONS:
+                    shape = shape_of(path)
+                    if shape & VERSIONS:
+                        given = path
+                    else:
+                        shape = DIRECTORY
+            else:
+                if kind in (stat.S_IFREG, stat.S_IFBLK) and (shape != IMAGE or target.startswith(API_FILE_SYSTEMS)):
+                    given = path
+                    shape = shape_of(path)
+                if kind not in (stat.S_IFREG, stat.S_IFBLK) or shape != IMAGE:
+                    what = _KINDS.get(kind, "of an unknown kind")
+                    raise ConfextError(unit, path, f"ignored, is {what}", _LAYERS_ARE)
+        image = shape & IMAGE != 0
+        if image and given.startswith(API_FILE_SYSTEMS):
+            raise ConfextError(
+                unit,
+                path,
+                f"ignored, leads to {_quoted(given)}, where systemd takes no image from",
+                "give the link a name that ends in .raw",
+            )
+        if target is not path:
+            # A directory may be a mount point itself, a file is on its parent's mount.
+            needed = target if is_directory else target.rpartition(b"/")[0]
+            mounts = (*mounts, needed, self._tree.chase(needed))
+        versioned = shape & VERSIONS != 0 or vpick.is_versioned(given)
+        if versioned and self._resolve_versions:
+            picked = self._newest(unit, path, given, image)
+            versioned = picked == given
+            given = picked
+        return Layer(path.rpartition(b"/")[2], given, image, versioned, mounts)
+
+    def _newest(self, unit: bytes, path: bytes, versions: bytes, image: bool) -> bytes:
+        """Return the newest version, `versions` itself if it cannot be read now; raises ConfextError."""
+        try:
+            picked = vpick.pick(self._tree, versions, image=image)
+        except OSError as e:
+            self._reporter.warn(
+                ConfextError(
+                    unit,
+                    path,
+                    f"cannot be read now ({e.strerror or e}); until the next daemon-reload "
+                    "this systemd may refresh the service natively",
+                    "run systemctl daemon-reload when its file system is mounted",
+                )
+            )
+            return versions
+        if picked is None:
+            raise ConfextError(unit, path, "ignored, holds no version for this machine", "see systemd.v(7)")
+        status = os.stat(self._tree.real(picked))
+        kind = stat.S_IFMT(status.st_mode)
+        if (kind == stat.S_IFDIR) if image else (kind != stat.S_IFDIR):
+            raise ConfextError(unit, path, f"ignored, its newest version {_quoted(picked)} is of the wrong kind")
+        problem = self._access.problem(status)
+        if problem:
+            raise ConfextError(
+                unit,
+                path,
+                f"refused, its newest version {_quoted(picked)} {problem}",
+                access.HINT,
+            )
+        return picked
+
+    def _check_parent(self, unit: bytes, path: bytes, target: bytes) -> None:
+        """Refuse a target that others could replace, although they could not write it."""
+        parent = target.rpartition(b"/")[0] or b"/"
+        safe = self._parents.get(parent)
+        if safe is None:
+            status = os.stat(self._tree.real(parent))
+            safe = not self._access.can_replace(status)
+            self._parents[parent] = safe
+        if not safe:
+            raise ConfextError(
+                unit,
+                path,
+                f"refused, leads into {_quoted(parent)}, which others than root can write",
+                access.HINT,
+            )
+
+    def _without_duplicates(self, unit: bytes, layers: list[Layer]) -> list[Layer]:
+        """Drop all but the topmost of layers with the same path: overlayfs takes no directory twice."""
+        last = {layer.path: layer for layer in layers}
+        if len(last) == len(layers):
+            return layers
+        kept = []
+        for layer in layers:
+            top = last[layer.path]
+            if top is layer:
+                kept.append(layer)
+            else:
+                text = f"{_quoted(layer.name)} and {_quoted(top.name)} are the same, the first is ignored"
+                self._reporter.warn(ConfextError(unit, layer.path, text, "remove one of them"))
+        return kept
+
+    def _check_order(self, unit: bytes, layers: list[Layer]) -> None:
+        below: Layer | None = None
+        for layer in layers:
+            if not layer.image:
+                below = below or layer
+            elif below is not None:
+                self._reporter.warn(
+                    ConfextError(
+                        unit,
+                        b"",
+                        f"the directory {_quoted(below.name)} lies above the image {_quoted(layer.name)}, "
+                        "although its name sorts before it",
+                        "systemd puts all directories above all images; use one kind, or names in that order",
+                    )
+                )
+                return
+
+
+_LAYERS_ARE = "layers are NAME.raw, NAME.raw.v/, NAME/, NAME.v/ and links to these"
+
+
+def _sort_key(layer: Layer) -> VersionKey:
+    return VersionKey(entrynames.bare_name(layer.name), layer.name)
+
+
+def _quoted(path: bytes) -> str:
+    return f"'{printable(path)}'"

@@ -1,0 +1,204 @@
+"""What a unit says before the generator's drop-in, and what it says in the end.
+
+The unit file first, then the drop-ins sorted by file name, over all directories; a name that is found in two
+of them counts in the first only (systemd.unit(5)).  The generator's own drop-in has its place in that order:
+what comes after it may undo it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from confext_generator import unitfile, words
+from confext_generator.config import DROPIN
+from confext_generator.report import ConfextError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confext_generator.tree import Tree
+    from confext_generator.unitdirs import UnitDirs
+
+_TYPES = (b"simple", b"exec", b"forking", b"oneshot", b"dbus", b"notify", b"notify-reload", b"idle")
+_DEVICE_POLICIES = (b"auto", b"closed", b"strict")
+_TRUE = (b"1", b"yes", b"y", b"true", b"t", b"on")
+_FALSE = (b"0", b"no", b"n", b"false", b"f", b"off")
+
+
+class Settings:
+    """The settings of one unit that the drop-in depends on."""
+
+    __slots__ = (
+        "before",
+        "default_dependencies",
+        "device_allow",
+        "device_policy",
+        "exec_reload",
+        "overridden",
+        "private_devices",
+        "roots",
+        "source_path",
+        "type",
+    )
+
+    def __init__(self) -> None:
+        self.exec_reload: list[bytes] = []
+        self.type = b""
+        # RootDirectory= and its like, those that are set.
+        self.roots: set[bytes] = set()
+        self.source_path = b""
+        self.private_devices = False
+        self.device_policy = b"auto"
+        self.device_allow = False
+        self.default_dependencies = True
+        self.before: list[bytes] = []
+        # Drop-ins read after ours that take something of it back, as (path, setting).
+        self.overridden: list[tuple[bytes, str]] = []
+
+    @property
+    def is_reloadable(self) -> bool:
+        """Whether systemd can reload the service as it is (service_can_reload() in service.c)."""
+        return bool(self.exec_reload) or self.type == b"notify-reload"
+
+    @property
+    def has_root(self) -> bool:
+        """Whether the service has a root directory of its own."""
+        return bool(self.roots)
+
+    @property
+    def restricts_devices(self) -> bool:
+        """Whether the service may use only listed devices (systemd.resource-control(5))."""
+        return self.private_devices or self.device_policy != b"auto" or self.device_allow
+
+
+class SettingsReader:
+    """Reads units; each file and each directory once, however many units share it."""
+
+    __slots__ = ("_dirs", "_files", "_listings", "_shell_prefix", "_tree")
+
+    def __init__(self, tree: Tree, dirs: UnitDirs, *, shell_prefix: bool = True) -> None:
+        """`shell_prefix` says whether this systemd knows command lines that start with "|"."""
+        self._tree = tree
+        self._shell_prefix = shell_prefix
+        self._dirs = dirs
+        self._files: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        self._listings: dict[bytes, list[bytes]] = {}
+
+    def read(self, unit: bytes, fragment: bytes) -> Settings:
+        """Return the settings of `unit`; raises ConfextError if it is masked or cannot be read."""
+        try:
+            data = self._tree.read(fragment)
+        except OSError as e:
+            raise ConfextError(
+                unit, fragment, f"the unit is left alone, its unit file cannot be read ({e.strerror or e})"
+            ) from None
+        if not data:
+            raise ConfextError(unit, fragment, "the unit is left alone, it is masked")
+
+        settings = Settings()
+        _apply(settings, unitfile.parse(data), ours_seen=False, path=fragment)
+        dropins = self.dropins(unit)
+        for name in sorted(dropins):
+            # Our own name elsewhere is read instead of ours, or not at all, but not together with it.
+            if name != DROPIN:
+                path = dropins[name]
+                _apply(settings, self._parse(path), ours_seen=name > DROPIN, path=path)
+        return settings
+
+    def assignments(
+        self, unit: bytes, fragment: bytes, wanted: dict[bytes, frozenset[bytes]]
+    ) -> list[tuple[bytes, bytes]]:
+        """Return what the unit says for the settings in `wanted`, in order; unreadable files say nothing."""
+        found = []
+        dropins = self.dropins(unit)
+        for path in (fragment, *(dropins[name] for name in sorted(dropins))):
+            try:
+                found += unitfile.parse(self._tree.read(path), wanted, dropin=path is not fragment)
+            except OSError:
+                continue
+        return found
+
+    def dropins(self, unit: bytes) -> dict[bytes, bytes]:
+        """Return the unit's drop-ins, file name to path."""
+        found: dict[bytes, bytes] = {}
+        for directory in self._dirs.dropin_dirs(unit):
+            for name in self._list(directory):
+                if name not in found:
+                    found[name] = directory + b"/" + name
+        return found
+
+    def _list(self, directory: bytes) -> list[bytes]:
+        listing = self._listings.get(directory)
+        if listing is None:
+            try:
+                listing = [
+                    name
+                    for name in os.listdir(self._tree.real(directory))
+                    if name.endswith(b".conf") and not name.startswith(b".")
+                ]
+            except OSError:
+                listing = []
+            self._listings[directory] = listing
+        return listing
+
+    def _parse(self, path: bytes) -> list[tuple[bytes, bytes]]:
+        assignments = self._files.get(path)
+        if assignments is None:
+            try:
+                assignments = unitfile.parse(self._tree.read(path), dropin=True, shell_prefix=self._shell_prefix)
+            except OSError:
+                assignments = []  # systemd goes on without it too.
+            self._files[path] = assignments
+        return assignments
+
+
+def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_seen: bool, path: bytes) -> None:
+    """Apply one file; what systemd warns about and ignores is ignored."""
+    for key, value in assignments:
+        if key == b"ExecReload":
+            if value:
+                settings.exec_reload.append(value)
+            else:
+                settings.exec_reload.clear()
+        elif key == b"Type":
+            if value in _TYPES:
+                settings.type = value
+        elif key in (b"RootDirectory", b"RootImage", b"RootMStack"):
+            if value:
+                settings.roots.add(key)
+            else:
+                settings.roots.discard(key)
+        elif key == b"SourcePath":
+            if not value or value.startswith((b"/", b"%")):
+                settings.source_path = value
+        elif key == b"PrivateDevices":
+            settings.private_devices = _boolean(value, settings.private_devices)
+        elif key == b"DevicePolicy":
+            if value in _DEVICE_POLICIES:
+                settings.device_policy = value
+        elif key == b"DeviceAllow":
+            settings.device_allow = bool(value) and (settings.device_allow or _is_device(value))
+        elif key == b"DefaultDependencies":
+            settings.default_dependencies = _boolean(value, settings.default_dependencies)
+        elif key == b"Before":
+            settings.before.append(value)
+        elif ours_seen and (not value or key == b"RefreshOnReload"):
+            # ExtensionImages=, ExtensionDirectories=: adding to them is fine, taking ours away is not.
+            settings.overridden.append((path, key.decode() + "="))
+
+
+def _boolean(value: bytes, otherwise: bool) -> bool:
+    lower = value.lower()
+    return lower in _TRUE or (otherwise and lower not in _FALSE)
+
+
+def _is_device(value: bytes) -> bool:
+    """Return whether systemd takes `value` for DeviceAllow=; an entry that it ignores restricts nothing."""
+    try:
+        path, rights = words.first_word(value)
+    except ValueError:
+        return False
+    if rights.translate(None, b"rwm"):
+        return False
+    if path.startswith((b"block-", b"char-")) or b"%" in path:
+        return True
+    return path.startswith((b"/dev/", b"/run/systemd/inaccessible/")) and b".." not in path.split(b"/")

@@ -1,0 +1,78 @@
+"""Which `.confext.d/` directories belong to which unit."""
+
+from __future__ import annotations
+
+from confext_generator import names
+from confext_generator.report import ConfextError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confext_generator.report import Reporter
+    from confext_generator.unitdirs import Source, UnitDirs
+
+
+class Stack:
+    """A unit that gets a drop-in, its unit file, and the directories of its layers, the first one first."""
+
+    __slots__ = ("asked_for", "fragment", "sources", "unit")
+
+    def __init__(self, unit: bytes, fragment: bytes, sources: list[Source], asked_for: bool) -> None:
+        self.unit = unit
+        self.fragment = fragment
+        self.sources = sources
+        # False for an instance that has something of its own, but no `.confext.d/`.
+        self.asked_for = asked_for
+
+
+def find_stacks(dirs: UnitDirs, reporter: Reporter) -> list[Stack]:
+    """Return a stack for each unit that has a `.confext.d/` directory under any of its names.
+
+    What a drop-in says depends on the rest of the unit.  So each instance of a template that says anything for
+    itself gets a complete drop-in of its own, which replaces the template's, having its name.
+    """
+    by_name: dict[bytes, list[Source]] = {}
+    units: dict[bytes, bool] = {}
+    for source in dirs.sources:
+        unit = dirs.unit_id(source.name)
+        if unit is None:
+            reporter.warn(
+                ConfextError(
+                    source.name,
+                    source.path,
+                    "the unit is left alone, it has no unit file",
+                    "units made by other generators or from SysV scripts cannot be seen here: "
+                    "give the service a unit file",
+                )
+            )
+            continue
+        by_name.setdefault(source.name, []).append(source)
+        units[unit] = True
+
+    for unit in list(units):
+        if names.is_template(unit):
+            for instance in dirs.instances(unit):
+                units.setdefault(instance, False)
+
+    stacks = []
+    for unit, asked_for in sorted(units.items()):
+        found: list[Source] = []
+        for name in _names_of(dirs, unit):
+            found += sorted(by_name.get(name, ()), key=_precedence)
+        fragment = dirs.fragment(unit)
+        if found and fragment is not None:
+            stacks.append(Stack(unit, fragment, found, asked_for))
+    return stacks
+
+
+def _precedence(source: Source) -> tuple[int, bool]:
+    return source.order, source.bare
+
+
+def _names_of(dirs: UnitDirs, unit: bytes) -> list[bytes]:
+    """Return the names whose directories the unit uses: first the instance's, then the template's."""
+    found = [unit, *dirs.aliases(unit)]
+    for name in list(found):
+        template = names.template_of(name)
+        if template and template not in found:
+            found.append(template)
+    return found

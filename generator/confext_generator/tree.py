@@ -1,0 +1,115 @@
+"""The file system as systemd will see it, maybe below another root directory.
+
+Every path outside this module is absolute and as seen from that root; `--root=` never lets a link lead out of
+it.
+"""
+
+from __future__ import annotations
+
+import os
+
+# As the kernel: more links than that are a loop.
+_LINKS_MAX = 40
+
+_READ_SIZE = 1 << 15
+
+# A unit file is never that long; a link to /dev/zero is.
+_FILE_MAX = 1 << 26
+
+DEV_NULL = b"/dev/null"
+
+
+class Tree:
+    """A root directory."""
+
+    __slots__ = ("_links", "root")
+
+    def __init__(self, root: bytes = b"") -> None:
+        self.root = root.rstrip(b"/")
+        self._links: dict[bytes, bytes] = {}
+
+    def real(self, path: bytes) -> bytes:
+        """Return where `path` is for the kernel, with all its links followed."""
+        return self.root + self.chase(path) if self.root else path
+
+    def real_nofollow(self, path: bytes) -> bytes:
+        """Return where `path` is for the kernel, its last part not followed."""
+        if not self.root:
+            return path
+        parent, _, name = path.rpartition(b"/")
+        return self.real(parent) + b"/" + name
+
+    def read(self, path: bytes) -> bytes:
+        """Return the contents of `path`; raises OSError.
+
+        A mask (a link to /dev/null) is empty, even if the root has no such device.
+        """
+        if self.root:
+            path = self.chase(path)
+            if path == DEV_NULL:
+                return b""
+        # A FIFO must not hold up the boot: without a writer, O_NONBLOCK reads it as empty.
+        fd = os.open(self.root + path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            data = chunk = os.read(fd, _READ_SIZE)
+            while len(chunk) == _READ_SIZE and len(data) < _FILE_MAX:
+                chunk = os.read(fd, _READ_SIZE)
+                data += chunk
+        finally:
+            os.close(fd)
+        return data
+
+    def chase(self, path: bytes) -> bytes:
+        """Return `path` with all links followed; what is not there (yet) is taken as it stands.
+
+        Raises OSError (a loop of links).
+        """
+        todo = path.split(b"/")
+        todo.reverse()
+        done = b""
+        hops = 0
+        while todo:
+            name = todo.pop()
+            if not name or name == b".":
+                continue
+            if name == b"..":
+                done = done.rpartition(b"/")[0]
+                continue
+            here = done + b"/" + name
+            target = self._readlink(here)
+            if not target:
+                done = here
+                continue
+            hops += 1
+            if hops > _LINKS_MAX:
+                raise OSError(f"too many links in {os.fsdecode(path)}")
+            if target.startswith(b"/"):
+                done = b""
+            todo.extend(reversed(target.split(b"/")))
+        return done or b"/"
+
+    def follow(self, link: bytes, target: bytes) -> bytes:
+        """Return the path that `link`, which holds `target`, leads to, without following further links in it.
+
+        systemd refuses paths with "..", so these, and only these, are resolved through the directories' own
+        links.
+        """
+        path = target if target.startswith(b"/") else link.rpartition(b"/")[0] + b"/" + target
+        parts = [part for part in path.split(b"/") if part and part != b"."]
+        if b".." not in parts:
+            return b"/" + b"/".join(parts)
+        if parts[-1] == b"..":
+            return self.chase(path)
+        parent = self.chase(b"/" + b"/".join(parts[:-1]))
+        return parent.rstrip(b"/") + b"/" + parts[-1]
+
+    def _readlink(self, path: bytes) -> bytes:
+        """Return what the link at `path`, a path otherwise free of links, holds; empty if it is none."""
+        target = self._links.get(path)
+        if target is None:
+            try:
+                target = os.readlink(self.root + path)
+            except OSError:
+                target = b""
+            self._links[path] = target
+        return target

@@ -1,0 +1,272 @@
+"""The unit directories: which units, aliases, drop-in directories and `.confext.d/` directories there are.
+
+Each directory is listed once.  Names are then resolved as unit_file_build_name_map() and
+unit_file_find_fragment() of systemd's unit-file.c do it: the first directory that has a name wins, a link
+that stays in the unit directories is an alias, one that leads out of them is a unit file of its own
+("linked"), one to /dev/null is a mask.
+"""
+
+from __future__ import annotations
+
+import os
+
+from confext_generator import names
+from confext_generator.report import ConfextError
+from confext_generator.tree import DEV_NULL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confext_generator.report import Reporter
+    from confext_generator.tree import Tree
+
+# systemd.unit(5), "System Unit Search Path", without the generator directories, which are empty while
+# generators run.  True where `.confext.d/` directories are looked for: where administrators and packages put
+# things, not where systemd itself does.
+_SEARCH_PATH = (
+    (b"/etc/systemd/system.control", False),
+    (b"/run/systemd/system.control", False),
+    (b"/run/systemd/transient", False),
+    (b"/etc/systemd/system", True),
+    (b"/etc/systemd/system.attached", False),
+    (b"/run/systemd/system", True),
+    (b"/run/systemd/system.attached", False),
+    (b"/usr/local/lib/systemd/system", True),
+    (b"/usr/lib/systemd/system", True),
+)
+
+CONFEXT_SUFFIX = b".confext.d"
+
+# As systemd: this many aliases of aliases.
+_FOLLOW_MAX = 8
+
+
+class Source:
+    """One `.confext.d/` directory: its path, the unit that its name means, its place in the search path."""
+
+    __slots__ = ("bare", "is_link", "name", "order", "path")
+
+    def __init__(self, path: bytes, name: bytes, order: int, bare: bool, is_link: bool) -> None:
+        self.path = path
+        self.name = name
+        self.order = order
+        self.bare = bare
+        self.is_link = is_link
+
+
+def search_path(unit_path: str | None) -> list[tuple[bytes, bool]]:
+    """Return the unit directories in order, each with whether `.confext.d/` directories in it count.
+
+    `unit_path` is $SYSTEMD_UNIT_PATH, which replaces the list, or comes before it if it ends in a colon.
+    """
+    found: dict[bytes, bool] = {}
+    if unit_path is not None:
+        for part in os.fsencode(unit_path).split(b":"):
+            if part:
+                found.setdefault(os.path.abspath(part), True)
+    if unit_path is None or unit_path.endswith(":"):
+        for path, input_ in _SEARCH_PATH:
+            found.setdefault(path, input_)
+    return list(found.items())
+
+
+class UnitDirs:
+    """What the unit directories hold."""
+
+    __slots__ = ("_aliases", "_dropin_dirs", "_expanded", "_ids", "_instances", "sources", "tree")
+
+    def __init__(self, tree: Tree, path: list[tuple[bytes, bool]], reporter: Reporter) -> None:
+        """List the directories of `path`; raises nothing, what cannot be read is not there."""
+        self.tree = tree
+        self.sources: list[Source] = []
+        # Unit name to the path of its unit file, or, for an alias, to another name.
+        self._ids: dict[bytes, bytes] = {}
+        # "foo.service.d" to the directories of that name, in order.
+        self._dropin_dirs: dict[bytes, list[tuple[int, bytes]]] = {}
+        self._aliases: dict[bytes, list[bytes]] | None = None
+        self._instances: dict[bytes, set[bytes]] | None = None
+        self._expanded: list[bytes] | None = None
+
+        masked: set[bytes] = set()
+        for order, (directory, input_) in enumerate(path):
+            try:
+                entries = os.scandir(tree.real(directory))
+            except OSError:
+                continue
+            links = []
+            confexts = []
+            with entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.endswith(b".service"):
+                        if entry.is_symlink():
+                            links.append(name)
+                        elif name not in self._ids and entry.is_file() and names.is_valid_service(name):
+                            self._ids[name] = directory + b"/" + name
+                    elif not name.endswith(b".d"):
+                        continue
+                    elif name.endswith(b".service.d") or name == b"service.d":
+                        self._dropin_dirs.setdefault(name, []).append((order, directory + b"/" + name))
+                    elif input_ and name.endswith(CONFEXT_SUFFIX):
+                        is_link = entry.is_symlink()
+                        confexts.append((name, is_link, is_link or entry.is_dir()))
+            for name in links:
+                if name not in self._ids and names.is_valid_service(name):
+                    self._add_link(path, directory, name)
+            confexts.sort()
+            for name, is_link, is_dir in confexts:
+                if name not in masked:
+                    if is_link and tree.chase(directory + b"/" + name) == DEV_NULL:
+                        masked.add(name)
+                    else:
+                        self._add_source(directory, name, order, is_link, is_dir, reporter)
+
+    def _add_source(
+        self, directory: bytes, name: bytes, order: int, is_link: bool, is_dir: bool, reporter: Reporter
+    ) -> None:
+        """Add the `.confext.d/` called `name`, or say why not."""
+        path = directory + b"/" + name
+        stem = name[: -len(CONFEXT_SUFFIX)]
+        if stem.startswith(b".") or not stem:
+            reporter.debug(ConfextError(b"", path, "hidden, ignored"))
+            return
+        suffix = stem.rpartition(b".")[2]
+        bare = suffix != b"service" or stem == suffix
+        unit = stem + names.SERVICE if bare else stem
+        problem = hint = ""
+        if bare and suffix in names.UNIT_TYPES:
+            if stem == suffix:
+                problem = f"ignored, applies to all units of type {stem.decode()}"
+                hint = "make one directory per service"
+            else:
+                problem = f"ignored, is for a unit of type {suffix.decode()}"
+                hint = "only services have confexts of their own"
+        elif not names.is_valid_service(unit):
+            problem = "ignored, does not name a valid unit"
+            hint = "the name must be UNIT.service.confext.d"
+        elif names.split(unit)[0].endswith(b"-"):
+            # The drop-in directory of a unit called foo-.service is read by every unit whose name starts with
+            # "foo-".
+            problem = "ignored, the drop-ins of a unit of that name apply to all units with that prefix"
+            hint = "make one directory per service"
+        elif not is_dir:
+            problem = "ignored, is not a directory"
+            hint = "put images into a directory of that name"
+        if problem:
+            reporter.warn(ConfextError(b"", path, problem, hint))
+            return
+        self.sources.append(Source(path, unit, order, bare, is_link))
+
+    def _add_link(self, path: list[tuple[bytes, bool]], directory: bytes, name: bytes) -> None:
+        """Map the link `name` as unit_file_resolve_symlink() does; leave it out if it is invalid."""
+        link = directory + b"/" + name
+        try:
+            target = os.readlink(self.tree.real(directory) + b"/" + name)
+            if b"/" not in target:
+                tail = target
+            else:
+                target = self.tree.follow(link, target)
+                parent, _, tail = target.rpartition(b"/")
+                parent = self.tree.chase(parent)
+                if self._expanded is None:
+                    real = [self.tree.chase(d) for d, _ in path]
+                    self._expanded = [d + b"/" for d in dict.fromkeys([*(d for d, _ in path), *real])]
+                if not any((parent + b"/").startswith(d) for d in self._expanded):
+                    self._ids[name] = link
+                    return
+        except OSError:
+            return
+        if tail == name or not names.is_valid_service(tail):
+            return
+        instance, of_target = names.split(name)[1], names.split(tail)[1]
+        if instance == of_target or (instance and of_target == b""):
+            self._ids[name] = tail
+
+    def _find(self, name: bytes) -> bytes | None:
+        """Return the unit file of exactly `name`, aliases followed, as unit_ids_map_get() does."""
+        current = name
+        for _ in range(_FOLLOW_MAX):
+            target = self._ids.get(current)
+            if target is None:
+                template = names.template_of(current) if current != name else None
+                target = self._ids.get(template) if template else None
+                if target is None:
+                    return None
+            if target.startswith(b"/"):
+                return target
+            current = target
+        return None
+
+    def fragment(self, name: bytes) -> bytes | None:
+        """Return the path of the unit file that systemd loads for `name`, the template's for an instance."""
+        found = self._find(name)
+        if found is None:
+            template = names.template_of(name)
+            if template:
+                found = self._find(template)
+        return found
+
+    def unit_id(self, name: bytes) -> bytes | None:
+        """Return the main name of the unit that `name` names, None if no unit file is found for it."""
+        fragment = self.fragment(name)
+        if fragment is None:
+            return None
+        main = fragment.rpartition(b"/")[2]
+        instance = names.split(name)[1]
+        return names.with_instance(main, instance) if instance and names.is_template(main) else main
+
+    def aliases(self, unit: bytes) -> list[bytes]:
+        """Return the other names of the unit called `unit`, sorted, as systemd's order is that of a hash."""
+        if self._aliases is None:
+            self._aliases = {}
+            for name, target in self._ids.items():
+                if not target.startswith(b"/"):
+                    main = self.unit_id(name)
+                    if main is not None and main != name:
+                        self._aliases.setdefault(main, []).append(name)
+        if b"@" not in unit:
+            return sorted(self._aliases.get(unit, ()))
+        found = set(self._aliases.get(unit, ()))
+        instance = names.split(unit)[1]
+        template = names.template_of(unit)
+        if template and instance:
+            for alias in self._aliases.get(template, ()):
+                if names.is_template(alias):
+                    alias = names.with_instance(alias, instance)
+                    # An instance may have been pointed somewhere else.
+                    if self.unit_id(alias) == unit:
+                        found.add(alias)
+        found.discard(unit)
+        return sorted(found)
+
+    def instances(self, template: bytes) -> list[bytes]:
+        """Return the instances of `template` with a unit file, a drop-in or a `.confext.d/` of their own."""
+        if self._instances is None:
+            self._instances = {}
+            seen = [*self._ids, *(d[:-2] for d in self._dropin_dirs), *(s.name for s in self.sources)]
+            for name in seen:
+                if b"@" in name:
+                    prefix, instance = names.split(name)
+                    if instance and names.is_valid_service(name):
+                        self._instances.setdefault(prefix + b"@" + names.SERVICE, set()).add(instance)
+        found = set()
+        for alias in (template, *self.aliases(template)):
+            for read in names.dropin_names(alias):
+                if names.is_template(read):
+                    # The instance's drop-ins may be in foo-@bar.service.d/ while the template is
+                    # foo-x@.service.
+                    found |= {names.with_instance(alias, i) for i in self._instances.get(read, ())}
+        units = {self.unit_id(name) for name in found}
+        return sorted(u for u in units if u is not None and names.template_of(u) == template)
+
+    def dropin_dirs(self, unit: bytes) -> list[bytes]:
+        """Return the `.d/` directories that the unit reads; a file name counts where it is found first."""
+        found = []
+        for name in (unit, *self.aliases(unit)):
+            hits = []
+            for rank, candidate in enumerate(names.dropin_names(name)):
+                for order, path in self._dropin_dirs.get(candidate + b".d", ()):
+                    hits.append((order, rank, path))
+            hits.sort()
+            found += [hit[2] for hit in hits]
+        found += [path for _, path in self._dropin_dirs.get(b"service.d", ())]
+        return found

@@ -1,0 +1,207 @@
+"""Reading one unit file or drop-in, as config_parse() of systemd's conf-parser.c reads it.
+
+Only wanted settings are kept.  What systemd drops is dropped here as well, above all the rest of a
+file after a line that it cannot accept (a section header without its bracket, a line that is no UTF-8, a
+command line without a command): systemd stops there, whatever follows.
+"""
+
+from __future__ import annotations
+
+from confext_generator import words
+from confext_generator.words import WHITESPACE
+
+# What matters, by section.
+SETTINGS = {
+    b"Unit": frozenset((b"Before", b"DefaultDependencies", b"SourcePath")),
+    b"Service": frozenset(
+        (
+            b"DeviceAllow",
+            b"DevicePolicy",
+            b"ExecReload",
+            b"ExtensionDirectories",
+            b"ExtensionImages",
+            b"PrivateDevices",
+            b"RefreshOnReload",
+            b"RootDirectory",
+            b"RootImage",
+            b"RootMStack",
+            b"Type",
+        )
+    ),
+    b"Install": frozenset[bytes](),
+}
+
+# For ordering.py.
+DEPENDENCIES = {
+    b"Unit": frozenset((b"After", b"Before")),
+    b"Service": frozenset[bytes](),
+    b"Install": frozenset[bytes](),
+}
+
+# LONG_LINE_MAX of systemd's fileio.h: a line must be shorter.
+LINE_MAX = 1 << 20
+
+_SECTION = ord("[")
+_COMMENTS = b"#;"
+_BOM = b"\xef\xbb\xbf"
+
+
+def parse(
+    data: bytes, wanted: dict[bytes, frozenset[bytes]] = SETTINGS, *, dropin: bool = False, shell_prefix: bool = True
+) -> list[tuple[bytes, bytes]]:
+    """Return the assignments of `data` whose key is in `wanted` for its section, as (key, value), in order.
+
+    Command lines are looked at in a drop-in only: a unit file with a bad one is not loaded at all. `shell_prefix`
+    says whether this systemd knows the prefix "|".
+    """
+    found: list[tuple[bytes, bytes]] = []
+    keys: frozenset[bytes] | None = None
+    clean = words.is_utf8(data)
+    lines = _physical_lines(data)
+    if b"\\" in data or _BOM in data or len(data) >= LINE_MAX:
+        lines = _logical_lines(lines)
+    # Hundreds of files go through this loop; comments need no test of their own, they have no wanted key.
+    for line in lines:
+        line = line.strip(WHITESPACE)
+        if not line:
+            continue
+        if not clean and line[0] not in _COMMENTS and not words.is_utf8(line):
+            break
+        if line[0] == _SECTION:
+            name = line[1:-1]
+            if line[-1:] != b"]" or name.translate(None, b"\"'\\") != name or words.has_control(name):
+                break
+            keys = wanted.get(name)
+        elif keys is not None:
+            key, equals, value = line.partition(b"=")
+            key = key.rstrip(WHITESPACE)
+            if not equals:
+                continue
+            if key in keys:
+                found.append((key, value.lstrip(WHITESPACE)))
+            if (
+                dropin
+                and key.startswith(b"Exec")
+                and is_fatal_command(value.lstrip(WHITESPACE), shell_prefix=shell_prefix)
+            ):
+                if key in keys:
+                    found.pop()
+                break
+    return found
+
+
+def _logical_lines(physical: list[bytes]) -> list[bytes]:
+    """Join lines at backslashes, leaving out comments, also those inside a continued line."""
+    lines: list[bytes] = []
+    joined: bytes | None = None
+    bom_seen = False
+    for line in physical:
+        if len(line) >= LINE_MAX:
+            return lines  # systemd gives up here, a continued line before it included.
+        if line.lstrip(WHITESPACE)[:1] in (b"#", b";"):
+            continue
+        if not bom_seen and line.startswith(_BOM):
+            line = line[len(_BOM) :]
+            bom_seen = True
+        if joined is not None:
+            if len(joined) + len(line) > LINE_MAX:
+                return lines
+            line = joined + line
+        if ends_in_backslash(line):
+            joined = line[:-1] + b" "
+        else:
+            joined = None
+            lines.append(line)
+    if joined is not None:
+        lines.append(joined)
+    return lines
+
+
+def _physical_lines(data: bytes) -> list[bytes]:
+    """Split `data` as read_line() of systemd's fileio.c: at \\n, \\r, \\0 and some of their combinations."""
+    if b"\r" not in data and b"\0" not in data:
+        return data.split(b"\n")
+    lines = []
+    start = at = 0
+    while at < len(data):
+        if data[at] not in b"\n\r\0":
+            at += 1
+            continue
+        lines.append(data[start:at])
+        # One \n and one \r, in any order, then one \0, are a single line end.
+        seen = b""
+        while at < len(data) and data[at] in b"\n\r\0" and data[at] not in seen and 0 not in seen:
+            seen += data[at : at + 1]
+            at += 1
+        start = at
+    lines.append(data[start:])
+    return lines
+
+
+def ends_in_backslash(line: bytes) -> bool:
+    """Return whether `line` goes on in the next one: a backslash at its end that is not itself escaped."""
+    return line.endswith(b"\\") and (len(line) - len(line.rstrip(b"\\"))) % 2 == 1
+
+
+def is_fatal_command(value: bytes, *, shell_prefix: bool) -> bool:
+    """Return whether systemd stops reading the file at this command line (config_parse_exec() fails).
+
+    Specifiers are taken as they stand; a command line that fails for what they expand to is not found.
+    """
+    while value:
+        try:
+            word, value = _first_exec_word(value)
+        except ValueError:
+            return False  # Reported by systemd, and skipped.
+        if word == b";":
+            continue
+        prefixes = _prefixes(word, shell_prefix)
+        command = word[len(prefixes) :]
+        ignored = b"-" in prefixes
+        shell = b"|" in prefixes
+        if not shell and (
+            not command
+            or command.endswith((b"/", b"/.", b"/.."))
+            or (b"/" in command and not command.startswith(b"/"))
+            or words.has_control(command)
+            or command.translate(None, b"\"'\\") != command
+        ):
+            return not ignored
+        arguments = 0
+        while value:
+            if value[:1] == b";" and value[1:2] in (b"", b" ", b"\t"):
+                break
+            try:
+                _, value = _first_exec_word(value)
+            except ValueError:
+                return not ignored
+            arguments += 1
+        if b"@" in prefixes and not shell and not arguments:
+            return not ignored
+    return False
+
+
+def _prefixes(word: bytes, shell_prefix: bool) -> bytes:
+    """Return the characters before the path of a command that systemd takes for its special prefixes."""
+    seen = b""
+    for at in range(len(word)):
+        c = word[at : at + 1]
+        if c == b"!":
+            allowed = b"+" not in seen and seen.count(b"!") < 2
+        elif c == b"+":
+            allowed = b"+" not in seen and b"!" not in seen
+        else:
+            allowed = c in (b"-", b"@", b":", b"|" if shell_prefix else b"-") and c not in seen
+        if not allowed:
+            break
+        seen += c
+    return seen
+
+
+def _first_exec_word(value: bytes) -> tuple[bytes, bytes]:
+    """Return the first word of a command line and the rest; raises ValueError as first_word() does."""
+    if b"\\" in value or b'"' in value or b"'" in value:
+        # C escapes are taken apart as first_word() does: enough to see where words end.
+        return words.first_word(value)
+    word, _, rest = value.replace(b"\t", b" ").partition(b" ")
+    return word, rest.lstrip(b" ")

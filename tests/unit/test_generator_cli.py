@@ -1,0 +1,333 @@
+"""The command line, the messages, the guard, and how little is loaded."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confext_generator import cli, config, entrynames, manager
+from confext_generator.access import Access
+from confext_generator.report import ConfextError, Reporter, printable
+from confext_generator.tree import Tree
+
+GENERATOR = Path(__file__).parents[2] / "generator"
+MAIN = GENERATOR / "confext_generator/__main__.py"
+ENVIRON = {"UNIT_CONFEXT_SYSTEMD_VERSION": "257"}
+
+# What the generator may import besides itself and what is built into Python, on Python 3.11 to 3.14.
+LIGHT = {"__main__", "_collections_abc", "abc", "codecs", "encodings", "genericpath", "io", "os", "posixpath", "stat"}
+LIGHT |= {"__future__", "_frozen_importlib", "_frozen_importlib_external", "zipimport"}
+LIGHT |= {"encodings.aliases", "encodings.utf_8", "os.path"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root tree with one service that has one image."""
+    root = tmp_path / "root"
+    directory = root / "etc/systemd/system/foo.service.confext.d"
+    directory.mkdir(parents=True)
+    (directory / "a.raw").touch()
+    (root / "etc/systemd/system/foo.service").write_text("[Service]\nExecStart=/bin/true\n")
+    return root
+
+
+def run(root: Path, *argv: str) -> tuple[int, list[str]]:
+    messages: list[str] = []
+    reporter = Reporter(emit=messages.append)
+    return cli.main([f"--root={root}", *argv], environ=ENVIRON, reporter=reporter), messages
+
+
+def test_three_directories_write_to_the_first(root: Path, tmp_path: Path) -> None:
+    outputs = [tmp_path / name for name in ("normal", "early", "late")]
+    for output in outputs:
+        output.mkdir()
+    assert run(root, *map(str, outputs)) == (0, [])
+    assert [sorted(p.name for p in output.iterdir()) for output in outputs] == [["foo.service.d"], [], []]
+
+
+def test_writing_again_replaces_the_file_and_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
+    dropin = tmp_path / "foo.service.d/zz-unit-confext.conf"
+    dropin.parent.mkdir()
+    dropin.write_text("old")
+    (dropin.parent / "other.conf").write_text("other")
+    before = dropin.stat().st_ino
+    assert run(root, str(tmp_path)) == (0, [])
+    assert dropin.stat().st_ino != before
+    assert "a.raw" in dropin.read_text()
+    assert sorted(p.name for p in dropin.parent.iterdir()) == ["other.conf", "zz-unit-confext.conf"]
+
+
+def test_output_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "gone"
+    path = output / "foo.service.d/zz-unit-confext.conf"
+    message = f"unit-confext-generator: foo.service: {path}: cannot be written (No such file or directory)"
+    assert run(root, str(output)) == (1, [message])
+
+
+def test_no_output_is_needed_where_there_is_nothing_to_do(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    assert run(tmp_path, str(tmp_path / "gone")) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "one or three directories are needed"),
+        (["a", "b"], "one or three directories are needed"),
+        (["a", "b", "c", "d"], "one or three directories are needed"),
+        (["--root=/"], "one or three directories are needed"),
+        (["--dry-run", "a", "b"], "one or three directories are needed"),
+        ([""], "a directory's name is empty"),
+        (["--bogus", "a"], "unknown option '--bogus'"),
+        (["--root=", "a"], "--root= needs a directory"),
+        (["--root"], "--root= needs a directory"),
+        (["--root=/nonexistent/x", "a"], "--root='/nonexistent/x' is not a directory"),
+    ],
+)
+def test_usage_errors(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv, environ=ENVIRON) == 2
+    assert capsys.readouterr().err == f"unit-confext-generator: {message}\n{cli.USAGE}"
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out == cli.USAGE
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"unit-confext-generator {config.VERSION}\n"
+
+
+def test_messages_go_to_stderr_and_the_kernel_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    kmsg = tmp_path / "kmsg"
+    kmsg.touch()
+    error = ConfextError(b"foo.service", b"/a\nb", "is wrong", "mend it")
+    reporter = Reporter(kmsg=str(kmsg))
+    reporter.warn(error)
+    reporter.warn(error)
+    reporter.debug(error)
+    line = "foo.service: /a\\nb: is wrong; mend it\n"
+    assert capfd.readouterr().err == f"unit-confext-generator: {line}"
+    assert kmsg.read_text() == f"<28>unit-confext-generator[{os.getpid()}]: {line}"
+
+
+def test_debug_messages_are_for_debugging() -> None:
+    messages: list[str] = []
+    Reporter(emit=messages.append, debugging=True).debug(ConfextError(b"", b"/x", "hidden"))
+    assert messages == ["unit-confext-generator: /x: hidden"]
+
+
+def test_messages_are_cut() -> None:
+    messages: list[str] = []
+    Reporter(emit=messages.append).warn(ConfextError(b"", "/é".encode() * 1000, "x"))
+    assert len(messages[0].encode()) <= 903
+    assert messages[0].endswith("é…") or messages[0].endswith("/…")
+
+
+@given(st.binary())
+def test_printable_is_one_line(data: bytes) -> None:
+    assert printable(data).isprintable()
+
+
+def test_nothing_heavy_is_imported(root: Path, tmp_path: Path) -> None:
+    """A new name here costs every daemon-reload of every machine; see the package's docstring."""
+    (root / "etc/systemd/system/foo.service").write_text("[Unit]\nDefaultDependencies=no\n[Service]\n")
+    script = (
+        f"import sys; sys.path.insert(0, {str(GENERATOR)!r})\n"
+        "from confext_generator.cli import main\n"
+        f"assert main(['--root={root}', {str(tmp_path)!r}]) == 0\n"
+        "print(*sorted(m for m in sys.modules if m not in sys.builtin_module_names))\n"
+    )
+    # From a file, as it is run: from 3.13 on, `-c` itself imports linecache.
+    program = tmp_path / "program.py"
+    program.write_text(script)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", program],
+        env={**ENVIRON, "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    own = {name for name in loaded if name.partition(".")[0] == "confext_generator"}
+    modules = {path.stem for path in (GENERATOR / "confext_generator").glob("*.py")}
+    assert own == {"confext_generator"} | {f"confext_generator.{name}" for name in modules - {"__init__", "__main__"}}
+    assert loaded - own - LIGHT == set()
+
+
+def test_start_as_a_script(root: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", MAIN, f"--root={root}", tmp_path], env=ENVIRON, capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert (tmp_path / "foo.service.d/zz-unit-confext.conf").exists()
+
+
+def test_no_module_writes_but_one() -> None:
+    """Only write.py touches the disk; the reporter's kernel log is no file."""
+    for path in (GENERATOR / "confext_generator").glob("*.py"):
+        if path.name not in ("write.py",):
+            text = path.read_text()
+            for call in ("os.mkdir", "os.rename", "os.unlink", "O_CREAT", "open("):
+                assert call not in text.replace("os.open(", ""), f"{call} in {path.name}"
+
+
+class Guard:
+    """The shell script, with a stand-in for the Python program that says how it was called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "unit-confext-generator"
+        text = (GENERATOR / "unit-confext-generator.in").read_text()
+        self.path.write_text(text.replace("@libdir@", str(directory)))
+        self.path.chmod(0o755)
+        package = directory / "confext_generator"
+        package.mkdir()
+        (package / "__main__.py").write_text("import sys; print('started', *sys.argv[1:])")
+
+    def run(self, *argv: str, unit_path: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [self.path, *argv], env={"SYSTEMD_UNIT_PATH": unit_path}, capture_output=True, text=True, check=False
+        )
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "dangling link"])
+def test_guard_starts_python_for_any_confext_directory(tmp_path: Path, kind: str) -> None:
+    guard = Guard(tmp_path)
+    units = tmp_path / "a b"
+    units.mkdir()
+    (units / "foo.service").touch()
+    (units / "foo.service.d").mkdir()
+    path = f"/nonexistent:{units}"
+    assert guard.run("n", "e", "l", unit_path=path) == (0, "")
+    entry = units / "foo.service.confext.d"
+    if kind == "directory":
+        entry.mkdir()
+    elif kind == "file":
+        entry.touch()
+    else:
+        entry.symlink_to("/nonexistent")
+    assert guard.run("n", "e", "l", unit_path=path) == (0, "started n e l\n")
+
+
+@pytest.mark.parametrize("argv", [(), ("--help",), ("--root=/x", "y"), ("--dry-run",)])
+def test_guard_leaves_options_to_python(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    assert Guard(tmp_path).run(*argv, unit_path="/nonexistent") == (0, " ".join(["started", *argv]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("maps", "expected"),
+    [
+        (b"7f r-xp 0 1 2 /usr/lib/x86_64-linux-gnu/systemd/libsystemd-core-257.so\n", 257),
+        (b"x /usr/lib/systemd/libsystemd-shared-262.1-3.fc45.so (deleted)\nx /usr/lib/libc.so.6\n", 262),
+        (b"x" * 65530 + b" /usr/lib/systemd/libsystemd-core-260.so\n", 260),
+        (b"7f r-xp /usr/bin/python3\n", None),
+        (b"", None),
+    ],
+)
+def test_version_of_the_running_manager(tmp_path: Path, maps: bytes, expected: int | None) -> None:
+    path = tmp_path / "maps"
+    path.write_bytes(maps)
+    assert manager._running_version(os.fsencode(path)) == expected
+
+
+def test_version_without_proc(tmp_path: Path) -> None:
+    assert manager._running_version(os.fsencode(tmp_path / "maps")) is None
+
+
+def test_version_from_the_environment_comes_first(tmp_path: Path) -> None:
+    assert manager.find_version(Tree(os.fsencode(tmp_path)), {manager.ENVIRONMENT: "258"}) == 258
+    assert manager.find_version(Tree(os.fsencode(tmp_path)), {manager.ENVIRONMENT: "nonsense"}) is None
+
+
+def status(mode: int, uid: int = 0, gid: int = 0) -> os.stat_result:
+    return os.stat_result((mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
+
+
+OTHER = 4242
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [
+        (status(stat.S_IFREG | 0o644), ""),
+        (status(stat.S_IFREG | 0o664), ""),
+        (status(stat.S_IFREG | 0o644, os.geteuid(), os.getegid()), ""),
+        (status(stat.S_IFREG | 0o600, OTHER), "belongs to user 4242"),
+        (status(stat.S_IFREG | 0o666), "can be written by everybody"),
+        (status(stat.S_IFDIR | 0o1777), "can be written by everybody"),
+        (status(stat.S_IFREG | 0o664, 0, OTHER), "can be written by group 4242"),
+        (status(stat.S_IFREG | 0o640, 0, OTHER), ""),
+        (status(stat.S_IFBLK | 0o660, 0, OTHER), ""),
+        (status(stat.S_IFBLK | 0o666, 0, OTHER), "can be written by everybody"),
+    ],
+)
+def test_access(status: os.stat_result, problem: str) -> None:
+    assert Access().problem(status) == problem
+
+
+NAMES = st.binary(min_size=1, max_size=40).filter(lambda n: b"\0" not in n and b"/" not in n and n not in (b".", b".."))
+
+
+@given(NAMES)
+def test_a_name_never_ends_a_line(name: bytes) -> None:
+    path = b"/etc/" + name
+    if entrynames.is_expressible(path):
+        assert not any(c < 32 or c == 127 for c in path)
+        path.decode()
+    else:
+        assert any(c < 32 or c == 127 for c in path) or not path.decode("utf-8", "replace").isascii()
+
+
+@pytest.mark.parametrize(
+    ("path", "expressible"),
+    [
+        (b"/" + b"x" * 255, True),
+        (b"/" + b"x" * 256, False),
+        (b"/x" * 2047, True),
+        (b"/x" * 2048, False),
+    ],
+)
+def test_paths_that_systemd_takes(path: bytes, expressible: bool) -> None:
+    assert entrynames.is_expressible(path) is expressible
+
+
+def test_chase_stays_below_the_root(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/up").symlink_to("../../../../a")
+    (tmp_path / "a/absolute").symlink_to("/a/up/../gone/x")
+    (tmp_path / "loop").symlink_to("loop")
+    tree = Tree(os.fsencode(tmp_path))
+    assert tree.chase(b"/a/up/up/../x") == b"/x"
+    assert tree.chase(b"/a/absolute") == b"/gone/x"
+    assert tree.chase(b"/..//./../") == b"/"
+    with pytest.raises(OSError, match=r"^too many links in /loop/x$"):
+        tree.chase(b"/loop/x")
+    assert tree.chase(b"/x" * 3000) == b"/x" * 3000
+
+
+def test_fifo_as_a_unit_file_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert Tree(os.fsencode(tmp_path)).read(b"/fifo") == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_link_of_somebody_else_on_the_way(root: Path, tmp_path: Path) -> None:
+    """In a directory like /tmp its owner could turn it to another image at any time."""
+    directory = root / "tmp"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    (root / "image.raw").touch()
+    (directory / "link").symlink_to("/image.raw")
+    os.chown(directory / "link", OTHER, OTHER, follow_symlinks=False)
+    entry = "etc/systemd/system/foo.service.confext.d/b.raw"
+    (root / entry).symlink_to("/tmp/link")
+    text = "refused, leads to '/tmp/link', a link that belongs to user 4242; chown root:root, chmod go-w"
+    assert run(root, str(tmp_path)) == (0, [f"unit-confext-generator: foo.service: /{entry}: {text}"])
+    assert "image.raw" not in (tmp_path / "foo.service.d/zz-unit-confext.conf").read_text()

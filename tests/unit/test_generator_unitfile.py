@@ -1,0 +1,96 @@
+"""Reading unit files as systemd's config_parse() does; tests/golden has more, the real systemd has the last word."""
+
+from __future__ import annotations
+
+import pytest
+
+from confext_generator import unitfile
+
+
+def reload_lines(data: bytes, *, dropin: bool = False, shell_prefix: bool = True) -> list[bytes]:
+    assignments = unitfile.parse(data, dropin=dropin, shell_prefix=shell_prefix)
+    return [value for key, value in assignments if key == b"ExecReload"]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"[Service]\nExecReload=/a", [b"/a"]),
+        (b"[Service]\n  ExecReload = /a b  \n", [b"/a b"]),
+        (b"[Service]\nExecReload=/a\r\nExecReload=/b\rExecReload=/c\0ExecReload=/d", [b"/a", b"/b", b"/c", b"/d"]),
+        (b"[Service]\nExecReload=/a \\\n\rb\n", [b"/a  b"]),
+        (b"[Service]\nExecReload=/a \\\n\n\rb\n", [b"/a"]),
+        (b"[Service]\nExecReload=/a \\\n# no\n ; no\n b\n", [b"/a   b"]),
+        (b"[Service]\nExecReload=/a \\\n\nExecReload=/b\n", [b"/a", b"/b"]),
+        (b"[Service]\nExecReload=/a \\\\\nb\n", [b"/a \\\\"]),
+        (b"[Service]\nExecReload=/a \\", [b"/a"]),
+        (b"\xef\xbb\xbf[Service]\nExecReload=/a\n", [b"/a"]),
+        (b"[Service]\n\xef\xbb\xbfExecReload=/a\n\xef\xbb\xbfExecReload=/b\n", [b"/a"]),
+        (b"[Unit]\nExecReload=/a\n[X-Y]\nExecReload=/b\n[Other]\nExecReload=/c\n", []),
+        (b"ExecReload=/a\n", []),
+        (b"[Service]\nExecReload=\n", [b""]),
+        (b"[Service]\n#ExecReload=/a\n;ExecReload=/b\nExecReload\n=/c\n", []),
+        (b"[Service]\nExecReload=/a\n[Service\nExecReload=/b\n", [b"/a"]),
+        (b"[Service]\nExecReload=/a\n['Service']\nExecReload=/b\n", [b"/a"]),
+        (b"[Service]\nExecReload=/a\n[\nExecReload=/b\n", [b"/a"]),
+        (b"[Service]\nExecReload=/a\nX=\xff\nExecReload=/b\n", [b"/a"]),
+        (b"[Service]\n# \xff\nExecReload=/a\n", [b"/a"]),
+        (b"[Service]\n\x0bExecReload=/a\nExecReload=\x0b/b\n", [b"\x0b/b"]),
+    ],
+)
+def test_parse(data: bytes, expected: list[bytes]) -> None:
+    assert reload_lines(data) == expected
+
+
+def test_lines_have_a_limit() -> None:
+    head = b"[Service]\nExecReload=/kept\nExecReload=/"
+    fits = b"x" * (unitfile.LINE_MAX - len(b"ExecReload=/") - 1)
+    assert reload_lines(head + fits + b"\nExecReload=/next\n") == [b"/kept", b"/" + fits, b"/next"]
+    assert reload_lines(head + fits + b"x\nExecReload=/next\n") == [b"/kept"]
+    assert reload_lines(head + fits[:-9] + b" \\\n" + b"y" * 20 + b"\nExecReload=/next\n") == [b"/kept"]
+
+
+@pytest.mark.parametrize(
+    ("value", "fatal"),
+    [
+        (b"/bin/true", False),
+        (b"true", False),
+        (b"relative/path", True),
+        (b"-relative/path", False),
+        (b"/dir/", True),
+        (b"-/dir/", False),
+        (b"@/bin/sh", True),
+        (b"@/bin/sh sh", False),
+        (b"-@/bin/sh", False),
+        (b"+-@:/bin/sh x", False),
+        (b"++/bin/sh", True),
+        (b"!!/bin/sh", False),
+        (b"!!!/bin/sh", True),
+        (b"+!/bin/sh", True),
+        (b"--/bin/sh", False),
+        (b"/bin/sh 'x", True),
+        (b"-/bin/sh 'x", False),
+        (b"'x", False),
+        (b"''", True),
+        (b";", False),
+        (b"; /a/", True),
+        (b"/a ; b/c", True),
+        (b"/a ; b", False),
+        (b"/a;b c", False),
+        (b"/a \\; b/c", False),
+        (b'"/a b" c', False),
+        (b"/a\\\\b", True),
+        (b"/a\x01", True),
+        (b"|echo x/", False),
+        (b"|/dir/", False),
+    ],
+)
+def test_is_fatal_command(value: bytes, fatal: bool) -> None:
+    assert unitfile.is_fatal_command(value, shell_prefix=True) is fatal
+
+
+def test_shell_prefix_is_new() -> None:
+    assert unitfile.is_fatal_command(b"|/bin/sh", shell_prefix=False)
+    data = b"[Service]\nExecReload=|/bin/sh\nExecReload=/a\n"
+    assert reload_lines(data, dropin=True, shell_prefix=False) == []
+    assert reload_lines(data, dropin=True, shell_prefix=True) == [b"|/bin/sh", b"/a"]
