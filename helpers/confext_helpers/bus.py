@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+from typing import cast
 
 from jeepney.low_level import HeaderFields, Message, MessageType, Parser
 from jeepney.wrappers import DBusAddress, new_method_call
@@ -130,7 +131,21 @@ class Manager:
         assert isinstance(properties, dict)
         return properties
 
+    def _get(self, path: str, interface: str, name: str) -> object:
+        address = DBusAddress(path, "org.freedesktop.systemd1", _PROPERTIES)
+        (body,) = self._call(new_method_call(address, "Get", "ss", (f"org.freedesktop.systemd1.{interface}", name)))
+        _, value = cast(Value, body[0])
+        return value
+
+    def cancel_reload(self, unit: str) -> bool:
+        """Cancel the job that is to reload `unit`, if there is one; return whether there was."""
+        number, path = cast(tuple[int, str], self._get(unit_path(unit), "Unit", "Job"))
+        if not number or not str(self._get(path, "Job", "JobType")).startswith("reload"):
+            return False
+        self._call(new_method_call(_MANAGER, "CancelJob", "u", (number,)))
+        return True
+
     def start_transient(self, unit: str, properties: list[tuple[str, Value]]) -> None:
         """Queue the start of a transient unit; StartTransientUnit() returns before it has started."""
-        body = (unit, "fail", properties, [])
+        body: tuple[object, ...] = (unit, "fail", properties, [])
         self._call(new_method_call(_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body))

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from confext_helpers.bus import Properties
-from confext_helpers.stage import shaping_properties
+from confext_helpers.stage import layer_paths, shaping_properties
 
 SIDECARS = (".verity", ".roothash", ".roothash.p7s", ".usrhash", ".usrhash.p7s")
 TICK_NS = 50_000_000
@@ -49,12 +49,6 @@ def _strings(value: object) -> Iterator[str]:
     assert isinstance(value, list)
     for item in value:
         yield str(item[0] if isinstance(item, tuple) else item)
-
-
-def _layers(properties: Properties) -> Iterator[str]:
-    for name in ("ExtensionImages", "ExtensionDirectories"):
-        if name in properties:
-            yield from _strings(properties[name][1])
 
 
 class _Collector:
@@ -121,7 +115,7 @@ def identify(properties: Properties) -> Identity:
     collector = _Collector()
     collector.lines.append(repr(sorted(shaping.items())))
     collector.add_place("/etc")
-    for layer in _layers(shaping):
+    for layer in layer_paths(shaping):
         collector.add_layer(layer)
     for name in _ONE_PATH:
         if name in shaping:
@@ -131,11 +125,6 @@ def identify(properties: Properties) -> Identity:
             for path in _strings(shaping[name][1]):
                 collector.add_place(path.lstrip("-+"))
     return Identity("\n".join(collector.lines), collector.newest)
-
-
-def layer_names(properties: Properties) -> list[str]:
-    """The layers of a service's stack, as file names, bottom to top."""
-    return [os.path.basename(path.rstrip("/")) for path in _layers(properties)]
 
 
 def now() -> int:

@@ -46,8 +46,9 @@ def say(unit: str, message: str, priority: Priority, **fields: str) -> None:
 
 def messages_about(unit: str) -> list[str]:
     """What was logged as a warning or worse by or about `unit`, oldest first, each text once."""
-    from confext_helpers import process  # noqa: PLC0415
-    from systemd import journal  # noqa: PLC0415
+    from systemd import journal
+
+    from confext_helpers import process
 
     process.run("journalctl", "--sync")
     found: list[str] = []

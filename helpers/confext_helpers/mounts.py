@@ -115,27 +115,11 @@ def plan(service: list[Mount], stage: list[Mount], point: str = ETC) -> Shape:
     return Shape.REPLACE
 
 
-HOST_NAMESPACE = "/proc/1/ns/mnt"
-
-
-def enter_host() -> None:
-    """Enter the manager's mount namespace for good.
-
-    systemd gives a command with the `+` prefix a mount namespace of its own as well, with the layers and the bind
-    mounts of the service though without its sandbox; the man page says otherwise.
-    """
-    host = os.open(HOST_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        syscalls.setns(host, CLONE_NEWNS)
-    finally:
-        os.close(host)
-
-
 class Namespaces:
-    """Moves this (single-threaded) process between mount namespaces, and back to the host's in the end."""
+    """Moves this (single-threaded) process between mount namespaces, and back home in the end."""
 
     def __init__(self) -> None:
-        self._host = os.open(HOST_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        self._home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         # The namespaces entered may have no /proc, or show another one.
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -143,13 +127,16 @@ class Namespaces:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        syscalls.setns(self._host, CLONE_NEWNS)
-        os.close(self._host)
+        syscalls.setns(self._home, CLONE_NEWNS)
+        os.close(self._home)
         os.close(self._proc)
 
-    def enter(self, namespace: int) -> list[Mount]:
-        """Enter the mount namespace `namespace` (a descriptor); return the mounts in it."""
+    def enter(self, namespace: int) -> None:
+        """Enter the mount namespace `namespace` (a descriptor)."""
         syscalls.setns(namespace, CLONE_NEWNS)
+
+    def mounts(self) -> list[Mount]:
+        """The mounts in the namespace that this process is in."""
         fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         with open(fd, encoding="utf-8", errors="surrogateescape") as file:
             return parse_mountinfo(file.read())
@@ -168,13 +155,12 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
     Args:
         namespaces: who moves us.
         stage: descriptor of the stage's mount namespace.
-        nosuid: paths relative to `/etc` of mounts that get MOUNT_ATTR_NOSUID (see stage.py).
+        nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see stage.py).
     """
-    mounts = namespaces.enter(stage)
-    fd = syscalls.open_tree(AT_FDCWD, ETC, OPEN_TREE_CLONE | AT_RECURSIVE)
+    namespaces.enter(stage)
     for path in nosuid:
-        syscalls.mount_setattr(fd, path, syscalls.MOUNT_ATTR_NOSUID)
-    return Tree(fd, mounts)
+        syscalls.mount_setattr(AT_FDCWD, path, syscalls.MOUNT_ATTR_NOSUID)
+    return Tree(syscalls.open_tree(AT_FDCWD, ETC, OPEN_TREE_CLONE | AT_RECURSIVE), namespaces.mounts())
 
 
 def swap(namespaces: Namespaces, service: int, new: Tree, announce: Callable[[Mount, int], None]) -> Shape:
@@ -190,7 +176,8 @@ def swap(namespaces: Namespaces, service: int, new: Tree, announce: Callable[[Mo
     Raises:
         OSError: a system call failed; the service has its old `/etc`.
     """
-    mounts = namespaces.enter(service)
+    namespaces.enter(service)
+    mounts = namespaces.mounts()
     shape = plan(mounts, new.mounts)
     if shape is Shape.NOTHING:
         return shape
@@ -227,7 +214,8 @@ def finish(namespaces: Namespaces, service: int, old_top: int, length: int) -> b
         old_top: the mount ID that was the topmost when the swap began.
         length: the length of the chain then.
     """
-    current = chain(namespaces.enter(service))
+    namespaces.enter(service)
+    current = chain(namespaces.mounts())
     if len(current) != length + 1 or current[-1].id != old_top:
         return False
     syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)

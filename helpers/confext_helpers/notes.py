@@ -1,8 +1,9 @@
-"""What the hook has to know from one reload to the next: two short files for each service in /run/unit-confext.
+"""What the hook has to know from one reload to the next: short files for each service in /run/unit-confext.
 
 `UNIT.swap` is there between the two system calls of a swap, and says how to complete it if it was cut off. `UNIT.stack`
-says what the `/etc` that is in place was made of. Both are void as soon as the service's main process is another one,
-and losing either costs no more than a reload that does more than it had to. `UNIT.lock` keeps two hooks apart.
+says what the `/etc` that is in place was made of. Both are void as soon as the service's main process is another
+one, and losing either costs no more than a reload that does more than it had to. `UNIT.done` says that the hook has
+succeeded; unit-confext-restack@.service takes it away again. `UNIT.lock` keeps two hooks apart.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ class Notes:
     """
 
     def __init__(self, unit: str) -> None:
-        self._base = f"{RUN_DIRECTORY}/{unit}"
+        self._unit = unit
         os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
-        self._lock = os.open(f"{self._base}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # Notes are written while this process is in a mount namespace that may show another /run, or none.
+        self._directory = os.open(RUN_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._lock = os.open(f"{unit}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._directory)
 
     def __enter__(self) -> Notes:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -47,6 +50,7 @@ class Notes:
 
     def __exit__(self, *exc: object) -> None:
         os.close(self._lock)
+        os.close(self._directory)
 
     def read_swap(self) -> Swap | None:
         """The swap that was under way, if any."""
@@ -61,8 +65,7 @@ class Notes:
 
     def clear_swap(self) -> None:
         """Note that no swap is under way."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self._base}.swap")
+        self._remove("swap")
 
     def read_stack(self) -> str:
         """The note about what the stack was made of; empty if there is none."""
@@ -72,19 +75,32 @@ class Notes:
         """Note what the stack is made of; an empty text takes the note away."""
         if text:
             self._write("stack", text)
-            return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self._base}.stack")
+        else:
+            self._remove("stack")
+
+    def write_done(self, done: bool) -> None:
+        """Note that this hook succeeded, or that none has yet."""
+        if done:
+            self._write("done", "")
+        else:
+            self._remove("done")
+
+    def _open(self, name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_CLOEXEC, 0o600, dir_fd=self._directory)
 
     def _read(self, kind: str) -> str:
         try:
-            with open(f"{self._base}.{kind}", encoding="utf-8", errors="surrogateescape") as file:
+            with open(f"{self._unit}.{kind}", encoding="utf-8", errors="surrogateescape", opener=self._open) as file:
                 return file.read()
         except FileNotFoundError:
             return ""
 
     def _write(self, kind: str, text: str) -> None:
-        path = f"{self._base}.{kind}"
-        with open(f"{path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
+        name = f"{self._unit}.{kind}"
+        with open(f"{name}.new", "w", encoding="utf-8", errors="surrogateescape", opener=self._open) as file:
             file.write(text)
-        os.rename(f"{path}.new", path)
+        os.rename(f"{name}.new", name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+
+    def _remove(self, kind: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._unit}.{kind}", dir_fd=self._directory)

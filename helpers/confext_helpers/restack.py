@@ -1,28 +1,30 @@
-"""The hook in front of ExecReload=: give the running service the `/etc` that a restart would give it.
+"""The hook in front of a service's reload: give the running service the `/etc` that a restart would give it.
 
-    restack [--signal=SIGNAL] UNIT     what the generator puts into the unit
-    restack --recover UNIT             complete what a killed hook began (unit-confext-recover@.service)
+    restack UNIT              re-stack `/etc` of the service; cancel its reload if that fails
+    restack --refuse UNIT     cancel the reload of a service whose hook died
+    restack --recover UNIT    complete what a hook that died had begun
 
 In order: ask the manager for the unit (bus.py); complete a swap that was cut off; leave it at that if nothing changed
 (identity.py); start the stage (stage.py); swap (mounts.py); say so (journal.py). Until the swap nothing that the
 service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the swap
 itself has one system call that matters.
 
-The manager runs this as root with all capabilities, but in the service's control group and under its limits (the `+`
-of systemd.service(5)). So it is a single small process that imports little. The first thing it does is to leave the
-mount namespace that the manager made for it: mounts.enter_host().
+It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
+which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
+mount namespace with the service's layers, its root directory and its bind mounts, even one with the `+` prefix: it
+could not be executed in a service with RootImage=, and an image that cannot be mounted would fail it before it could
+say which one that is.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 from typing import NamedTuple
 
-from confext_helpers import identity, mounts, stage
+from confext_helpers import identity, images, mounts, stage
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.journal import Priority, say
@@ -30,15 +32,14 @@ from confext_helpers.mounts import Namespaces, Shape
 from confext_helpers.notes import Notes, Swap
 
 USAGE = """\
-usage: restack [--signal=SIGNAL] UNIT
-       restack --recover UNIT
+usage: restack [--refuse|--recover] UNIT
 
 Give the running service UNIT the /etc that a restart would give it.
 
-  --signal=SIGNAL  send SIGNAL to the main process when that is done
-  --recover        only complete a re-stack that was cut off
-  --debug          show where an error comes from
-  -h, --help       show this text
+  --refuse    only cancel the reload of UNIT, since a re-stack was cut off
+  --recover   only complete a re-stack that was cut off
+  --debug     show where an error comes from
+  -h, --help  show this text
 
 See unit-confext-restack(8).
 """
@@ -68,30 +69,9 @@ class Options(NamedTuple):
     """The command line."""
 
     unit: str
-    signal: signal.Signals | int | None = None
+    refuse: bool = False
     recover: bool = False
     debug: bool = False
-
-
-def parse_signal(text: str) -> int:
-    """The number of a signal given in any way that ReloadSignal= allows: `HUP`, `SIGHUP`, `1`, `RTMIN+3`.
-
-    Raises:
-        ValueError: there is no such signal.
-    """
-    name = text.upper().removeprefix("SIG")
-    if name.isdecimal():
-        return int(signal.Signals(int(name)))
-    for base, sign in (("RTMIN", 1), ("RTMAX", -1)):
-        offset = name.removeprefix(base)
-        if name.startswith(base) and (not offset or offset[1:].isdecimal()):
-            number = signal.Signals["SIG" + base] + sign * int(offset[1:] or 0)
-            if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
-                return int(number)
-    try:
-        return int(signal.Signals["SIG" + name])
-    except KeyError:
-        raise ValueError(f"{text} is no signal") from None
 
 
 def parse_options(argv: list[str]) -> Options:
@@ -100,26 +80,17 @@ def parse_options(argv: list[str]) -> Options:
     Raises:
         ValueError: it is not one; the text says what is wrong.
     """
-    number: int | None = None
-    recover = debug = False
-    units = []
-    for word in argv:
-        if word.startswith("--signal="):
-            number = parse_signal(word.removeprefix("--signal="))
-        elif word == "--recover":
-            recover = True
-        elif word == "--debug":
-            debug = True
-        elif word.startswith("-"):
+    options = [word for word in argv if word.startswith("-")]
+    units = [word for word in argv if not word.startswith("-")]
+    for word in options:
+        if word not in ("--refuse", "--recover", "--debug"):
             raise ValueError(f"unknown option {word}")
-        else:
-            units.append(word)
     if len(units) != 1:
         raise ValueError("one unit name is needed")
     unit = units[0] if "." in units[0] else f"{units[0]}.service"
     if "/" in unit or not unit.endswith(".service"):
         raise ValueError(f"{unit!r} is no name of a service")
-    return Options(unit, number, recover, debug)
+    return Options(unit, "--refuse" in options, "--recover" in options, "--debug" in options)
 
 
 def _open_process(pid: int) -> Process | None:
@@ -167,7 +138,7 @@ def find_processes(unit: str, properties: Properties) -> list[Process]:
     Raises:
         ConfextError: the service runs, but in the host's own mount namespace.
     """
-    ours = os.stat(mounts.HOST_NAMESPACE).st_ino
+    ours = os.stat("/proc/self/ns/mnt").st_ino
     found: dict[int, Process] = {}
     shared = False
     for pid in _pids(properties):
@@ -226,8 +197,11 @@ def restack(unit: str, manager: Manager, notes: Notes, properties: Properties, p
         return
     if properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
+    layers = stage.layer_paths(properties)
+    for layer in layers:
+        images.check_whole(unit, layer)
     new_stage = stage.start(manager, unit, properties)
-    # Everything in place is what was looked at before the stage, unless it changed meanwhile; then look again next time.
+    # What was looked at before the stage is what the stage has, unless it changed meanwhile: then look again next time.
     unchanged = identity.identify(properties) == before and before.settled(identity.now())
     notes.write_stack("")
     nosuid = stage.nosuid_directories(properties)
@@ -237,7 +211,7 @@ def restack(unit: str, manager: Manager, notes: Notes, properties: Properties, p
     new_stage.close()
     if unchanged:
         notes.write_stack(note)
-    names = ", ".join(identity.layer_names(properties)) or "no confext"
+    names = ", ".join(os.path.basename(layer) for layer in layers) or "no confext"
     say(unit, f"{unit}: /etc re-stacked: {names}", Priority.INFO)
 
 
@@ -247,20 +221,28 @@ def run(options: Options) -> None:
     Raises:
         ConfextError: it cannot be done; the service's `/etc` is what it was.
     """
-    mounts.enter_host()
-    with Notes(options.unit) as notes, Manager() as manager:
-        properties = manager.service_properties(options.unit)
-        processes = find_processes(options.unit, properties)
-        recover(options.unit, notes, processes)
-        if options.recover:
+    unit = options.unit
+    with Notes(unit) as notes, Manager() as manager:
+        if options.refuse:
+            if manager.cancel_reload(unit):
+                say(unit, f"{unit}: not reloaded, since its re-stack was cut off; reload it again", Priority.ERROR)
             return
-        if processes:
-            restack(options.unit, manager, notes, properties, processes)
-        else:
-            say(options.unit, f"{options.unit}: no process runs, so there is no /etc to change", Priority.DEBUG)
-        if options.signal is not None:
-            for process in processes:
-                signal.pidfd_send_signal(process.pidfd, options.signal)
+        notes.write_done(False)
+        try:
+            properties = manager.service_properties(unit)
+            processes = find_processes(unit, properties)
+            recover(unit, notes, processes)
+            if options.recover:
+                return
+            if processes:
+                restack(unit, manager, notes, properties, processes)
+            else:
+                say(unit, f"{unit}: no process runs, so there is no /etc to change", Priority.DEBUG)
+            notes.write_done(True)
+        except BaseException:
+            if not options.recover:
+                manager.cancel_reload(unit)
+            raise
 
 
 def main(argv: list[str]) -> int:
@@ -282,4 +264,5 @@ def main(argv: list[str]) -> int:
             error = ConfextError(f"/etc cannot be re-stacked: {error}", unit=options.unit)
         say(options.unit, str(error), Priority.ERROR)
         return 1
-    return 0
+    # The unit that runs this treats a refusal as what it is, a failed reload.
+    return 1 if options.refuse else 0

@@ -15,6 +15,7 @@ A service may have a root directory without a shell in it, or forbid to execute 
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -88,7 +89,7 @@ def shaping_properties(properties: Properties) -> dict[str, Value]:
 
 
 def nosuid_directories(properties: Properties) -> list[str]:
-    """The mounts below `/etc`, relative to it, that systemd makes nosuid for a dynamic user only.
+    """The mounts below `/etc` that systemd makes nosuid for a dynamic user only.
 
     The stage has no DynamicUser= (see above), so its ConfigurationDirectory= mounts lack that flag.
     """
@@ -96,7 +97,7 @@ def nosuid_directories(properties: Properties) -> list[str]:
         return []
     directories = properties.get("ConfigurationDirectory", ("as", []))[1]
     assert isinstance(directories, list)
-    return [str(directory) for directory in directories]
+    return [f"/etc/{directory}" for directory in directories]
 
 
 def _host_shell() -> tuple[str, list[str]]:
@@ -135,7 +136,7 @@ def build_properties(unit: str, properties: Properties, stdin: int, stdout: int)
         ("Description", ("s", f"Future /etc of {unit}")),
         ("DefaultDependencies", ("b", False)),
         ("CollectMode", ("s", "inactive-or-failed")),
-        ("OnFailure", ("as", [RECOVER_UNIT.format(_escape(unit))])),
+        ("OnFailure", ("as", [RECOVER_UNIT.format(unit)])),
         ("Type", ("s", "exec")),
         ("LogLevelMax", ("i", 5)),
         ("TimeoutStartUSec", ("t", TIMEOUT_SEC * 1_000_000)),
@@ -151,13 +152,6 @@ def build_properties(unit: str, properties: Properties, stdin: int, stdout: int)
         assert isinstance(executable, list)
         stage.append(("ExecPaths", ("as", [*executable, HOST_USR])))
     return [*stage, *shaping.items()]
-
-
-def _escape(unit: str) -> str:
-    """Escape a unit name for use as an instance name: systemd-escape(1)."""
-    return "".join(
-        c if c.isascii() and (c.isalnum() or c in ":_.") else "".join(f"\\x{b:02x}" for b in c.encode()) for c in unit
-    )
 
 
 class Stage(NamedTuple):
@@ -198,7 +192,7 @@ def start(manager: Manager, unit: str, properties: Properties) -> Stage:
             os.close(stdout)
         pid = _read_pid(ready)
         if pid is None:
-            raise ConfextError(_failure(name), unit=unit, hint=f"its /etc is unchanged; see journalctl -u {name}")
+            raise _failure(name, unit, properties)
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except BaseException:
         os.close(pipe)
@@ -223,9 +217,62 @@ def _read_pid(ready: int) -> int | None:
     return int(said)
 
 
-def _failure(name: str) -> str:
-    """Why the stage could not be started, in systemd's words."""
-    from confext_helpers.journal import messages_about  # noqa: PLC0415 - slow to import, and rarely wanted
+# What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
+_MEANINGS = {
+    errno.ENOPKG: "no partition table or file system that systemd knows is in it",
+    errno.ESTALE: "its extension-release file does not match this system",
+    errno.ERFKILL: "the image policy does not allow it as it is",
+    errno.ENOMSG: "it has no extension-release file",
+    errno.EMEDIUMTYPE: "it is no image of the kind that is needed here",
+    errno.EPROTONOSUPPORT: "the kernel cannot activate its partitions, see systemd-dissect(1)",
+    errno.ENOKEY: "its signature is by nobody who is trusted, or it has none",
+    errno.EKEYREJECTED: "its signature is by nobody who is trusted",
+    errno.EBADMSG: "its dm-verity data does not match",
+}
+_MOUNT_POINT = "/unit-extensions/"
 
-    lines = messages_about(name)
-    return "the new /etc cannot be built: " + (" | ".join(lines) if lines else "the stage ended before it was up")
+
+def layer_paths(properties: Properties) -> list[str]:
+    """The layers of a service's stack, bottom to top."""
+    paths = []
+    for name in ("ExtensionImages", "ExtensionDirectories"):
+        value = properties.get(name, ("", []))[1]
+        assert isinstance(value, list)
+        paths += [str(item[0]) if isinstance(item, tuple) else str(item).lstrip("-+") for item in value]
+    return paths
+
+
+def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
+    """Say why a stage could not be started, from what was logged about it.
+
+    Args:
+        lines: systemd's messages, oldest first.
+        layers: from layer_paths(). systemd mounts the layer number N at `.../unit-extensions/N`, counting those
+            that are there.
+
+    Returns:
+        The reason, and the path of the layer that it is about, or an empty one.
+    """
+    for line in lines:
+        what, _, reason = line.partition("Failed to set up mount namespacing: ")
+        if what or not reason:
+            continue
+        place, _, text = reason.rpartition(": ")
+        for number, meaning in _MEANINGS.items():
+            if text == os.strerror(number):
+                text = f"{meaning} ({text})"
+        index = place.rpartition(_MOUNT_POINT)[2]
+        present = [layer for layer in layers if os.path.exists(layer)]
+        if _MOUNT_POINT in place and index.isdecimal() and int(index) < len(present):
+            return text, present[int(index)]
+        return (f"{place}: {text}" if place else text), ""
+    return (lines[0] if lines else "the stage ended before it was up"), ""
+
+
+def _failure(name: str, unit: str, properties: Properties) -> ConfextError:
+    from confext_helpers.journal import messages_about
+
+    reason, path = explain(messages_about(name), layer_paths(properties))
+    hint = "replace it and reload again" if path else f"see journalctl -u {name}"
+    problem = f"/etc is unchanged, the new one cannot be built: {reason}"
+    return ConfextError(problem, unit=unit, path=path, hint=hint)

@@ -6,7 +6,8 @@ set -eu
 
 if [ "${1-}" != inside ]; then
     echo $$ >"$CGROUP/cgroup.procs"
-    exec unshare --mount --pid --uts --ipc --cgroup --net --fork --kill-child --propagation private "$0" inside
+    # Nobody stops this machine if the test runner is killed.
+    exec setpriv --pdeathsig KILL unshare --mount --pid --uts --ipc --cgroup --net --fork --kill-child --propagation private "$0" inside
 fi
 
 hostname "$NAME"

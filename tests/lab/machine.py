@@ -162,7 +162,7 @@ class Machine:
         """The command line that runs `argv` in the machine, for subprocess."""
         enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"]
         clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin", "HOME=/root", "LC_ALL=C.UTF-8", "SYSTEMD_PAGER="]
-        return [*enter, "--root", "--wd=/", "--", *clean, *(str(word) for word in argv)]
+        return [*enter, "--root", "--wdns=/", "--", *clean, *(str(word) for word in argv)]
 
     def run(
         self, *argv: str | Path, check: bool = True, input: str | None = None, timeout: float = 120
@@ -208,7 +208,7 @@ class Machine:
 
 
 @contextlib.contextmanager
-def booted(suite: str, **options: bool) -> Iterator[Machine]:
+def booted(suite: str, *, copy: bool = False) -> Iterator[Machine]:
     """Boot `suite`, and stop it at the end."""
-    with Machine(suite, **options) as machine:
+    with Machine(suite, copy=copy) as machine:
         yield machine

@@ -1,0 +1,60 @@
+"""Fixtures of all tests: the booted machines with this build installed, and what is shown when a test fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import machine as lab_machine
+from lab import rootfs
+from lab.machine import Machine
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+def _need_real_systemd() -> None:
+    """Skip where no systemd can be booted; fail instead where that has been promised ($UNIT_CONFEXT_REQUIRE_REAL)."""
+    missing = lab_machine.missing_capability()
+    if missing is None:
+        return
+    if os.environ.get("UNIT_CONFEXT_REQUIRE_REAL"):
+        pytest.fail(f"cannot boot a systemd here: {missing}")
+    pytest.skip(f"cannot boot a systemd here: {missing}")
+
+
+@pytest.fixture(scope="module", params=list(rootfs.SUITES))
+def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted system without unit-confext, for the facts about systemd itself. One for each suite and module."""
+    _need_real_systemd()
+    with Machine(request.param, share=CHECKOUT) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module", params=list(rootfs.SUITES))
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted system with this build installed. One for each suite and module."""
+    _need_real_systemd()
+    with Machine(request.param, share=CHECKOUT) as machine:
+        install(machine)
+        yield machine
+
+
+def install(machine: Machine) -> None:
+    """Install this checkout in `machine`, as a user would."""
+    machine.run("make", "-s", "-C", "/run/host/share", "install")
+    machine.systemctl("daemon-reload")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the end of the journal of a machine whose test failed."""
+    report: pytest.TestReport = yield
+    if report.when == "call" and report.failed and isinstance(item, pytest.Function):
+        for value in item.funcargs.values():
+            if isinstance(value, Machine):
+                lines = value.run("journalctl", "-b", "--no-pager", "-q", "-n", "60", check=False).stdout
+                report.sections.append((f"journal of {value.suite}", lines))
+    return report

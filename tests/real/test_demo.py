@@ -1,0 +1,29 @@
+"""`make demo` does what it says, in at most 40 lines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import machine as lab_machine
+
+CHECKOUT = Path(__file__).parents[2]
+LINES_MAX = 40
+
+
+@pytest.mark.real
+def test_demo() -> None:
+    missing = lab_machine.missing_capability()
+    if missing is not None and not os.environ.get("UNIT_CONFEXT_REQUIRE_REAL"):
+        pytest.skip(f"cannot boot a systemd here: {missing}")
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.demo"], cwd=CHECKOUT / "tests", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= LINES_MAX
+    assert lines[-1].startswith("All as said, ")
