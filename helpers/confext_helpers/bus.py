@@ -33,9 +33,13 @@ _BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedes
 
 
 def unit_path(unit: str) -> str:
-    """The object path of a unit: every byte but ASCII letters and digits is escaped as `_xx`."""
-    escaped = "".join(c if c.isascii() and c.isalnum() else "".join(f"_{b:02x}" for b in c.encode()) for c in unit)
-    return f"/org/freedesktop/systemd1/unit/{escaped}"
+    """The object path of a unit: bytes that are no ASCII letter or digit are `_xx`, as is a digit in front."""
+
+    def plain(position: int, byte: int) -> bool:
+        return chr(byte).isascii() and (chr(byte).isalpha() or (position > 0 and chr(byte).isdigit()))
+
+    escaped = (chr(b) if plain(i, b) else f"_{b:02x}" for i, b in enumerate(unit.encode()))
+    return "/org/freedesktop/systemd1/unit/" + "".join(escaped)
 
 
 class Manager:

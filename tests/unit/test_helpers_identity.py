@@ -1,0 +1,135 @@
+"""Nothing that changed is taken for nothing; what did not change is taken for that. And images that lost their end."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from confext_helpers.bus import Properties
+from confext_helpers.errors import ConfextError
+from confext_helpers.identity import TICK_NS, Identity, identify
+from confext_helpers.images import check_whole, claimed_size
+
+
+def stack(tmp_path: Path) -> Properties:
+    """One layer of every kind."""
+    (tmp_path / "image.raw").write_bytes(b"image")
+    (tmp_path / "versions.raw.v").mkdir()
+    (tmp_path / "versions.raw.v" / "versions_1.raw").write_bytes(b"1")
+    (tmp_path / "directory" / "etc" / "deep").mkdir(parents=True)
+    (tmp_path / "directory" / "etc" / "deep" / "file").write_text("old")
+    (tmp_path / "bound").mkdir()
+    images = [(str(tmp_path / name), True, []) for name in ("image.raw", "versions.raw.v", "missing.raw")]
+    return {
+        "ExtensionImages": ("a(sba(ss))", images),
+        "ExtensionDirectories": ("as", ["-" + str(tmp_path / "directory")]),
+        "BindPaths": ("a(ssbt)", [(str(tmp_path / "bound"), "/etc/x", False, 0)]),
+        "InaccessiblePaths": ("as", ["-" + str(tmp_path / "hidden")]),
+        "ProtectSystem": ("s", "full"),
+    }
+
+
+def in_place(path: Path) -> None:
+    """Change a file without changing its size, and set its modification time back."""
+    status = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "image replaced by rename": lambda p: (p / "image.raw").write_bytes(b"x") and (p / "image.raw").rename(p / "y"),
+    "image changed in place": lambda p: in_place(p / "image.raw"),
+    "image appeared": lambda p: (p / "missing.raw").touch(),
+    "new version": lambda p: (p / "versions.raw.v" / "versions_2.raw").touch(),
+    "version changed in place": lambda p: in_place(p / "versions.raw.v" / "versions_1.raw"),
+    "signature came": lambda p: (p / "image.roothash.p7s").touch(),
+    "file in a directory changed in place": lambda p: in_place(p / "directory" / "etc" / "deep" / "file"),
+    "file in a directory changed mode": lambda p: (p / "directory" / "etc" / "deep" / "file").chmod(0o600),
+    "file came to a directory": lambda p: (p / "directory" / "etc" / "new").touch(),
+    "file in a directory removed": lambda p: (p / "directory" / "etc" / "deep" / "file").unlink(),
+    "bind source replaced": lambda p: (p / "bound").rename(p / "other") and (p / "bound").mkdir(),
+    "hidden path appeared": lambda p: (p / "hidden").touch(),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_change_is_seen(tmp_path: Path, change: str) -> None:
+    properties = stack(tmp_path)
+    before = identify(properties)
+    assert identify(properties) == before
+    CHANGES[change](tmp_path)
+    assert identify(properties).text != before.text
+
+
+def test_setting_is_seen(tmp_path: Path) -> None:
+    properties = stack(tmp_path)
+    assert identify({**properties, "ProtectSystem": ("s", "strict")}).text != identify(properties).text
+
+
+def test_young_files_prove_nothing() -> None:
+    identity = Identity("", 1_000_000_000)
+    assert not identity.settled(1_000_000_000 + TICK_NS)
+    assert identity.settled(1_000_000_001 + TICK_NS)
+
+
+def erofs(blocks: int) -> bytes:
+    block = bytearray(4096)
+    struct.pack_into("<I", block, 1024, 0xE0F5E1E2)
+    struct.pack_into("<B", block, 1024 + 12, 12)
+    struct.pack_into("<I", block, 1024 + 36, blocks)
+    return bytes(block)
+
+
+def gpt(last: int) -> bytes:
+    block = bytearray(4096)
+    block[512:520] = b"EFI PART"
+    struct.pack_into("<Q", block, 512 + 32, last)
+    return bytes(block)
+
+
+def squashfs(used: int) -> bytes:
+    block = bytearray(4096)
+    block[:4] = b"hsqs"
+    struct.pack_into("<Q", block, 40, used)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    ("head", "size"),
+    [(erofs(3), 12288), (gpt(99), 51200), (squashfs(4000), 4000), (b"", 0), (b"hsqs", 0), (b"\0" * 4096, 0)],
+)
+def test_claimed_size(head: bytes, size: int) -> None:
+    assert claimed_size(head) == size
+
+
+def test_image_that_lost_its_end(tmp_path: Path) -> None:
+    image = tmp_path / "x.raw"
+    image.write_bytes(erofs(3) + b"\0" * 4096)
+    with pytest.raises(ConfextError) as caught:
+        check_whole("foo.service", str(image))
+    assert str(caught.value) == (
+        "foo.service: /etc is unchanged, the image is cut short: it has 8192 of 12288 bytes "
+        f"({image}); replace it and reload again"
+    )
+    image.write_bytes(erofs(2) + b"\0" * 4096)
+    check_whole("foo.service", str(image))
+
+
+def test_newest_version_is_the_one_that_counts(tmp_path: Path) -> None:
+    versions = tmp_path / "x.raw.v"
+    versions.mkdir()
+    (versions / "x_1.raw").write_bytes(erofs(3))
+    (versions / "x_2.raw").write_bytes(erofs(1))
+    check_whole("foo.service", str(versions))
+    (versions / "x_3.raw").write_bytes(erofs(3))
+    with pytest.raises(ConfextError, match=r"x_3\.raw"):
+        check_whole("foo.service", str(versions))
+
+
+def test_what_is_no_file_is_left_to_systemd(tmp_path: Path) -> None:
+    check_whole("foo.service", str(tmp_path / "missing.raw"))
+    check_whole("foo.service", str(tmp_path))

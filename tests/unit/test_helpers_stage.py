@@ -1,0 +1,110 @@
+"""What a stage is started with, and how its failure is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from confext_helpers import stage
+from confext_helpers.bus import Properties, unit_path
+from confext_helpers.errors import ConfextError
+
+IMAGES = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])
+
+
+def properties(**values: tuple[str, object]) -> Properties:
+    unset: Properties = {
+        "RootDirectory": ("s", ""),
+        "RootImage": ("s", ""),
+        "MountAPIVFS": ("b", True),
+        "ProtectSystem": ("s", "no"),
+        "BindReadOnlyPaths": ("a(ssbt)", []),
+        "InaccessiblePaths": ("as", []),
+        "RuntimeDirectory": ("as", ["one"]),
+        "User": ("s", "daemon"),
+        "ExecStart": ("a(sasb)", [("/evil", [], False)]),
+    }
+    return {**unset, **values}
+
+
+def test_only_what_shapes_etc_is_copied() -> None:
+    given = properties(ExtensionImages=IMAGES, ProtectSystem=("s", "strict"))
+    assert stage.shaping_properties(given) == {"ExtensionImages": IMAGES, "ProtectSystem": ("s", "strict")}
+
+
+def test_api_file_systems_matter_with_a_root_alone() -> None:
+    given = properties(RootDirectory=("s", "/srv"))
+    assert stage.shaping_properties(given) == {"RootDirectory": ("s", "/srv"), "MountAPIVFS": ("b", True)}
+
+
+def test_stage_runs_the_host_s_shell_and_nothing_of_the_service() -> None:
+    given = properties(BindReadOnlyPaths=("a(ssbt)", [("/x", "/y", False, 0)]))
+    built = dict(stage.build_properties("foo.service", given, 3, 4))
+    ((program, arguments, _),) = built["ExecStart"][1]  # type: ignore[misc]
+    assert program.startswith("/run/unit-confext/usr/")
+    assert arguments[-2:] == ["-c", "echo $$$$ && read -r _"]
+    assert built["BindReadOnlyPaths"][1] == [("/x", "/y", False, 0), ("/usr", "/run/unit-confext/usr", False, 16384)]
+    assert built["OnFailure"] == ("as", ["unit-confext-recover@foo.service.service"])
+    assert {"User", "RuntimeDirectory", "ExecPaths"} & set(built) == set()
+
+
+def test_stage_may_be_executed_where_nothing_else_may() -> None:
+    given = properties(NoExecPaths=("as", ["/"]), ExecPaths=("as", ["/usr/sbin/x"]))
+    built = dict(stage.build_properties("foo.service", given, 3, 4))
+    assert built["ExecPaths"] == ("as", ["/usr/sbin/x", "/run/unit-confext/usr"])
+    assert built["NoExecPaths"] == ("as", ["/"])
+
+
+@pytest.mark.parametrize(("dynamic", "expected"), [(True, ["/etc/a", "/etc/b"]), (False, [])])
+def test_nosuid_directories(dynamic: bool, expected: list[str]) -> None:
+    given = properties(DynamicUser=("b", dynamic), ConfigurationDirectory=("as", ["a", "b"]))
+    assert stage.nosuid_directories(given) == expected
+
+
+def test_layer_paths_are_in_the_order_of_the_stack() -> None:
+    given = properties(ExtensionDirectories=("as", ["-/d"]), ExtensionImages=IMAGES)
+    assert stage.layer_paths(given) == ["/a.raw", "/b.raw", "/d"]
+
+
+def test_failure_names_the_layer_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "b.raw").touch()
+    layers = [str(tmp_path / "a.raw"), str(tmp_path / "b.raw")]
+    line = f"Failed to set up mount namespacing: /run/systemd/unit-extensions/0: {os.strerror(errno.ENOPKG)}"
+    reason, path = stage.explain(["something else", line, "Failed at step NAMESPACE"], layers)
+    assert reason.startswith("no partition table or file system that systemd knows is in it (")
+    assert path == layers[1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], "the stage ended before it was up"),
+        (["what systemd says"], "what systemd says"),
+        (["Failed to set up mount namespacing: /etc/x: No such file"], "/etc/x: No such file"),
+        (["Failed to set up mount namespacing: No such file"], "No such file"),
+        (["Failed to set up mount namespacing: /r/unit-extensions/7: E"], "/r/unit-extensions/7: E"),
+    ],
+)
+def test_failure_that_is_no_layer_s(lines: list[str], expected: str) -> None:
+    assert stage.explain(lines, []) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    ("unit", "path"),
+    [
+        ("foo.service", "foo_2eservice"),
+        ("a-0@c\\x2d.service", "a_2d0_40c_5cx2d_2eservice"),
+        ("0.service", "_30_2eservice"),
+    ],
+)
+def test_object_path(unit: str, path: str) -> None:
+    assert unit_path(unit) == f"/org/freedesktop/systemd1/unit/{path}"
+
+
+def test_error_is_one_line_that_names_unit_path_and_remedy() -> None:
+    error = ConfextError("it is broken", unit="foo.service", path="/x.raw", hint="mend it")
+    assert str(error) == "foo.service: it is broken (/x.raw); mend it"
+    assert str(ConfextError("it is broken")) == "it is broken"
