@@ -7,15 +7,22 @@ it read-only. Everything that the sandbox mounted below `/etc` hangs on the topm
 
 The stage (stage.py) has the chain that the service would have after a restart. Its topmost mount is copied with all
 that hangs on it (open_tree(2)), and then one of four things happens in the service's namespace (`Shape`). Whatever
-has to be attached is attached in one system call, beneath the old mount or on top of it, and whatever has to go is
-detached in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH", Linux 6.5.
+has to be attached is attached in one system call, beneath the old mount or on top of it, and whatever has to go
+goes in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH", Linux 6.5.
+
+How the old tree goes matters. A process may be in a directory of it, or hold one open, and MNT_DETACH takes a tree
+apart: what InaccessiblePaths= hides would be there to be read in the old directory. So a tree with anything mounted in
+it is moved whole to its *grave*, a directory of the host's that the service's namespace shows as well, and that
+directory is removed from the host's side. The kernel then unmounts what is on it, but keeps the tree together
+(rmdir(2) of a mount point of another namespace, Linux 3.18).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -26,6 +33,8 @@ from confext_helpers.syscalls import (
     CLONE_NEWNS,
     MNT_DETACH,
     MOVE_MOUNT_BENEATH,
+    MS_SHARED,
+    MS_SLAVE,
     OPEN_TREE_CLONE,
     UMOUNT_NOFOLLOW,
 )
@@ -42,6 +51,7 @@ class Mount(NamedTuple):
     root: str
     point: str
     options: str
+    shared: bool
     type: str
     source: str
     super_options: str
@@ -65,9 +75,12 @@ def parse_mountinfo(text: str) -> list[Mount]:
     mounts = []
     for line in text.splitlines():
         left, _, right = line.partition(" - ")
-        number, parent, device, root, point, options = left.split(" ")[:6]
+        number, parent, device, root, point, options, *optional = left.split(" ")
+        shared = any(field.startswith("shared:") for field in optional)
         kind, source, super_options = right.split(" ")[:3]
-        mounts.append(Mount(int(number), int(parent), device, root, point, options, kind, source, super_options))
+        mounts.append(
+            Mount(int(number), int(parent), device, root, point, options, shared, kind, source, super_options)
+        )
     return mounts
 
 
@@ -110,7 +123,9 @@ def plan(service: list[Mount], stage: list[Mount], point: str = ETC) -> Shape:
     if len(have) < len(want) or not have:
         return Shape.ON_TOP
     # What was there before any of our swaps may be just what is wanted now: then nothing new is needed over it.
-    if len(have) == len(want) + 1 and tree(service, len(want), point) == wanted:
+    # Not where something is mounted in the old tree: it cannot be moved off a mount that is not ours, see swap().
+    bare = len(tree(service, len(have), point)) == 1
+    if bare and len(have) == len(want) + 1 and tree(service, len(want), point) == wanted:
         return Shape.TAKE_AWAY
     return Shape.REPLACE
 
@@ -159,19 +174,20 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
     """
     namespaces.enter(stage)
     for path in nosuid:
-        syscalls.mount_setattr(AT_FDCWD, path, syscalls.MOUNT_ATTR_NOSUID)
+        syscalls.mount_setattr(AT_FDCWD, path, attributes=syscalls.MOUNT_ATTR_NOSUID)
     return Tree(syscalls.open_tree(AT_FDCWD, ETC, OPEN_TREE_CLONE | AT_RECURSIVE), namespaces.mounts())
 
 
-def swap(namespaces: Namespaces, service: int, new: Tree, announce: Callable[[Mount, int], None]) -> Shape:
+def swap(namespaces: Namespaces, service: int, new: Tree, grave: str, announce: Callable[[Mount, int], None]) -> Shape:
     """Put `new` in place of the `/etc` of the namespace `service`.
 
     Args:
         namespaces: who moves us.
         service: descriptor of the service's mount namespace.
         new: from copy_tree(); attached, hence used up, unless nothing has to be attached.
-        announce: called with the old topmost mount and the length of the chain right before a swap that takes two
-            system calls, so that finish() can complete it if this process dies between them.
+        grave: where the service's namespace shows a directory that the caller removes afterwards.
+        announce: called with the old topmost mount and the length of the chain right before a swap that takes more
+            than one system call, so that finish() can complete it if this process dies between them.
 
     Raises:
         OSError: a system call failed; the service has its old `/etc`.
@@ -184,39 +200,77 @@ def swap(namespaces: Namespaces, service: int, new: Tree, announce: Callable[[Mo
     if shape is Shape.TAKE_AWAY:
         syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
         return shape
-    etc = os.open(ETC, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if shape is Shape.REPLACE:
-            old = chain(mounts)
+    old = chain(mounts)
+    bare = len(tree(mounts, len(old))) == 1
+    with _directory(ETC) as etc, _directory(grave) as hole:
+        if shape is Shape.REPLACE and etc is not None and (bare or hole is not None):
             announce(old[-1], len(old))
             try:
                 syscalls.move_mount(new.fd, etc, MOVE_MOUNT_BENEATH)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                # Linux < 6.5. On top is as atomic; the old tree stays below, unseen, until the service stops.
-                shape = Shape.ON_TOP
             else:
-                syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
-        if shape is Shape.ON_TOP:
-            syscalls.move_mount(new.fd, etc, 0)
+                if bare or hole is None:
+                    syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+                else:
+                    _bury(etc, hole, new.fd, old[-1].shared, 0)
+                return shape
+        # On top is as atomic, and all that there is before Linux 6.5, or where the service sees no grave. The old
+        # tree stays below, unseen and whole, until the service stops.
+        if etc is None:
+            raise OSError(errno.ENOTDIR, "/etc of the service is no directory")
+        syscalls.move_mount(new.fd, etc, 0)
+    return Shape.ON_TOP
+
+
+def _bury(old: int, hole: int, parent: int, shared: bool, recursive: int) -> None:
+    """Move the mount `old` to the directory `hole`.
+
+    No mount can be moved off a shared one. So `parent`, which it is on, is a slave (of nobody, or of its master as
+    before) for that moment; with AT_RECURSIVE, every mount below `parent` as well.
+    """
+    syscalls.mount_setattr(parent, "", propagation=MS_SLAVE, flags=recursive)
+    try:
+        syscalls.move_mount(old, hole, 0)
     finally:
-        os.close(etc)
-    return shape
+        if shared:
+            syscalls.mount_setattr(parent, "", propagation=MS_SHARED, flags=recursive)
 
 
-def finish(namespaces: Namespaces, service: int, old_top: int, length: int) -> bool:
-    """Complete a swap that was cut off between its two system calls; return whether there was anything to do.
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[int | None]:
+    """Hold the directory `path`, not following a symlink; None if there is none."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def finish(namespaces: Namespaces, service: int, grave: str, old_top: int, length: int) -> bool:
+    """Complete a swap that was cut off between its system calls; return whether there was anything to do.
 
     Args:
         namespaces: who moves us.
         service: descriptor of the service's mount namespace.
+        grave: as for swap().
         old_top: the mount ID that was the topmost when the swap began.
         length: the length of the chain then.
     """
     namespaces.enter(service)
-    current = chain(namespaces.mounts())
+    mounts = namespaces.mounts()
+    current = chain(mounts)
     if len(current) != length + 1 or current[-1].id != old_top:
         return False
-    syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+    with _directory(ETC) as etc, _directory(grave) as hole, _directory("/") as root:
+        if etc is None or hole is None or root is None:
+            syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+        else:
+            # The mount that it is on is covered and cannot be named, so all are made slaves for a moment.
+            _bury(etc, hole, root, current[-2].shared or current[-1].shared, AT_RECURSIVE)
     return True

@@ -14,6 +14,7 @@ import time
 
 counts: dict[str, int] = {}
 wanted: list[str] = []
+held: list[int] = []
 SIGNALS: dict[int, str] = {signal.SIGUSR1: "report", signal.SIGHUP: "reload"}
 
 
@@ -32,19 +33,29 @@ def read_at(directory: int, name: str) -> str:
         os.close(fd)
 
 
+def peek(directory: int) -> None:
+    """Count a secret that can be read."""
+    try:
+        if read_at(directory, "secret"):
+            counts["secret"] = counts.get("secret", 0) + 1
+    except OSError:
+        pass
+
+
 def look() -> str:
     """What is seen now: the version of the pair, or what is wrong with it."""
+    for directory in held:
+        peek(directory)
     try:
         directory = os.open("/etc/demo", os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         return "base" if isinstance(error, FileNotFoundError) else f"error {error.errno}"
     try:
         first, second = read_at(directory, "a"), read_at(directory, "b")
-        try:
-            if read_at(directory, "secret"):
-                counts["secret"] = counts.get("secret", 0) + 1
-        except PermissionError:
-            pass
+        peek(directory)
+        if len(held) < 3:
+            # A directory that stays open while the tree that it is in is replaced.
+            held.append(os.dup(directory))
         return first if first == second else "torn"
     except OSError as error:
         return f"error {error.errno}"

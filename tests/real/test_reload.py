@@ -1,0 +1,227 @@
+"""What a reload does besides the swap: when the service is signalled, what is said, what is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from lab import images, services
+from lab.machine import Machine
+
+STORE = "/var/lib/confexts"
+
+
+def make(machine: Machine, name: str, settings: str, *arguments: str) -> tuple[str, str]:
+    """Start a service with one layer of its own; return its unit and its image."""
+    unit, image = f"{name}.service", f"{STORE}/{name}.raw"
+    services.prepare(machine)
+    images.build(machine, image, images.pair("v1"))
+    machine.write(f"/etc/systemd/system/{unit}", services.fragment(settings, *arguments))
+    services.set_entries(machine, [unit], {f"10-{name}.raw": image})
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", unit)
+    services.main_pid(machine, unit)
+    return unit, image
+
+
+def said(machine: Machine, unit: str) -> list[str]:
+    """What the hook has said about a unit."""
+    return machine.journal("-u", unit, "-t", "unit-confext").splitlines()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["exec-reload", "notify-reload"])
+def test_service_is_signalled_after_the_swap(machine: Machine, name: str) -> None:
+    settings = {"exec-reload": "ExecReload=/bin/kill -HUP $MAINPID", "notify-reload": "Type=notify-reload"}[name]
+    unit, image = make(machine, f"signal-{name}", settings, "--idle")
+    for number in range(2, 6):
+        images.build(machine, image, images.pair(f"v{number}"))
+        machine.systemctl("reload", unit)
+    expected = [f"reloaded v{number}" for number in range(2, 6)]
+
+    def read() -> list[str]:
+        return [line for line in machine.journal("-u", unit).splitlines() if line.startswith("reloaded ")]
+
+    services.eventually(lambda: len(read()) == len(expected))
+    assert read() == expected
+
+
+@pytest.mark.real
+def test_nothing_changed(machine: Machine) -> None:
+    unit, image = make(machine, "same", "ProtectSystem=full\nExecReload=/bin/kill -HUP $MAINPID", "--idle")
+    images.build(machine, image, images.pair("v2"))
+    # A file that is as young as a tick of the clock proves nothing, see identity.py.
+    machine.run("touch", "-d", "yesterday", image)
+    services.eventually(lambda: machine.path(image).stat().st_ctime + 0.1 < float(machine.sh("date +%s.%N")))
+    machine.systemctl("reload", unit)
+    assert said(machine, unit)[-1] == f"{unit}: /etc re-stacked: same.raw"
+    before = services.view(machine, unit)
+    mount = machine.path(f"/proc/{services.main_pid(machine, unit)}/mountinfo").read_text()
+    machine.systemctl("reload", unit)
+    assert said(machine, unit)[-1] == f"{unit}: nothing changed in its layers, /etc stays as it is"
+    assert machine.path(f"/proc/{services.main_pid(machine, unit)}/mountinfo").read_text() == mount
+    # It is reloaded all the same.
+    assert machine.journal("-u", unit).count("reloaded v2") == 2
+    images.build(machine, image, images.pair("v3"))
+    machine.systemctl("reload", unit)
+    assert services.view(machine, unit) != before
+    assert services.version(machine, unit) == "v3"
+
+
+@pytest.mark.real
+def test_limits_of_the_service_are_not_the_hook_s(machine: Machine) -> None:
+    unit, image = make(machine, "limited", "MemoryMax=24M\nTasksMax=4\nCPUQuota=20%\nLimitNOFILE=16", "--idle")
+    images.build(machine, image, images.pair("v2"))
+    machine.systemctl("reload", unit)
+    assert services.version(machine, unit) == "v2"
+
+
+@pytest.mark.real
+def test_versions_are_not_refreshed_by_systemd_itself(machine: Machine) -> None:
+    unit, _ = make(machine, "versions", "InaccessiblePaths=-/etc/demo/secret\nExecReload=/bin/kill -HUP $MAINPID")
+    services.set_entries(machine, [unit], {"10-versions.raw.v": f"{STORE}/versions.raw.v"})
+    images.build(machine, f"{STORE}/versions.raw.v/versions_1.raw", images.pair("v1"), name="versions_1")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", unit)
+    for number in range(2, 7):
+        path = f"{STORE}/versions.raw.v/versions_{number}.raw"
+        images.build(machine, path, images.pair(f"v{number}"), name=f"versions_{number}")
+        machine.systemctl("reload", unit)
+        assert services.version(machine, unit) == f"v{number}"
+    # No "secret", not even through a directory that has been open since the start.
+    assert set(services.counts(machine, unit)) <= {f"v{number}" for number in range(1, 7)}
+    reloaded = services.view(machine, unit)
+    machine.systemctl("restart", unit)
+    assert services.view(machine, unit) == reloaded
+    if machine.version >= 260:
+        assert machine.show(unit, "RefreshOnReload") in ("", "no")
+
+
+@pytest.mark.real
+def test_credentials_are_still_refreshed_where_the_unit_wants_it(machine: Machine) -> None:
+    if machine.version < 260:
+        assert machine.show("nginx.service", "RefreshOnReload") == ""
+        return
+    unit, _ = make(machine, "credentials", "RefreshOnReload=credentials extensions\nSetCredential=a:b", "--idle")
+    assert machine.show(unit, "RefreshOnReload") == "credentials"
+
+
+@pytest.mark.real
+def test_daemon_reload_is_asked_for(machine: Machine) -> None:
+    unit, image = make(machine, "stale", "", "--idle")
+    assert machine.show(unit, "NeedDaemonReload") == "no"
+    machine.run("ln", "-s", image, f"{services.entry_directory(unit)}/20-more.raw")
+    assert machine.show(unit, "NeedDaemonReload") == "yes"
+
+
+@pytest.mark.real
+def test_swap_alone_by_the_unit_that_makes_it(machine: Machine) -> None:
+    unit, image = make(machine, "alone", "ExecReload=/bin/kill -HUP $MAINPID", "--idle")
+    images.build(machine, image, images.pair("v2"))
+    machine.systemctl("reload", f"unit-confext-restack@{unit}.service")
+    assert services.version(machine, unit) == "v2"
+    assert "reloaded" not in machine.journal("-u", unit)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("gone", ["/run/systemd/private", "/run/dbus/system_bus_socket"])
+def test_one_socket_is_enough(machine: Machine, gone: str) -> None:
+    unit, image = make(machine, "sockets", "", "--idle")
+    images.build(machine, image, images.pair("v2"))
+    machine.run("mount", "--bind", "/dev/null", gone)
+    try:
+        machine.run("/usr/lib/unit-confext/restack", unit)
+    finally:
+        machine.run("umount", gone)
+    assert services.version(machine, unit) == "v2"
+
+
+@pytest.mark.real
+def test_service_that_stops_takes_everything_with_it(machine: Machine) -> None:
+    unit, image = make(machine, "stops", "", "--idle")
+    images.build(machine, image, images.pair("v2"))
+    machine.systemctl("reload", unit)
+    restack = f"unit-confext-restack@{unit}.service"
+    assert machine.show(restack, "ActiveState") == "active"
+    machine.systemctl("stop", unit)
+    services.eventually(lambda: machine.show(restack, "ActiveState") == "inactive")
+    services.eventually(lambda: services.loop_devices(machine, image) == 0)
+    assert machine.systemctl("reload", unit, check=False).returncode != 0
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([], "restack: one unit name is needed"),
+        (["a.service", "b.service"], "restack: one unit name is needed"),
+        (["--wrong", "a.service"], "restack: unknown option --wrong"),
+        (["a.socket"], "restack: 'a.socket' is no name of a service"),
+        (["../a.service"], "restack: '../a.service' is no name of a service"),
+    ],
+)
+def test_command_line_errors(machine: Machine, arguments: list[str], error: str) -> None:
+    done = machine.run("/usr/lib/unit-confext/restack", *arguments, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, error)
+
+
+@pytest.mark.real
+def test_help(machine: Machine) -> None:
+    assert machine.run("/usr/lib/unit-confext/restack", "--help").stdout.startswith("usage: restack ")
+
+
+@pytest.fixture(params=["overlay", "bind", "read-only"])
+def etc(machine: Machine, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A host whose own `/etc` is a mount."""
+    commands = {
+        "overlay": "mount -t tmpfs lab /srv/volatile; mkdir /srv/volatile/u /srv/volatile/w;"
+        " cp -a /etc /srv/volatile/etc; mount -t overlay -o"
+        " lowerdir=/srv/volatile/etc,upperdir=/srv/volatile/u,workdir=/srv/volatile/w volatile /etc",
+        "bind": "cp -a /etc /srv/volatile/etc; mount --bind /srv/volatile/etc /etc",
+        "read-only": "mount --bind -o ro /etc /etc",
+    }
+    machine.sh(f"mkdir -p /srv/volatile; {commands[request.param]}")
+    yield request.param
+    machine.sh("umount -l /etc; mountpoint -q /srv/volatile && umount -l /srv/volatile; rm -rf /srv/volatile")
+
+
+@pytest.mark.real
+def test_host_s_own_mount_on_etc_stays(machine: Machine, etc: str) -> None:
+    unit, twin, image = f"host-{etc}.service", f"host-{etc}-twin.service", f"{STORE}/host-{etc}.raw"
+    images.build(machine, image, images.pair("v1"))
+    services.prepare(machine) if etc != "read-only" else None
+    for name in (unit, twin):
+        # Below /run, since /etc may be read-only.
+        machine.write(f"/run/systemd/system/{name}", services.fragment("InaccessiblePaths=-/etc/cron.d", "--idle"))
+
+    def enter(*names: str) -> None:
+        for name in (unit, twin):
+            directory = f"/run/systemd/system/{name}.confext.d"
+            links = "".join(f"ln -s {image} {directory}/{entry};" for entry in names)
+            machine.sh(f"rm -rf {directory}; mkdir {directory}; {links}")
+        machine.systemctl("daemon-reload")
+        machine.systemctl("restart", twin)
+
+    enter("10-one.raw")
+    machine.systemctl("start", unit)
+    for version, entries in (("v2", ["10-one.raw"]), ("v3", ["10-one.raw"]), ("", []), ("v4", ["10-one.raw"])):
+        if version:
+            images.build(machine, image, images.pair(version))
+        enter(*entries)
+        machine.systemctl("reload", unit)
+        assert services.view(machine, unit) == services.view(machine, twin)
+    machine.systemctl("stop", unit, twin)
+
+
+@pytest.mark.real
+def test_journal_entry_is_the_service_s(machine: Machine) -> None:
+    unit, image = make(machine, "entry", "", "--idle")
+    images.build(machine, image, images.pair("v2"))
+    machine.systemctl("reload", unit)
+    machine.run("journalctl", "--sync")
+    lines = machine.run("journalctl", "-u", unit, "-t", "unit-confext", "-o", "json").stdout.splitlines()
+    entry = json.loads(lines[-1])
+    assert entry["MESSAGE"] == f"{unit}: /etc re-stacked: entry.raw"
+    assert entry["PRIORITY"] == "6"
