@@ -114,6 +114,8 @@ $(VENV)/installed: pyproject.toml
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
+# One after the other: the booted systems share the loop devices and the kernel's log, from which each journal takes the
+# generator's messages, so that two at a time see each other's.
 .PHONY: test
 test: $(VENV)/installed ## Run all tests; as root on Debian, installs what they need
 	$(PYTEST)
@@ -137,5 +139,5 @@ demo: ## Show it with nginx in a throwaway Debian 13 (as root)
 
 .PHONY: clean
 clean: ## Remove what make and the tests put into the checkout
-	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info
 	find generator helpers tests -name __pycache__ -type d -prune -exec rm -rf {} +

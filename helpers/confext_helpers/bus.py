@@ -52,6 +52,8 @@ class Manager:
     def __init__(self) -> None:
         self._serial = 0
         self._parser = Parser()
+        self._on_bus = False
+        self._results: dict[str, str] = {}
         self._socket = self._connect()
 
     def __enter__(self) -> Manager:
@@ -73,7 +75,8 @@ class Manager:
                 problem = error
                 continue
             self._socket = connection
-            if path == BUS_SOCKET:
+            self._on_bus = path == BUS_SOCKET
+            if self._on_bus:
                 self._call(new_method_call(_BUS, "Hello"))
             return connection
         raise ConfextError(f"cannot reach the service manager: {problem}", path=BUS_SOCKET)
@@ -111,6 +114,8 @@ class Manager:
             serial = message.header.fields.get(HeaderFields.reply_serial)
             if serial in serials:
                 replies[serial] = message
+            else:
+                self._note(message)
         for serial in serials:
             if replies[serial].header.message_type is MessageType.error:
                 raise ConfextError(f"the service manager says: {' '.join(map(str, replies[serial].body))}")
@@ -149,7 +154,40 @@ class Manager:
         self._call(new_method_call(_MANAGER, "CancelJob", "u", (number,)))
         return True
 
-    def start_transient(self, unit: str, properties: list[tuple[str, Value]]) -> None:
-        """Queue the start of a transient unit; StartTransientUnit() returns before it has started."""
+    def start_transient(self, unit: str, properties: list[tuple[str, Value]], *, watch: bool = False) -> str:
+        """Queue the start of a transient unit; StartTransientUnit() returns before it has started.
+
+        Args:
+            unit: the name that it gets.
+            properties: what it is.
+            watch: whether job_result() will be asked for.
+
+        Returns:
+            The object path of the start job.
+        """
+        calls = []
+        if watch:
+            # On the private socket every signal comes by itself once somebody has subscribed; a bus wants a match.
+            calls.append(new_method_call(_MANAGER, "Subscribe"))
+            if self._on_bus:
+                rule = f"type='signal',interface='{_MANAGER.interface}',member='JobRemoved'"
+                calls.append(new_method_call(_BUS, "AddMatch", "s", (rule,)))
         body: tuple[object, ...] = (unit, "fail", properties, [])
-        self._call(new_method_call(_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body))
+        calls.append(new_method_call(_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body))
+        return str(self._call(*calls)[-1][0])
+
+    def job_result(self, job: str) -> str:
+        """Wait for a job that was started with `watch`; return "done", "failed", "timeout" or what else came of it."""
+        while job not in self._results:
+            self._note(self._receive())
+        return self._results[job]
+
+    def reset_failed(self, unit: str) -> None:
+        """Let the manager forget a unit that failed."""
+        self._call(new_method_call(_MANAGER, "ResetFailedUnit", "s", (unit,)))
+
+    def _note(self, message: Message) -> None:
+        """Keep what a JobRemoved signal says."""
+        if message.header.fields.get(HeaderFields.member) == "JobRemoved":
+            _, path, _, result = message.body
+            self._results[str(path)] = str(result)

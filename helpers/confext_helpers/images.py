@@ -3,6 +3,10 @@
 The kernel mounts an erofs that has lost its end, and only reading from it fails then, in the service. The same is
 true of a GPT image whose last partition is cut short. So this compares the size that an image says it has with that
 of the file; it reads the first two sectors at most.
+
+Nor does systemd look at the name of the release file where a missing image is to be ignored (the `-` in front of a
+path, which the generator writes): it takes the missing release file for a missing image, but has mounted that by then
+(mount_image() in namespace.c, up to 262 at least).
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ def resolve(path: str) -> str:
     if not path.endswith(".v"):
         return path
     try:
-        picked = vpick.pick(Tree(b""), os.fsencode(path), image=True)
+        picked = vpick.pick(Tree(b""), os.fsencode(path), image=path.endswith(".raw.v"))
     except OSError:
         return path
     return os.fsdecode(picked) if picked else path
@@ -77,3 +81,41 @@ def check_whole(unit: str, path: str) -> None:
             path=path,
             hint="replace it and reload again",
         )
+
+
+def check_releases(unit: str, layers: list[str], directory: str) -> None:
+    """Refuse a layer without a release file of its name: systemd-confext(8), os-release(5).
+
+    Args:
+        unit: the service that they are layers of.
+        layers: what ExtensionImages= and ExtensionDirectories= name; what is not there is no layer.
+        directory: `/etc/extension-release.d` with all layers in place.
+
+    Raises:
+        ConfextError: a layer has none.
+    """
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        names = []
+    # A file that says so with this attribute goes with any name.
+    if any(_is_lax(f"{directory}/{name}") for name in names):
+        return
+    for layer in layers:
+        path = resolve(layer)
+        name = os.path.basename(path.rstrip("/")).removesuffix(".raw")
+        wanted = {f"extension-release.{name}", f"extension-release.{name.partition('_')[0]}"}
+        if os.path.exists(path) and not wanted & set(names):
+            raise ConfextError(
+                f"/etc is unchanged, a layer has no extension-release.{name} in its /etc/extension-release.d",
+                unit=unit,
+                path=path,
+                hint="give the image the name that it was built with, or build it anew, and reload again",
+            )
+
+
+def _is_lax(path: str) -> bool:
+    try:
+        return os.getxattr(path, "user.extension-release.strict").lower() in (b"0", b"no", b"n", b"false", b"f", b"off")
+    except OSError:
+        return False

@@ -25,8 +25,8 @@ class Priority(IntEnum):
 def say(unit: str, message: str, priority: Priority, **fields: str) -> None:
     """Write one entry about `unit`, shown by `journalctl -u UNIT`; on a terminal, print it as well.
 
-    The hook runs in the service's control group, which is what makes an entry the service's. OBJECT_SYSTEMD_UNIT=
-    does the same for what is run elsewhere, see systemd.journal-fields(7).
+    The hook does not run in the service's control group, so OBJECT_SYSTEMD_UNIT= is what makes an entry the service's,
+    see systemd.journal-fields(7).
     """
     entry = {
         "MESSAGE": message,

@@ -2,8 +2,8 @@
 
 `UNIT.swap` is there between the two system calls of a swap, and says how to complete it if it was cut off. `UNIT.stack`
 says what the `/etc` that is in place was made of. Both are void as soon as the service's main process is another
-one, and losing either costs no more than a reload that does more than it had to. `UNIT.done` says that the hook has
-succeeded; unit-confext-restack@.service takes it away again. `UNIT.lock` keeps two hooks apart.
+one, and losing either costs no more than a reload that does more than it had to. `UNIT.done` says that the hook came to
+its end; unit-confext-restack@.service takes it away again. `UNIT.lock` keeps two hooks apart.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Notes:
             self._remove("stack")
 
     def write_done(self, done: bool) -> None:
-        """Note that this hook succeeded, or that none has yet."""
+        """Note that this hook came to its end, whatever that was, or that none has yet."""
         if done:
             self._write("done", "")
         else:

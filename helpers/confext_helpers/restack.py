@@ -225,6 +225,7 @@ def restack(unit: str, manager: Manager, notes: Notes, properties: Properties, p
     new_stage = stage.start(manager, unit, properties)
     # What was looked at before the stage is what the stage has, unless it changed meanwhile: then look again next time.
     unchanged = identity.identify(properties) == before and before.settled(identity.now())
+    images.check_releases(unit, layers, f"{new_stage.root}/etc/extension-release.d")
     notes.write_stack("")
     nosuid = stage.nosuid_directories(properties)
     for process in processes:
@@ -264,6 +265,8 @@ def run(options: Options) -> None:
         except BaseException:
             if not options.recover:
                 manager.cancel_reload(unit)
+                # Dealt with. By now the user may have asked for the next reload, which is none of this hook's.
+                notes.write_done(True)
             raise
 
 

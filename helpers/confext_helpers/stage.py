@@ -159,11 +159,13 @@ class Stage(NamedTuple):
 
     Attributes:
         name: its unit name.
+        root: its root directory, as seen from here.
         namespace: descriptor of its mount namespace.
         pipe: what its process waits on.
     """
 
     name: str
+    root: str
     namespace: int
     pipe: int
 
@@ -199,7 +201,7 @@ def start(manager: Manager, unit: str, properties: Properties) -> Stage:
         raise
     finally:
         os.close(ready)
-    return Stage(name, namespace, pipe)
+    return Stage(name, f"/proc/{pid}/root", namespace, pipe)
 
 
 def _read_pid(ready: int) -> int | None:

@@ -74,8 +74,7 @@ class Demo:
 
     def broken_image(self, name: str) -> None:
         """Have an image appear that is none."""
-        self._machine.sh(f"head -c 65536 /dev/urandom >/tmp/{name}.raw; mv /tmp/{name}.raw {LAYERS}/.{name}")
-        self._machine.sh(f"mv {LAYERS}/.{name} {LAYERS}/{name}.raw")
+        self._machine.sh(f"head -c 65536 /dev/urandom >{LAYERS}/.{name} && mv {LAYERS}/.{name} {LAYERS}/{name}.raw")
         print(f"   new: {name}.raw, 64 KiB of noise")
 
     def remember_process(self) -> None:

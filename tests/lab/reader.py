@@ -80,6 +80,8 @@ def main() -> None:
         else:
             seen = look()
             counts[seen] = counts.get(seen, 0) + 1
+            # Leave something of the machine to those who make the changes.
+            time.sleep(0.02)
         while wanted:
             if wanted.pop(0) == "report":
                 print("counts", json.dumps(counts), flush=True)

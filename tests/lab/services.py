@@ -70,7 +70,7 @@ def service_type(settings: str) -> str:
 def fragment(settings: str, *arguments: str) -> str:
     """The unit file of a reader with these settings."""
     words = " ".join(["/usr/bin/python3 -IS", READER, f"--type={service_type(settings)}", *arguments])
-    return f"[Service]\nNice=19\nTimeoutStartSec=20\nExecStart={words}\n{settings}\n"
+    return f"[Service]\nTimeoutStartSec=20\nExecStart={words}\n{settings}\n"
 
 
 def prepare(machine: Machine) -> None:

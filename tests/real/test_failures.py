@@ -88,18 +88,23 @@ def empty(machine: Machine) -> None:
     machine.sh(f": >{IMAGE}.new && mv {IMAGE}.new {IMAGE}")
 
 
+def wrong_name(machine: Machine) -> None:
+    images.build(machine, IMAGE, images.pair("v2"), name="another")
+
+
 def wrong_system(machine: Machine) -> None:
     images.build(machine, IMAGE, images.pair("v2"), release="ID=other\nVERSION_ID=1\n")
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("break_image", [corrupt, truncated, truncated_gpt, empty, wrong_system])
+@pytest.mark.parametrize("break_image", [corrupt, truncated, truncated_gpt, empty, wrong_name, wrong_system])
 def test_image_that_cannot_be_used(machine: Machine, unit: str, break_image: Callable[[Machine], None]) -> None:
     with refused(machine, unit) as messages:
         break_image(machine)
     assert len(messages) == 1
     assert messages[0].startswith(f"{unit}: /etc is unchanged, the ")
-    assert messages[0].endswith(f" ({IMAGE}); replace it and reload again")
+    assert f" ({IMAGE}); " in messages[0]
+    assert messages[0].endswith(" and reload again")
     next_reload_works(machine, unit)
 
 

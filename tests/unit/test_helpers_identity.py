@@ -12,7 +12,7 @@ import pytest
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.identity import TICK_NS, Identity, identify
-from confext_helpers.images import check_whole, claimed_size
+from confext_helpers.images import check_releases, check_whole, claimed_size
 
 
 def stack(tmp_path: Path) -> Properties:
@@ -23,7 +23,7 @@ def stack(tmp_path: Path) -> Properties:
     (tmp_path / "directory" / "etc" / "deep").mkdir(parents=True)
     (tmp_path / "directory" / "etc" / "deep" / "file").write_text("old")
     (tmp_path / "bound").mkdir()
-    images = [(str(tmp_path / name), True, []) for name in ("image.raw", "versions.raw.v", "missing.raw")]
+    images: list[tuple[str, bool, list[str]]] = [(str(tmp_path / name), True, []) for name in ("image.raw", "versions.raw.v", "missing.raw")]
     return {
         "ExtensionImages": ("a(sba(ss))", images),
         "ExtensionDirectories": ("as", ["-" + str(tmp_path / "directory")]),
@@ -51,7 +51,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "file in a directory changed mode": lambda p: (p / "directory" / "etc" / "deep" / "file").chmod(0o600),
     "file came to a directory": lambda p: (p / "directory" / "etc" / "new").touch(),
     "file in a directory removed": lambda p: (p / "directory" / "etc" / "deep" / "file").unlink(),
-    "bind source replaced": lambda p: (p / "bound").rename(p / "other") and (p / "bound").mkdir(),
+    "bind source replaced": lambda p: (p / "bound").rename(p / "other"),
     "hidden path appeared": lambda p: (p / "hidden").touch(),
 }
 
@@ -133,3 +133,23 @@ def test_newest_version_is_the_one_that_counts(tmp_path: Path) -> None:
 def test_what_is_no_file_is_left_to_systemd(tmp_path: Path) -> None:
     check_whole("foo.service", str(tmp_path / "missing.raw"))
     check_whole("foo.service", str(tmp_path))
+
+
+def test_release_file_has_the_layer_s_name(tmp_path: Path) -> None:
+    layers = [tmp_path / "a.raw", tmp_path / "b_1.2.raw", tmp_path / "c"]
+    for layer in layers:
+        layer.touch()
+    paths = [*map(str, layers), str(tmp_path / "missing.raw")]
+    releases = tmp_path / "releases"
+    releases.mkdir()
+    for name in ("a", "b", "c"):
+        (releases / f"extension-release.{name}").touch()
+    check_releases("foo.service", paths, str(releases))
+    (releases / "extension-release.a").unlink()
+    with pytest.raises(ConfextError) as caught:
+        check_releases("foo.service", paths, str(releases))
+    assert str(caught.value) == (
+        "foo.service: /etc is unchanged, a layer has no extension-release.a in its /etc/extension-release.d "
+        f"({layers[0]}); give the image the name that it was built with, or build it anew, and reload again"
+    )
+    check_releases("foo.service", [], str(tmp_path / "none"))

@@ -12,7 +12,7 @@ from confext_helpers import stage
 from confext_helpers.bus import Properties, unit_path
 from confext_helpers.errors import ConfextError
 
-IMAGES = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])
+IMAGES: tuple[str, object] = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])
 
 
 def properties(**values: tuple[str, object]) -> Properties:
@@ -43,7 +43,9 @@ def test_api_file_systems_matter_with_a_root_alone() -> None:
 def test_stage_runs_the_host_s_shell_and_nothing_of_the_service() -> None:
     given = properties(BindReadOnlyPaths=("a(ssbt)", [("/x", "/y", False, 0)]))
     built = dict(stage.build_properties("foo.service", given, 3, 4))
-    ((program, arguments, _),) = built["ExecStart"][1]  # type: ignore[misc]
+    commands = built["ExecStart"][1]
+    assert isinstance(commands, list)
+    ((program, arguments, _),) = commands
     assert program.startswith("/run/unit-confext/usr/")
     assert arguments[-2:] == ["-c", "echo $$$$ && read -r _"]
     assert built["BindReadOnlyPaths"][1] == [("/x", "/y", False, 0), ("/usr", "/run/unit-confext/usr", False, 16384)]
