@@ -107,7 +107,7 @@ def check_releases(unit: str, layers: list[str], directory: str) -> None:
         wanted = {f"extension-release.{name}", f"extension-release.{name.partition('_')[0]}"}
         if os.path.exists(path) and not wanted & set(names):
             raise ConfextError(
-                f"/etc is unchanged, a layer has no extension-release.{name} in its /etc/extension-release.d",
+                f"/etc is unchanged, the layer has no extension-release.{name} in its /etc/extension-release.d",
                 unit=unit,
                 path=path,
                 hint="give the image the name that it was built with, or build it anew, and reload again",

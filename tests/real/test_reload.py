@@ -80,7 +80,8 @@ def test_limits_of_the_service_are_not_the_hook_s(machine: Machine) -> None:
 
 @pytest.mark.real
 def test_versions_are_not_refreshed_by_systemd_itself(machine: Machine) -> None:
-    unit, _ = make(machine, "versions", "InaccessiblePaths=-/etc/demo/secret\nExecReload=/bin/kill -HUP $MAINPID")
+    settings = "InaccessiblePaths=-/etc/demo/secret\nExecReload=/bin/kill -HUP $MAINPID"
+    unit, _ = make(machine, "versions", settings, "--hold")
     services.set_entries(machine, [unit], {"10-versions.raw.v": f"{STORE}/versions.raw.v"})
     images.build(machine, f"{STORE}/versions.raw.v/versions_1.raw", images.pair("v1"), name="versions_1")
     machine.systemctl("daemon-reload")

@@ -23,7 +23,8 @@ def stack(tmp_path: Path) -> Properties:
     (tmp_path / "directory" / "etc" / "deep").mkdir(parents=True)
     (tmp_path / "directory" / "etc" / "deep" / "file").write_text("old")
     (tmp_path / "bound").mkdir()
-    images: list[tuple[str, bool, list[str]]] = [(str(tmp_path / name), True, []) for name in ("image.raw", "versions.raw.v", "missing.raw")]
+    names = ("image.raw", "versions.raw.v", "missing.raw")
+    images: list[tuple[str, bool, list[str]]] = [(str(tmp_path / name), True, []) for name in names]
     return {
         "ExtensionImages": ("a(sba(ss))", images),
         "ExtensionDirectories": ("as", ["-" + str(tmp_path / "directory")]),
@@ -149,7 +150,7 @@ def test_release_file_has_the_layer_s_name(tmp_path: Path) -> None:
     with pytest.raises(ConfextError) as caught:
         check_releases("foo.service", paths, str(releases))
     assert str(caught.value) == (
-        "foo.service: /etc is unchanged, a layer has no extension-release.a in its /etc/extension-release.d "
+        "foo.service: /etc is unchanged, the layer has no extension-release.a in its /etc/extension-release.d "
         f"({layers[0]}); give the image the name that it was built with, or build it anew, and reload again"
     )
     check_releases("foo.service", [], str(tmp_path / "none"))
