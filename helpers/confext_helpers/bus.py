@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+from itertools import takewhile
 from typing import cast
 
 from jeepney.low_level import HeaderFields, Message, MessageType, Parser
@@ -145,6 +146,17 @@ class Manager:
         (body,) = self._call(new_method_call(address, "Get", "ss", (f"org.freedesktop.systemd1.{interface}", name)))
         _, value = cast(Value, body[0])
         return value
+
+    def unit_files(self, unit: str) -> list[str]:
+        """The files that systemd has read for `unit`: the unit file if it has one, then the drop-ins, in order."""
+        path = unit_path(unit)
+        found = [self._get(path, "Unit", "FragmentPath"), *cast(list[object], self._get(path, "Unit", "DropInPaths"))]
+        return [str(file) for file in found if file]
+
+    def version(self) -> int:
+        """The number of the systemd that is asked, such as 257."""
+        text = str(self._get(_MANAGER.object_path, "Manager", "Version"))
+        return int("".join(takewhile(str.isdecimal, text)))
 
     def cancel_reload(self, unit: str) -> bool:
         """Cancel the job that is to reload `unit`, if there is one; return whether there was."""

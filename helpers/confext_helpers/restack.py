@@ -5,9 +5,9 @@
     restack --recover UNIT    complete what a hook that died had begun
 
 In order: ask the manager for the unit (bus.py); complete a swap that was cut off; leave it at that if nothing changed
-(identity.py); start the stage (stage.py); swap (mounts.py); say so (journal.py). Until the swap nothing that the
-service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the swap
-itself has one system call that matters.
+(identity.py); run the service's own checks (checks.py); start the stage (stage.py); swap (mounts.py); say so
+(journal.py). Until the swap nothing that the service sees has been touched, so that every error before it leaves the
+service with its old `/etc`, and the swap itself has one system call that matters.
 
 It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
 which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from confext_helpers import identity, images, mounts, stage
+from confext_helpers import checks, identity, images, mounts, stage
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.journal import Priority, say
@@ -34,7 +34,7 @@ from confext_helpers.mounts import Namespaces, Shape
 from confext_helpers.notes import Notes, Swap
 
 USAGE = """\
-usage: restack [--refuse|--recover] UNIT
+usage: restack [--refuse|--recover] [--] UNIT
 
 Give the running service UNIT the /etc that a restart would give it.
 
@@ -85,8 +85,10 @@ def parse_options(argv: list[str]) -> Options:
     Raises:
         ValueError: it is not one; the text says what is wrong.
     """
-    options = [word for word in argv if word.startswith("-")]
-    units = [word for word in argv if not word.startswith("-")]
+    # After "--", a word is a unit even if it begins with "-", as a unit's name may.
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = [word for word in argv[:end] if word.startswith("-")]
+    units = [word for word in argv[:end] if not word.startswith("-")] + argv[end + 1 :]
     for word in options:
         if word not in ("--refuse", "--recover", "--debug"):
             raise ValueError(f"unknown option {word}")
@@ -222,9 +224,15 @@ def restack(unit: str, manager: Manager, notes: Notes, properties: Properties, p
     layers = stage.layer_paths(properties)
     for layer in layers:
         images.check_whole(unit, layer)
+    wanted = checks.read(manager, unit)
+    if wanted is not None:
+        checks.run(manager, unit, properties, wanted)
     new_stage = stage.start(manager, unit, properties)
     # What was looked at before the stage is what the stage has, unless it changed meanwhile: then look again next time.
-    unchanged = identity.identify(properties) == before and before.settled(identity.now())
+    same = identity.identify(properties) == before
+    if wanted is not None and not same:
+        problem = "/etc is unchanged, its layers changed while they were checked"
+        raise ConfextError(problem, unit=unit, hint="reload again")
     images.check_releases(unit, layers, f"{new_stage.root}/etc/extension-release.d")
     notes.write_stack("")
     nosuid = stage.nosuid_directories(properties)
@@ -232,7 +240,7 @@ def restack(unit: str, manager: Manager, notes: Notes, properties: Properties, p
         _swap(unit, notes, process, new_stage, nosuid)
         notes.clear_swap()
     new_stage.close()
-    if unchanged:
+    if same and before.settled(identity.now()):
         notes.write_stack(note)
     names = ", ".join(os.path.basename(layer) for layer in layers) or "no confext"
     say(unit, f"{unit}: /etc re-stacked: {names}", Priority.INFO)
@@ -289,5 +297,4 @@ def main(argv: list[str]) -> int:
             error = ConfextError(f"/etc cannot be re-stacked: {error}", unit=options.unit)
         say(options.unit, str(error), Priority.ERROR)
         return 1
-    # The unit that runs this treats a refusal as what it is, a failed reload.
-    return 1 if options.refuse else 0
+    return 0

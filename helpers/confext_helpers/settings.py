@@ -1,0 +1,371 @@
+"""The `[X-Confext]` section of a unit: what is to be checked before a swap, and how long that may take.
+
+systemd leaves sections whose names begin with `X-` to others (systemd.unit(5)), so this reads the very files that it
+has read for the unit, in its order, as config_parse() of its conf-parser.c does: a backslash at the end of a line
+joins it with the next one, comments in between are left out, and lines end in more than one way. What is different is
+the end of it all. Where systemd stops reading a file, at a broken line, a check could get lost, so that is an error.
+
+A list that a later file resets is never parsed: an administrator can correct a package's mistake with a drop-in.
+
+The specifiers of such a section are resolved here too, as far as that can be done exactly. systemd does it for its
+own sections alone, and nothing of its D-Bus interface does it for others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from confext_generator import words
+from confext_generator.unitfile import LINE_MAX, ends_in_backslash
+from confext_helpers.errors import ConfextError
+
+if TYPE_CHECKING:
+    from confext_helpers.commandline import Command
+
+SECTION = "X-Confext"
+DEFAULT_TIMEOUT_USEC = 30_000_000
+INFINITY_USEC = (1 << 64) - 1
+
+_BOM = b"\xef\xbb\xbf"
+_WHITESPACE = words.WHITESPACE.decode()
+# read_line() of systemd's fileio.h: one \n and one \r, in any order, then one \0, are a single line end.
+_LINE_END = re.compile(rb"(?:\r\n|\n\r|\n|\r)\0?|\0")
+
+
+class CheckSettings(NamedTuple):
+    """What a unit has in `[X-Confext]`.
+
+    Attributes:
+        commands: of all Check= settings, in order.
+        timeout_usec: CheckTimeoutSec=, INFINITY_USEC for none.
+        warnings: what is in there that means nothing; whole lines for the user.
+    """
+
+    commands: tuple[Command, ...] = ()
+    timeout_usec: int = DEFAULT_TIMEOUT_USEC
+    warnings: tuple[str, ...] = ()
+
+
+class _Line(NamedTuple):
+    """A line with those that continue it.
+
+    Attributes:
+        data: its bytes, without a line end.
+        parts: for each line of the file in it, where it begins in `data`, and its number in the file.
+    """
+
+    data: bytes
+    parts: tuple[tuple[int, int], ...]
+
+    def place(self, offset: int) -> tuple[int, int]:
+        """Line and column (in characters) of the byte at `offset` of `data`, both beginning with 1."""
+        start, number = max(part for part in self.parts if part[0] <= offset)
+        return number, len(self.data[start:offset].decode(errors="replace")) + 1
+
+
+class _Assignment(NamedTuple):
+    """A setting: `offset` is where its value begins in its line."""
+
+    path: str
+    line: _Line
+    key: str
+    value: str
+    offset: int
+
+
+def _lines(data: bytes) -> Iterator[_Line]:
+    """The lines of a file, joined at backslashes and without comments."""
+    joined = _Line(b"", ())
+    bom_seen = False
+    for number, line in enumerate(_LINE_END.split(data), 1):
+        if line.lstrip(words.WHITESPACE)[:1] in (b"#", b";"):
+            continue
+        if not bom_seen and line.startswith(_BOM):
+            line = line[len(_BOM) :]
+            bom_seen = True
+        joined = _Line(joined.data + line, (*joined.parts, (len(joined.data), number)))
+        if ends_in_backslash(joined.data) and len(joined.data) < LINE_MAX:
+            joined = _Line(joined.data[:-1] + b" ", joined.parts)
+        else:
+            yield joined
+            joined = _Line(b"", ())
+    if joined.parts:
+        yield joined
+
+
+def _broken(line: _Line) -> str:
+    """Why systemd reads no further than `line` (parse_line() of conf-parser.c fails), or nothing."""
+    data = line.data.strip(words.WHITESPACE)
+    if len(line.data) >= LINE_MAX:
+        return "a line is too long"
+    if not words.is_utf8(data):
+        return "a line is not UTF-8"
+    if data.startswith(b"["):
+        name = data[1:-1]
+        if not data.endswith(b"]") or words.has_control(name) or name.translate(None, b"\"'\\") != name:
+            return "a section header is broken"
+    return ""
+
+
+def _fail(unit: str, path: str, place: tuple[int, int], problem: str) -> NoReturn:
+    line, column = place
+    raise ConfextError(
+        f"/etc is unchanged, {problem}",
+        unit=unit,
+        path=f"{path}:{line}:{column}",
+        hint="correct it and reload again",
+    )
+
+
+def _warning(unit: str, path: str, line: _Line, problem: str) -> str:
+    return str(ConfextError(f"{problem} in [{SECTION}] is ignored", unit=unit, path=f"{path}:{line.place(0)[0]}"))
+
+
+def _assignments(path: str, data: bytes, unit: str, warnings: list[str]) -> Iterator[_Assignment]:
+    """The settings of `[X-Confext]` in one file.
+
+    Raises:
+        ConfextError: a line is broken, and there may be settings behind it.
+    """
+    section = ""
+    lines = _lines(data)
+    for line in lines:
+        if problem := _broken(line):
+            if section == SECTION or any(SECTION.encode() in later.data for later in (line, *lines)):
+                _fail(unit, path, line.place(0), f"its checks cannot be read: {problem}")
+            return
+        text = line.data.decode()
+        content = text.strip(_WHITESPACE)
+        if content.startswith("["):
+            section = content[1:-1]
+        elif content and section == SECTION:
+            key, equals, value = text.partition("=")
+            key = key.strip(_WHITESPACE)
+            offset = len((text[: len(text) - len(value)]).encode()) + len(value) - len(value.lstrip(_WHITESPACE))
+            if key and equals:
+                yield _Assignment(path, line, key, value.strip(_WHITESPACE), offset)
+            else:
+                warnings.append(_warning(unit, path, line, 'a line that is no "KEY=VALUE"'))
+
+
+def _read(path: str, unit: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        # Removed since systemd has read it, along with its checks.
+        return b""
+    except OSError as error:
+        raise ConfextError(
+            f"/etc is unchanged, its checks cannot be read: {error.strerror}", unit=unit, path=path
+        ) from None
+
+
+def _parse_checks(
+    checks: list[_Assignment], specifiers: Mapping[str, str], version: int, unit: str
+) -> tuple[Command, ...]:
+    from confext_helpers.commandline import CommandLineError, parse_commands
+
+    commands: list[Command] = []
+    for check in checks:
+        try:
+            commands += parse_commands(check.value, specifiers, version=version)
+        except CommandLineError as error:
+            offset = check.offset + len(check.value[: error.column - 1].encode())
+            _fail(unit, check.path, check.line.place(offset), f"Check= cannot be parsed: {error.problem}")
+    return tuple(commands)
+
+
+def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, version: int, unit: str) -> CheckSettings:
+    """Read `[X-Confext]` of a unit.
+
+    Args:
+        paths: FragmentPath and DropInPaths of org.freedesktop.systemd1(5), in this order. An empty one, and a file
+            that is gone, is left out.
+        specifiers: from specifiers_for().
+        version: that of the systemd which is to execute the commands.
+        unit: its name, for errors.
+
+    Raises:
+        ConfextError: there is a Check= that cannot be parsed, or there may be one that cannot be read; `path` has
+            the line and the column, as in `/etc/systemd/system/a.service:12:8`.
+    """
+    checks: list[_Assignment] = []
+    timeout = DEFAULT_TIMEOUT_USEC
+    warnings: list[str] = []
+    for path in paths:
+        data = _read(path, unit) if path else b""
+        if SECTION.encode() not in data:
+            continue
+        for setting in _assignments(path, data, unit, warnings):
+            if setting.key == "Check":
+                checks = [*checks, setting] if setting.value else []
+            elif setting.key == "CheckTimeoutSec":
+                try:
+                    timeout = parse_timeout(setting.value) if setting.value else DEFAULT_TIMEOUT_USEC
+                except ValueError:
+                    problem = f'CheckTimeoutSec={setting.value}, which is no time span,'
+                    warnings.append(_warning(unit, path, setting.line, problem))
+            elif not setting.key.startswith("X-"):
+                key = setting.key if setting.key.isprintable() else ascii(setting.key)
+                warnings.append(_warning(unit, path, setting.line, f"the unknown key {key}="))
+    commands = _parse_checks(checks, specifiers, version, unit) if checks else ()
+    return CheckSettings(commands, timeout, tuple(warnings))
+
+
+# ---- Specifiers, systemd.unit(5) ----
+
+_OS_RELEASE = {"A": "IMAGE_VERSION", "B": "BUILD_ID", "M": "IMAGE_ID", "o": "ID", "w": "VERSION_ID", "W": "VARIANT_ID"}
+# architecture.c, for the machines of uname(2) whose byte order is in their name.
+_ARCHITECTURES = {
+    "x86_64": "x86-64", "i686": "x86", "i586": "x86", "i486": "x86", "i386": "x86", "aarch64": "arm64",
+    "armv7l": "arm", "armv6l": "arm", "ppc64le": "ppc64-le", "ppc64": "ppc64", "riscv64": "riscv64", "s390x": "s390x",
+    "loongarch64": "loongarch64",
+}  # fmt: skip
+_ID128 = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_UNSURE = "\0"
+# Assignments without anything that parse_env_file() would have to resolve.
+_PLAIN_VALUE = re.compile(r"""[^\s"'\\$`#;]*|"[^"\\$`]*"|'[^'\\]*'""")
+
+
+def _environment_file(path: str) -> dict[str, str] | None:
+    """A file such as os-release(5), or None if it cannot be read. A value too odd to be sure of is `_UNSURE`."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, ValueError):
+        return None
+    found: dict[str, str] = {}
+    for line in lines:
+        key, equals, value = line.strip(_WHITESPACE).partition("=")
+        if equals and not key.startswith(("#", ";")):
+            plain = value[1:-1] if value.startswith(("'", '"')) else value
+            found[key] = plain if _PLAIN_VALUE.fullmatch(value) else _UNSURE
+    return found
+
+
+def _unescape(text: str) -> str | None:
+    """unit_name_unescape() of systemd's unit-name.c; None where it fails."""
+    if re.search(r"\\(?!x[0-9A-Fa-f]{2})", text):
+        return None
+    data = re.sub(rb"\\x(..)", lambda m: bytes([int(m[1], 16)]), text.replace("-", "/").encode())
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _unescape_path(text: str) -> str | None:
+    """unit_name_path_unescape()."""
+    if text == "-":
+        return "/"
+    plain = _unescape(text)
+    parts = (plain or "").split("/")
+    return None if plain is None or {"", ".", ".."} & set(parts) else f"/{plain}"
+
+
+def _name_specifiers(unit: str) -> dict[str, str | None]:
+    name = unit.rpartition(".")[0]
+    prefix, at, instance = name.partition("@")
+    last = prefix.rpartition("-")[2]
+    return {
+        "n": unit, "N": name, "p": prefix, "P": _unescape(prefix), "i": instance, "I": _unescape(instance),
+        "j": last, "J": _unescape(last), "f": _unescape_path(instance if at else prefix),
+        "d": f"/run/credentials/{unit}",
+    }  # fmt: skip
+
+
+def _fragment_specifiers(fragment: str) -> dict[str, str | None]:
+    if not fragment or not os.path.exists(fragment):
+        return {}
+    path = os.path.realpath(fragment)
+    return {"y": path, "Y": os.path.dirname(path)}
+
+
+def _host_specifiers(root: str) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for letter, path in (("m", f"{root}/etc/machine-id"), ("b", "/proc/sys/kernel/random/boot_id")):
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+            text = file.read().strip().replace("-", "").lower()
+            found[letter] = text if _ID128.fullmatch(text) else None
+    host = os.uname()
+    found |= {"v": host.release, "a": _ARCHITECTURES.get(host.machine)}
+    if host.nodename not in ("", "(none)") and not host.nodename.startswith("."):
+        short = host.nodename.partition(".")[0]
+        machine_info = _environment_file(f"{root}/etc/machine-info") or {}
+        found |= {"H": host.nodename, "l": short, "q": machine_info.get("PRETTY_HOSTNAME") or short}
+    release = _environment_file(f"{root}/etc/os-release") or _environment_file(f"{root}/usr/lib/os-release")
+    if release is not None:
+        found |= {letter: release.get(key, "") for letter, key in _OS_RELEASE.items()}
+    return found
+
+
+def specifiers_for(unit: str, fragment: str, *, root: str = "") -> dict[str, str]:
+    """What the specifiers in a section of `unit` stand for, by their letters.
+
+    Left out are those that depend on the environment or the build of the manager (%s, %T, %V), those that systemd
+    itself has deprecated (%c, %r, %R), and any other one here that cannot be told for sure.
+
+    Args:
+        unit: Id of org.freedesktop.systemd1(5), which is no alias.
+        fragment: FragmentPath.
+        root: where /etc and /usr are read.
+    """
+    found: dict[str, str | None] = {
+        "t": "/run", "S": "/var/lib", "C": "/var/cache", "L": "/var/log", "E": "/etc", "D": "/usr/share",
+        "h": "/root", "u": "root", "U": "0", "g": "root", "G": "0",
+    }  # fmt: skip
+    found |= _name_specifiers(unit) | _fragment_specifiers(fragment) | _host_specifiers(root)
+    return {letter: value for letter, value in found.items() if value is not None and _UNSURE not in value}
+
+
+# ---- Time spans, systemd.time(7) ----
+
+_SECOND = 1_000_000
+_MINUTE = 60 * _SECOND
+_HOUR = 60 * _MINUTE
+_DAY = 24 * _HOUR
+_YEAR = 31_557_600 * _SECOND
+# In this order the first one that fits is the right one.
+_UNITS = {
+    "seconds": _SECOND, "second": _SECOND, "sec": _SECOND, "s": _SECOND,
+    "minutes": _MINUTE, "minute": _MINUTE, "min": _MINUTE,
+    "months": _YEAR // 12, "month": _YEAR // 12, "M": _YEAR // 12,
+    "msec": 1000, "ms": 1000, "m": _MINUTE,
+    "hours": _HOUR, "hour": _HOUR, "hr": _HOUR, "h": _HOUR,
+    "days": _DAY, "day": _DAY, "d": _DAY,
+    "weeks": 7 * _DAY, "week": 7 * _DAY, "w": 7 * _DAY,
+    "years": _YEAR, "year": _YEAR, "y": _YEAR,
+    "usec": 1, "us": 1, "\u03bcs": 1, "\u00b5s": 1,
+}  # fmt: skip
+_SPAN = re.compile(
+    r"[ \t\n\r]*(?:\+?([0-9]+)|(?=\.))(?:\.([0-9]+))?(?P<gap>[ \t\n\r]*)(?P<unit>" + "|".join(_UNITS) + ")?"
+)
+
+
+def parse_timeout(text: str) -> int:
+    """Parse a time span as parse_sec() of systemd's time-util.c; return microseconds.
+
+    As everywhere in systemd, seconds are what a number without a unit means, and no time at all is no limit.
+
+    Raises:
+        ValueError: it is none, or too long a one.
+    """
+    text = text.strip(_WHITESPACE)
+    if text == "infinity":
+        return INFINITY_USEC
+    total = at = 0
+    while not at or at < len(text):
+        match = _SPAN.match(text, at)
+        if not match or match.end() == at or not (match["gap"] or match["unit"] or match.end() == len(text)):
+            raise ValueError(f"{text!r} is no time span")
+        factor = _UNITS[match["unit"] or "s"]
+        total += int(match[1] or 0) * factor
+        for digit in match[2] or "":
+            factor //= 10
+            total += int(digit) * factor
+        at = match.end()
+    if total >= INFINITY_USEC:
+        raise ValueError(f"{text!r} is too long")
+    return total or INFINITY_USEC
