@@ -214,7 +214,7 @@ def swap(namespaces: Namespaces, service: int, new: Tree, grave: str, announce: 
                 if bare or hole is None:
                     syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
                 else:
-                    _bury(etc, hole, new.fd, old[-1].shared, 0)
+                    _bury(etc, hole, new.fd, _is_parent_shared(mounts), 0)
                 return shape
         # On top is as atomic, and all that there is before Linux 6.5, or where the service sees no grave. The old
         # tree stays below, unseen and whole, until the service stops.
@@ -222,6 +222,12 @@ def swap(namespaces: Namespaces, service: int, new: Tree, grave: str, announce: 
             raise OSError(errno.ENOTDIR, "/etc of the service is no directory")
         syscalls.move_mount(new.fd, etc, 0)
     return Shape.ON_TOP
+
+
+def _is_parent_shared(mounts: list[Mount], point: str = ETC) -> bool:
+    """Whether the mount that `point` belongs to is shared, and with it everything that is attached there."""
+    bottom = chain(mounts, point)[0]
+    return any(mount.shared for mount in mounts if mount.id == bottom.parent)
 
 
 def _bury(old: int, hole: int, parent: int, shared: bool, recursive: int) -> None:
@@ -265,12 +271,17 @@ def finish(namespaces: Namespaces, service: int, grave: str, old_top: int, lengt
     namespaces.enter(service)
     mounts = namespaces.mounts()
     current = chain(mounts)
-    if len(current) != length + 1 or current[-1].id != old_top:
+    if not current:
         return False
+    shared = _is_parent_shared(mounts)
     with _directory(ETC) as etc, _directory(grave) as hole, _directory("/") as root:
+        if len(current) != length + 1 or current[-1].id != old_top:
+            if etc is not None and shared and not current[-1].shared:
+                syscalls.mount_setattr(etc, "", propagation=MS_SHARED)
+            return False
         if etc is None or hole is None or root is None:
             syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
         else:
             # The mount that it is on is covered and cannot be named, so all are made slaves for a moment.
-            _bury(etc, hole, root, current[-2].shared or current[-1].shared, AT_RECURSIVE)
+            _bury(etc, hole, root, shared, AT_RECURSIVE)
     return True
