@@ -12,9 +12,9 @@ goes in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOU
 
 How the old tree goes matters. A process may be in a directory of it, or hold one open, and MNT_DETACH takes a tree
 apart: what InaccessiblePaths= hides would be there to be read in the old directory. So a tree with anything mounted in
-it is moved whole to its *grave*, a directory of the host's that the service's namespace shows as well, and that
-directory is removed from the host's side. The kernel then unmounts what is on it, but keeps the tree together
-(rmdir(2) of a mount point of another namespace, Linux 3.18).
+it is moved whole to its *grave*, an empty directory in the service's own `/run`, and that directory is removed from
+outside of the service's namespace. The kernel then unmounts what is on it, but keeps the tree together (rmdir(2) of a
+mount point of another namespace, Linux 3.18).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ from confext_helpers.syscalls import (
 )
 
 ETC = "/etc"
+GRAVEYARDS = ("/run", "/tmp", "/dev")
 
 
 class Mount(NamedTuple):
@@ -142,9 +143,13 @@ class Namespaces:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        syscalls.setns(self._home, CLONE_NEWNS)
+        self.leave()
         os.close(self._home)
         os.close(self._proc)
+
+    def leave(self) -> None:
+        """Go home."""
+        syscalls.setns(self._home, CLONE_NEWNS)
 
     def enter(self, namespace: int) -> None:
         """Enter the mount namespace `namespace` (a descriptor)."""
@@ -178,14 +183,55 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
     return Tree(syscalls.open_tree(AT_FDCWD, ETC, OPEN_TREE_CLONE | AT_RECURSIVE), namespaces.mounts())
 
 
+class Grave:
+    """A directory that a tree can be mounted on, to go away with it.
+
+    It is made in the mount namespace that this process is in, by way of a private, writable copy of the mount: in the
+    service's own view of it, `/run` may be read-only. Through that copy it can be removed from anywhere.
+
+    Args:
+        name: of the directory, different for each service, since `/run` may be the host's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.hole: int | None = None
+        self._name = name
+        self._parents: list[int] = []
+        for parent in GRAVEYARDS:
+            if self.hole is None:
+                with contextlib.suppress(OSError):
+                    self._dig(parent)
+
+    def _dig(self, parent: str) -> None:
+        copy = syscalls.open_tree(AT_FDCWD, parent, OPEN_TREE_CLONE)
+        self._parents.append(copy)
+        syscalls.mount_setattr(copy, "", cleared=syscalls.MOUNT_ATTR_RDONLY)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._name, 0o700, dir_fd=copy)
+        hole = os.open(f"{parent}/{self._name}", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if os.path.samestat(os.fstat(hole), os.stat(self._name, dir_fd=copy, follow_symlinks=False)):
+            self.hole = hole
+        else:
+            os.close(hole)
+
+    def fill(self) -> None:
+        """Remove the directory, and unmount what is on it; not to be called in the service's namespace."""
+        if self.hole is not None:
+            os.close(self.hole)
+        for parent in self._parents:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._name, dir_fd=parent)
+            os.close(parent)
+
+
 def swap(namespaces: Namespaces, service: int, new: Tree, grave: str, announce: Callable[[Mount, int], None]) -> Shape:
-    """Put `new` in place of the `/etc` of the namespace `service`.
+    """Put `new` in place of the `/etc` of the namespace `service`; go home.
 
     Args:
         namespaces: who moves us.
         service: descriptor of the service's mount namespace.
         new: from copy_tree(); attached, hence used up, unless nothing has to be attached.
-        grave: where the service's namespace shows a directory that the caller removes afterwards.
+        grave: a name for the Grave.
         announce: called with the old topmost mount and the length of the chain right before a swap that takes more
             than one system call, so that finish() can complete it if this process dies between them.
 
@@ -195,33 +241,47 @@ def swap(namespaces: Namespaces, service: int, new: Tree, grave: str, announce: 
     namespaces.enter(service)
     mounts = namespaces.mounts()
     shape = plan(mounts, new.mounts)
-    if shape is Shape.NOTHING:
-        return shape
     if shape is Shape.TAKE_AWAY:
         syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+    if shape in (Shape.NOTHING, Shape.TAKE_AWAY):
+        namespaces.leave()
         return shape
-    old = chain(mounts)
-    bare = len(tree(mounts, len(old))) == 1
-    with _directory(ETC) as etc, _directory(grave) as hole:
-        if shape is Shape.REPLACE and etc is not None and (bare or hole is not None):
+    etc = os.open(ETC, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    place = None
+    try:
+        if shape is Shape.REPLACE:
+            old = chain(mounts)
+            bare = len(tree(mounts, len(old))) == 1
+            place = None if bare else Grave(grave)
             announce(old[-1], len(old))
-            try:
-                syscalls.move_mount(new.fd, etc, MOVE_MOUNT_BENEATH)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-            else:
-                if bare or hole is None:
-                    syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
-                else:
-                    _bury(etc, hole, new.fd, _is_parent_shared(mounts), 0)
+            if _replace(etc, new.fd, place, _is_parent_shared(mounts)):
                 return shape
-        # On top is as atomic, and all that there is before Linux 6.5, or where the service sees no grave. The old
-        # tree stays below, unseen and whole, until the service stops.
-        if etc is None:
-            raise OSError(errno.ENOTDIR, "/etc of the service is no directory")
+        # As atomic, and all that there is before Linux 6.5, or where no grave can be dug. The old tree stays below,
+        # unseen and whole, until the service stops.
         syscalls.move_mount(new.fd, etc, 0)
+    finally:
+        os.close(etc)
+        namespaces.leave()
+        if place is not None:
+            place.fill()
     return Shape.ON_TOP
+
+
+def _replace(etc: int, new: int, place: Grave | None, shared: bool) -> bool:
+    """Put the tree `new` beneath that at `etc`, and take that away; return whether this could be done."""
+    if place is not None and place.hole is None:
+        return False
+    try:
+        syscalls.move_mount(new, etc, MOVE_MOUNT_BENEATH)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    if place is None:
+        syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+    elif place.hole is not None:
+        _bury(etc, place.hole, new, shared, 0)
+    return True
 
 
 def _is_parent_shared(mounts: list[Mount], point: str = ETC) -> bool:
@@ -244,22 +304,8 @@ def _bury(old: int, hole: int, parent: int, shared: bool, recursive: int) -> Non
             syscalls.mount_setattr(parent, "", propagation=MS_SHARED, flags=recursive)
 
 
-@contextlib.contextmanager
-def _directory(path: str) -> Iterator[int | None]:
-    """Hold the directory `path`, not following a symlink; None if there is none."""
-    try:
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        yield None
-        return
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def finish(namespaces: Namespaces, service: int, grave: str, old_top: int, length: int) -> bool:
-    """Complete a swap that was cut off between its system calls; return whether there was anything to do.
+    """Complete a swap that was cut off between its system calls; go home; return whether there was anything to do.
 
     Args:
         namespaces: who moves us.
@@ -272,16 +318,28 @@ def finish(namespaces: Namespaces, service: int, grave: str, old_top: int, lengt
     mounts = namespaces.mounts()
     current = chain(mounts)
     if not current:
+        namespaces.leave()
         return False
     shared = _is_parent_shared(mounts)
-    with _directory(ETC) as etc, _directory(grave) as hole, _directory("/") as root:
-        if len(current) != length + 1 or current[-1].id != old_top:
-            if etc is not None and shared and not current[-1].shared:
+    # Even if only this is missing: the directory is removed, with what was mounted on it.
+    place = Grave(grave)
+    etc = os.open(ETC, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        unfinished = len(current) == length + 1 and current[-1].id == old_top
+        if not unfinished:
+            if shared and not current[-1].shared:
                 syscalls.mount_setattr(etc, "", propagation=MS_SHARED)
-            return False
-        if etc is None or hole is None or root is None:
+        elif place.hole is None:
             syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
         else:
             # The mount that it is on is covered and cannot be named, so all are made slaves for a moment.
-            _bury(etc, hole, root, shared, AT_RECURSIVE)
-    return True
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _bury(etc, place.hole, root, shared, AT_RECURSIVE)
+            finally:
+                os.close(root)
+    finally:
+        os.close(etc)
+        namespaces.leave()
+        place.fill()
+    return unfinished

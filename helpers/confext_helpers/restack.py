@@ -18,12 +18,10 @@ say which one that is.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import sys
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from confext_helpers import checks, identity, images, mounts, stage
@@ -48,9 +46,6 @@ See unit-confext-restack(8).
 
 EXIT_USAGE = 2
 SETUP_TIMEOUT_SEC = 10
-PROPAGATE = "/run/systemd/propagate"
-INCOMING = "/run/systemd/incoming"
-GRAVE = "unit-confext-old"
 _EXECUTOR = "/systemd-executor"
 
 
@@ -174,8 +169,9 @@ def recover(unit: str, notes: Notes, processes: list[Process]) -> bool:
     done = False
     for process in processes:
         if process.key == swap.process:
-            with _grave(unit) as grave, Namespaces() as namespaces:
-                done = mounts.finish(namespaces, process.namespace, grave, swap.old_top, swap.length) or done
+            with Namespaces() as namespaces:
+                arguments = (process.namespace, _grave(unit), swap.old_top, swap.length)
+                done = mounts.finish(namespaces, *arguments) or done
     notes.clear_swap()
     notes.write_stack("")
     if done:
@@ -183,31 +179,18 @@ def recover(unit: str, notes: Notes, processes: list[Process]) -> bool:
     return done
 
 
-@contextlib.contextmanager
-def _grave(unit: str) -> Iterator[str]:
-    """Dig the grave of an old tree and fill it in at the end, see mounts.py; yields where the service sees it.
-
-    systemd has a directory for each unit that shows up in its mount namespace, for BindMountUnit() of
-    org.freedesktop.systemd1(5). If it is not there, neither is the grave.
-    """
-    path = f"{PROPAGATE}/{unit}/{GRAVE}"
-    with contextlib.suppress(OSError):
-        os.mkdir(path, 0o700)
-    try:
-        yield f"{INCOMING}/{GRAVE}"
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(path)
+def _grave(unit: str) -> str:
+    return f".unit-confext-{unit}"
 
 
 def _swap(unit: str, notes: Notes, process: Process, new_stage: stage.Stage, nosuid: list[str]) -> Shape:
     def announce(old_top: mounts.Mount, length: int) -> None:
         notes.write_swap(Swap(process.key, old_top.id, length))
 
-    with _grave(unit) as grave, Namespaces() as namespaces:
+    with Namespaces() as namespaces:
         tree = mounts.copy_tree(namespaces, new_stage.namespace, nosuid)
         try:
-            return mounts.swap(namespaces, process.namespace, tree, grave, announce)
+            return mounts.swap(namespaces, process.namespace, tree, _grave(unit), announce)
         finally:
             os.close(tree.fd)
 

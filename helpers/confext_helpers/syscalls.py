@@ -23,6 +23,7 @@ MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
 MOVE_MOUNT_BENEATH = 0x00000200
 MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
+MOUNT_ATTR_RDONLY = 0x00000001
 MOUNT_ATTR_NOSUID = 0x00000002
 
 _SYS_OPEN_TREE = 428
@@ -63,17 +64,20 @@ def move_mount(from_fd: int, to_fd: int, flags: int) -> None:
     _check(_libc.syscall(_SYS_MOVE_MOUNT, from_fd, b"", to_fd, b"", ctypes.c_uint(flags)), "move_mount")
 
 
-def mount_setattr(dirfd: int, path: str, *, attributes: int = 0, propagation: int = 0, flags: int = 0) -> None:
+def mount_setattr(
+    dirfd: int, path: str, *, attributes: int = 0, cleared: int = 0, propagation: int = 0, flags: int = 0
+) -> None:
     """Change the mount at `path` below `dirfd`, or that of `dirfd` if `path` is empty: mount_setattr(2).
 
     Args:
         dirfd: a directory's descriptor, or AT_FDCWD.
         path: relative to it.
         attributes: MOUNT_ATTR_* to add.
+        cleared: MOUNT_ATTR_* to take away.
         propagation: MS_SHARED or MS_SLAVE, or 0 to leave it.
         flags: AT_RECURSIVE for all mounts below as well.
     """
-    change = _MountAttr(attr_set=attributes, propagation=propagation)
+    change = _MountAttr(attr_set=attributes, attr_clr=cleared, propagation=propagation)
     flags |= AT_EMPTY_PATH if not path else 0
     size = ctypes.c_size_t(ctypes.sizeof(change))
     call = _libc.syscall(_SYS_MOUNT_SETATTR, dirfd, path.encode(), ctypes.c_uint(flags), ctypes.byref(change), size)
