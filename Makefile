@@ -26,6 +26,7 @@ endif
 
 packages := generator/confext_generator helpers/confext_helpers
 units := $(wildcard units/*.in)
+dropins := $(wildcard units/*.service.d/*.conf)
 pages := $(wildcard docs/*.[1-8].md)
 
 # What is installed, by its installed path; uninstall removes this and nothing else.
@@ -33,6 +34,7 @@ generator := $(generatordir)/unit-confext-generator
 hook := $(libdir)/restack
 installed_packages := $(addprefix $(libdir)/,$(notdir $(packages)))
 installed_units := $(addprefix $(unitdir)/,$(notdir $(units:.in=)))
+installed_dropins := $(addprefix $(unitdir)/,$(dropins:units/%=%))
 section = $(subst .,,$(suffix $(basename $(1))))
 installed_pages := $(foreach page,$(notdir $(pages)),$(mandir)/man$(call section,$(page))/$(basename $(page)))
 documents := README.md LICENSE
@@ -62,6 +64,7 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 	$(substitute) helpers/restack.in | install -m 755 /dev/stdin $(DESTDIR)$(hook)
 	$(foreach unit,$(units),$(substitute) $(unit) | \
 		install -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/$(notdir $(unit:.in=)) && ) :
+	$(foreach dropin,$(dropins),install -D -m 644 $(dropin) $(DESTDIR)$(unitdir)/$(dropin:units/%=%) && ) :
 	$(foreach page,$(installed_pages),if [ -e build/man/$(notdir $(page)) ]; then \
 		install -D -m 644 build/man/$(notdir $(page)) $(DESTDIR)$(page); fi && ) :
 	install -D -m 644 -t $(DESTDIR)$(docdir) $(documents)
@@ -71,10 +74,11 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 
 .PHONY: uninstall
 uninstall: ## Remove what install put there
-	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(installed_units) $(installed_pages) $(installed_documents))
+	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(installed_units) $(installed_dropins) $(installed_pages) \
+		$(installed_documents))
 	rm -rf $(addprefix $(DESTDIR),$(installed_packages))
 # Directories that are the distribution's too go only from a DESTDIR, and nowhere if something is in them.
-	cd $(DESTDIR)/ && rmdir --ignore-fail-on-non-empty $(patsubst /%,%,$(libdir) $(docdir)) \
+	cd $(DESTDIR)/ && rmdir --ignore-fail-on-non-empty $(patsubst /%,%,$(libdir) $(docdir) $(dir $(installed_dropins))) \
 		$(if $(DESTDIR),-p $(patsubst /%,%,$(generatordir) $(unitdir) $(dir $(installed_pages)))) 2>/dev/null || :
 	$(if $(DESTDIR),,@echo "Removed; now run: systemctl daemon-reload && systemctl stop 'unit-confext-*'")
 

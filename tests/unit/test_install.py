@@ -39,6 +39,8 @@ def expected() -> set[str]:
         "share/doc/unit-confext/README.md",
     }
     names |= {f"lib/systemd/system/{unit.name.removesuffix('.in')}" for unit in (CHECKOUT / "units").glob("*.in")}
+    dropins = (CHECKOUT / "units").glob("*.service.d/*.conf")
+    names |= {f"lib/systemd/system/{dropin.parent.name}/{dropin.name}" for dropin in dropins}
     for package in ("generator/confext_generator", "helpers/confext_helpers"):
         for module in (CHECKOUT / package).glob("*.py"):
             directory = f"lib/unit-confext/{module.parent.name}"
@@ -107,7 +109,7 @@ def test_runs_from_a_prefix(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "PropagatesReloadTo=unit-confext-restack@%n.service\n" in done.stdout
     unit = (prefix / "lib/systemd/system/unit-confext-restack@.service").read_text()
-    assert f"ExecReload=-{prefix}/lib/unit-confext/restack %i\n" in unit
+    assert f"ExecReload=-{prefix}/lib/unit-confext/restack -- %i\n" in unit
 
 
 @pytest.mark.parametrize("variable", ["DESTDIR", "PREFIX"])
