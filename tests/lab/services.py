@@ -50,7 +50,7 @@ SETTINGS = {
     "configuration-directory-dynamic": "DynamicUser=yes\nConfigurationDirectory=lab-configuration",
     "no-exec": "NoExecPaths=/etc /run /srv\nExecPaths=-/etc/demo",
     "root-directory": f"RootDirectory={ROOT}\n{_USR}",
-    "root-directory-strict": f"RootDirectory={ROOT}\n{_USR}ProtectSystem=strict\nInaccessiblePaths=-/etc/demo/secret",
+    "root-directory-strict": f"RootDirectory={ROOT}\n{_USR}ProtectSystem=strict\nInaccessiblePaths=-+/etc/demo/secret",
     "root-image": f"RootImage={ROOT_IMAGE}\n{_USR}",
     "exec": "Type=exec",
     "forking": "Type=forking",
