@@ -38,7 +38,7 @@ def seen(machine: Machine) -> Iterator[dict[str, dict[str, int]]]:
     devices = services.loop_devices(machine, IMAGE)
     for number in range(1, ROUNDS + 1):
         images.build(machine, IMAGE, images.pair(f"v{number}"))
-        machine.systemctl("reload", *units.values())
+        machine.run("systemctl", "reload", *units.values(), timeout=300)
     counted = {name: services.counts(machine, unit) for name, unit in units.items()}
     for name, unit in units.items():
         assert services.mounts_total(machine, unit) == mounts[name], f"{name} has gathered mounts"
@@ -79,14 +79,15 @@ def test_many_reloads_leave_what_one_leaves(machine: Machine) -> None:
 
     services.eventually(lambda: services.leftovers(machine) == [])
     before = usage()
-    machine.sh(f"""
+    script = f"""
         for number in $(seq 150); do
             for version in v2 v1; do
                 cp /srv/$version/many.raw /srv/many.new && mv /srv/many.new {image}
                 systemctl reload {unit}
             done
         done
-    """)
+    """
+    machine.run("sh", "-euc", script, timeout=900)
     services.eventually(lambda: services.leftovers(machine) == [])
     services.eventually(lambda: usage() == before)
 
