@@ -82,7 +82,7 @@ def main() -> None:
             seen = look()
             counts[seen] = counts.get(seen, 0) + 1
             # Leave something of the machine to those who make the changes.
-            time.sleep(0.02)
+            time.sleep(0.05)
         while wanted:
             if wanted.pop(0) == "report":
                 print("counts", json.dumps(counts), flush=True)

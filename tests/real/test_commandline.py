@@ -8,6 +8,7 @@ Our side runs in the machine as well, with the pyparsing that its Debian has.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +122,11 @@ def judge(bare_machine: Machine) -> Iterator[Judge]:
 
 
 def gather(strategy: st.SearchStrategy[str], count: int) -> list[str]:
-    """Up to `count` different examples."""
+    """Up to `count` different examples.
+
+    Those with a `\\n` are left out, quotes in the middle of it or not: journald loses a complaint that quotes the line
+    end which that stands for.
+    """
     found: dict[str, None] = {}
 
     @settings(
@@ -130,7 +135,8 @@ def gather(strategy: st.SearchStrategy[str], count: int) -> list[str]:
     )  # fmt: skip
     @given(strategy)
     def collect(text: str) -> None:
-        found[text] = None
+        if not re.search(r"""\\["']*n""", text):
+            found[text] = None
 
     collect()
     return list(found)
@@ -165,7 +171,6 @@ def compare(verdicts: dict[str, Verdict], texts: dict[str, str], *, at_least: in
 
 # ---- Command lines ----
 
-# What a complaint may quote has no line end in it, since journald loses such a message.
 _TEXTS = [
     " ", "  ", "\t", "'", '"', "\\", ";", " ; ", "\\;", " \\; ", '";"', " ';' ", "-", "@", ":", "+", "!", "!!", "|",
     "/", "//", "/./", "/../", "..", ".", "/bin/echo", "/usr/bin/true", "echo", "bin/echo", "a", "b c", '"b c"',
@@ -200,7 +205,8 @@ EXAMPLES = [
 def test_command_lines(judge: Judge) -> None:
     lines = dict.fromkeys([*EXAMPLES, *gather(_LINES, 300)])
     # Specifiers that are left out for a reason are refused, whatever systemd makes of them.
-    lines = {line: None for line in lines if "%s" not in line}
+    # A backslash that is escaped itself does not continue a line, so that the next one is another setting.
+    lines = {line: None for line in lines if "%s" not in line and not re.search(r"(?<!\\)(?:\\\\)+\n", line)}
     texts = {f"command-{number}@i-j.service": line for number, line in enumerate(lines)}
     compare(judge({unit: command_unit(line) for unit, line in texts.items()}), texts, at_least=80)
 

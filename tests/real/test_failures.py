@@ -177,12 +177,11 @@ def test_service_in_the_host_namespace(machine: Machine) -> None:
     machine.systemctl("reload", unit)
 
 
-# Every system call that changes anything outside of the hook, or waits for something that does.
+# Every system call that changes anything outside of the hook's process; between two of them, it is all the same when.
 CALLS = frozenset(
     (
-        "socket", "connect", "sendto", "sendmsg", "recvfrom", "pipe2", "poll", "read", "write", "mkdirat", "mkdir",
-        "openat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "flock", "setns", "open_tree",
-        "move_mount", "mount_setattr", "umount2", "close", "exit_group",
+        "connect", "sendto", "sendmsg", "pipe2", "write", "mkdirat", "mkdir", "rename", "renameat", "renameat2",
+        "unlink", "unlinkat", "flock", "setns", "open_tree", "move_mount", "mount_setattr", "umount2", "exit_group",
     )
 )  # fmt: skip
 
