@@ -161,6 +161,7 @@ def _mounts(mountinfo: str) -> list[tuple[str, ...]]:
     out.
     """
     lines = [line.split(" ") for line in mountinfo.splitlines()]
+    roots_of = {fields[0]: fields[3] for fields in lines}
     covered = {fields[1] for fields in lines if fields[4] == "/etc"}
     tops = {fields[0] for fields in lines if fields[4] == "/etc" and fields[0] not in covered}
     # Where nothing is mounted on /etc itself, what is mounted below it hangs on the mount that /etc is a part of.
@@ -171,7 +172,7 @@ def _mounts(mountinfo: str) -> list[tuple[str, ...]]:
             tops = tops | {fields[0]}
         elif fields[0] not in tops:
             continue
-        if fields[3:5] == ["/etc", "/etc"]:
+        if fields[4] == "/etc" and fields[3] == roots_of.get(fields[1], "").rstrip("/") + "/etc":
             continue  # /etc bound onto itself, as in mounts.Shape.REPLACE, shows what is there without it as well.
         end = fields.index("-")
         propagation = ",".join(field.partition(":")[0] for field in fields[6:end])
