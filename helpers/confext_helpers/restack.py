@@ -5,7 +5,7 @@
     restack --recover UNIT    complete what a hook that died had begun
 
 In order: ask the manager for the unit (bus.py); complete a swap that was cut off; leave it at that if nothing changed
-(identity.py); run the service's own checks (checks.py); start the stage (stage.py); swap (mounts.py); say so
+(identity.py); start the stage (stage.py); run the service's own checks (checks.py); swap (mounts.py); say so
 (journal.py). Until the swap nothing that the service sees has been touched, so that every error before it leaves the
 service with its old `/etc`, and the swap itself has one system call that matters.
 
@@ -207,16 +207,20 @@ def restack(unit: str, manager: Manager, notes: Notes, properties: Properties, p
     layers = stage.layer_paths(properties)
     for layer in layers:
         images.check_whole(unit, layer)
-    wanted = checks.read(manager, unit)
-    if wanted is not None:
-        checks.run(manager, unit, properties, wanted)
     new_stage = stage.start(manager, unit, properties)
-    # What was looked at before the stage is what the stage has, unless it changed meanwhile: then look again next time.
-    same = identity.identify(properties) == before
-    if wanted is not None and not same:
-        problem = "/etc is unchanged, its layers changed while they were checked"
-        raise ConfextError(problem, unit=unit, hint="reload again")
-    images.check_releases(unit, layers, f"{new_stage.root}/etc/extension-release.d")
+    try:
+        wanted = checks.read(manager, unit)
+        if wanted is not None:
+            checks.run(manager, unit, properties, wanted)
+        # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
+        same = identity.identify(properties) == before
+        if wanted is not None and not same:
+            problem = "/etc is unchanged, its layers changed while they were checked"
+            raise ConfextError(problem, unit=unit, hint="reload again")
+        images.check_releases(unit, layers, f"{new_stage.root}/etc/extension-release.d")
+    except ConfextError:
+        new_stage.close()
+        raise
     notes.write_stack("")
     nosuid = stage.nosuid_directories(properties)
     for process in processes:
