@@ -20,7 +20,6 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from lab import rootfs
@@ -205,10 +204,3 @@ class Machine:
         """The journal's messages (short-less: the text alone), after everything logged so far is in it."""
         self.run("journalctl", "--sync")
         return self.run("journalctl", "-b", "--no-pager", "-q", "-o", "cat", *argv).stdout
-
-
-@contextlib.contextmanager
-def booted(suite: str, *, copy: bool = False) -> Iterator[Machine]:
-    """Boot `suite`, and stop it at the end."""
-    with Machine(suite, copy=copy) as machine:
-        yield machine
