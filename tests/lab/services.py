@@ -161,7 +161,7 @@ def _mounts(mountinfo: str) -> list[tuple[str, ...]]:
     out.
     """
     lines = [line.split(" ") for line in mountinfo.splitlines()]
-    roots_of = {fields[0]: fields[3] for fields in lines}
+    by_id = {fields[0]: fields for fields in lines}
     covered = {fields[1] for fields in lines if fields[4] == "/etc"}
     tops = {fields[0] for fields in lines if fields[4] == "/etc" and fields[0] not in covered}
     # Where nothing is mounted on /etc itself, what is mounted below it hangs on the mount that /etc is a part of.
@@ -172,12 +172,20 @@ def _mounts(mountinfo: str) -> list[tuple[str, ...]]:
             tops = tops | {fields[0]}
         elif fields[0] not in tops:
             continue
-        if fields[4] == "/etc" and fields[3] == roots_of.get(fields[1], "").rstrip("/") + "/etc":
-            continue  # /etc bound onto itself, as in mounts.Shape.REPLACE, shows what is there without it as well.
+        if fields[4] == "/etc" and _shows_what_it_covers(fields, by_id):
+            continue  # As in mounts.Shape.REPLACE.
         end = fields.index("-")
         propagation = ",".join(field.partition(":")[0] for field in fields[6:end])
         found.append((fields[4], fields[3], fields[5], propagation, *fields[end + 1 :]))
     return sorted(found)
+
+
+def _shows_what_it_covers(fields: list[str], by_id: dict[str, list[str]]) -> bool:
+    """Whether a mount on `/etc` is that of a directory onto itself, with the flags that it has without it."""
+    below = by_id[fields[1]]
+    while below[4] == "/etc":
+        below = by_id[below[1]]
+    return [fields[2], fields[3], fields[5]] == [below[2], below[3].rstrip("/") + "/etc", below[5]]
 
 
 def version(machine: Machine, unit: str) -> str:
