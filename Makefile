@@ -9,6 +9,7 @@ DESTDIR ?=
 PYTHON ?= /usr/bin/python3
 
 libdir ?= $(PREFIX)/lib/unit-confext
+bindir ?= $(PREFIX)/bin
 generatordir ?= $(PREFIX)/lib/systemd/system-generators
 unitdir ?= $(PREFIX)/lib/systemd/system
 mandir ?= $(PREFIX)/share/man
@@ -25,6 +26,8 @@ $(error A DESTDIR or PREFIX with spaces in it does not work)
 endif
 
 packages := generator/confext_generator helpers/confext_helpers
+# Where the modules are: the packages, and the packages in them.
+directories := $(packages) $(addprefix helpers/confext_helpers/,command image)
 units := $(wildcard units/*.in)
 dropins := $(wildcard units/*.service.d/*.conf)
 pages := $(wildcard docs/*.[1-8].md)
@@ -32,6 +35,7 @@ pages := $(wildcard docs/*.[1-8].md)
 # What is installed, by its installed path; uninstall removes this and nothing else.
 generator := $(generatordir)/unit-confext-generator
 hook := $(libdir)/restack
+command := $(bindir)/unit-confext
 installed_packages := $(addprefix $(libdir)/,$(notdir $(packages)))
 installed_units := $(addprefix $(unitdir)/,$(notdir $(units:.in=)))
 installed_dropins := $(addprefix $(unitdir)/,$(dropins:units/%=%))
@@ -48,20 +52,22 @@ substitute = sed -e 's|@libdir@|$(libdir)|g' -e 's|"@sitedir@"|"$(subst :,"$(com
 help: ## Show this list
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
-	@echo 'Variables: DESTDIR PREFIX PYTHON SITEDIR libdir generatordir unitdir mandir docdir'
+	@echo 'Variables: DESTDIR PREFIX PYTHON SITEDIR bindir libdir generatordir unitdir mandir docdir'
 
 # ---- Installing ----
 
 .PHONY: install
 install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 	rm -rf $(addprefix $(DESTDIR),$(installed_packages))
-	$(foreach package,$(packages),install -D -m 644 -t $(DESTDIR)$(libdir)/$(notdir $(package)) $(package)/*.py && ) :
+	$(foreach directory,$(directories),install -D -m 644 -t \
+		$(DESTDIR)$(libdir)/$(patsubst generator/%,%,$(directory:helpers/%=%)) $(directory)/*.py && ) :
 # Compiled files that count whatever the files' times are: packaging tools change those afterwards. Nobody edits
 # the modules in place, and the `rm` above keeps an old compiled file from a new module. The paths in them, which
 # tracebacks show, are without DESTDIR.
 	$(PYTHON) -I -m compileall -q -f --invalidation-mode unchecked-hash $(if $(DESTDIR),-s $(DESTDIR) -p /) \
 		$(addprefix $(DESTDIR),$(installed_packages))
 	$(substitute) helpers/restack.in | install -m 755 /dev/stdin $(DESTDIR)$(hook)
+	$(substitute) helpers/unit-confext.in | install -D -m 755 /dev/stdin $(DESTDIR)$(command)
 	$(foreach unit,$(units),$(substitute) $(unit) | \
 		install -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/$(notdir $(unit:.in=)) && ) :
 	$(foreach dropin,$(dropins),install -D -m 644 $(dropin) $(DESTDIR)$(unitdir)/$(dropin:units/%=%) && ) :
@@ -74,12 +80,12 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 
 .PHONY: uninstall
 uninstall: ## Remove what install put there
-	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(installed_units) $(installed_dropins) $(installed_pages) \
+	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(command) $(installed_units) $(installed_dropins) $(installed_pages) \
 		$(installed_documents))
 	rm -rf $(addprefix $(DESTDIR),$(installed_packages))
 # Directories that are the distribution's too go only from a DESTDIR, and nowhere if something is in them.
 	cd $(DESTDIR)/ && rmdir --ignore-fail-on-non-empty $(patsubst /%,%,$(libdir) $(docdir) $(dir $(installed_dropins))) \
-		$(if $(DESTDIR),-p $(patsubst /%,%,$(generatordir) $(unitdir) $(dir $(installed_pages)))) 2>/dev/null || :
+		$(if $(DESTDIR),-p $(patsubst /%,%,$(generatordir) $(unitdir) $(bindir) $(dir $(installed_pages)))) 2>/dev/null || :
 	$(if $(DESTDIR),,@echo "Removed; now run: systemctl daemon-reload && systemctl stop 'unit-confext-*'")
 
 # Man pages are written in markdown. Where no converter is installed they are left out.
@@ -122,7 +128,7 @@ $(VENV)/installed: pyproject.toml
 # generator's messages, so that two at a time see each other's.
 .PHONY: test
 test: $(VENV)/installed ## Run all tests; as root on Debian, installs what they need
-	$(PYTEST)
+	$(PYTEST) --ignore=tests/vm
 
 .PHONY: test-fast
 test-fast: ## Run the tests that need neither root nor network
@@ -130,7 +136,17 @@ test-fast: ## Run the tests that need neither root nor network
 	if ! $$python -c 'import pytest, hypothesis' 2>/dev/null; then \
 		echo 'The tests need pytest and hypothesis: apt-get install python3-pytest python3-hypothesis' >&2; exit 1; \
 	fi; \
-	$$python -m pytest -m 'not real' --ignore=tests/real
+	$$python -m pytest -m 'not real' --ignore=tests/real --ignore=tests/vm
+
+.PHONY: fuzz
+fuzz: $(VENV)/installed ## Give inspect and verify 100,000 damaged images
+	UNIT_CONFEXT_FUZZ=100000 $(PYTEST) tests/fuzz
+
+.PHONY: test-vm
+test-vm: $(VENV)/installed ## Run the tests with signed images in virtual machines (as root; takes ten minutes)
+	tests/lab/need.sh $(lab) qemu-system-x86_64:qemu-system-x86
+	tests/lab/need.sh virtiofsd:virtiofsd
+	$(PYTEST) tests/vm
 
 .PHONY: lint
 lint: $(VENV)/installed ## Run the linters and the type checker alone

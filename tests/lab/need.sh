@@ -9,6 +9,8 @@ for pair in "$@"; do
     command=${pair%:*}
     case $command in
     python3:*) /usr/bin/python3 -c "import ${command#python3:}" 2>/dev/null && continue ;;
+    # Not in $PATH. On Debian 12 it comes with QEMU and has no package of its own.
+    virtiofsd) [ -x /usr/libexec/virtiofsd ] || [ -x /usr/lib/qemu/virtiofsd ] && continue ;;
     *) command -v "$command" >/dev/null && continue ;;
     esac
     missing="$missing ${pair##*:}"

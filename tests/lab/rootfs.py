@@ -7,6 +7,7 @@ goes in and what has to be true of a tree that boots unattended.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 SUITES = {"trixie": 257, "forky": 262}
@@ -52,6 +54,9 @@ echo 'RateLimitBurst=0' | sed '1i [Journal]' >"$root/etc/systemd/journald.conf"
 rm -rf "$root/usr/share/doc" "$root/usr/share/locale" "$root/var/lib/apt/lists" "$root/var/cache/apt"
 mkdir -p "$root/var/lib/confexts" "$root/srv"
 """
+
+# What a virtual machine boots. Modules are loaded from a directory, so that no initrd is needed.
+KERNEL = "linux-image-cloud-amd64"
 
 POLICY = 'printf "#!/bin/sh\\nexit 101\\n" >"$1/usr/sbin/policy-rc.d"; chmod 755 "$1/usr/sbin/policy-rc.d"'
 
@@ -92,35 +97,77 @@ def ensure(suite: str) -> Path:
         RuntimeError: mmdebstrap is not there, or failed; the message has the end of its output.
     """
     target = path_of(suite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.parent / f".{suite}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.is_dir():
-            return target
-        _build(suite, target)
+    with _locked(suite, target) as is_there:
+        if not is_there:
+            _build(suite, target)
     return target
 
 
-def _build(suite: str, target: Path) -> None:
+def kernel_path_of(suite: str) -> Path:
+    """The path that the kernel of `suite` has once it was fetched."""
+    return cache_directory() / f"kernel-{suite}-{hashlib.sha256(KERNEL.encode()).hexdigest()[:12]}"
+
+
+def ensure_kernel(suite: str) -> Path:
+    """Return the directory with the kernel of `suite`, fetching it first where it is missing (some seconds).
+
+    In it are `vmlinuz` and `tree`, which has the modules and nothing else in it, to lie over a root file system.
+
+    Raises:
+        RuntimeError: as from ensure().
+    """
+    target = kernel_path_of(suite)
+    with _locked(suite, target) as is_there:
+        if not is_there:
+            _fetch_kernel(suite, target)
+    return target
+
+
+@contextlib.contextmanager
+def _locked(suite: str, target: Path) -> Iterator[bool]:
+    """Keep others from building what belongs to `suite`; yield whether `target` is there already."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.parent / f".{suite}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield target.is_dir()
+
+
+def _mmdebstrap(suite: str, tree: Path, *options: str) -> None:
     if shutil.which("mmdebstrap") is None:
         raise RuntimeError("mmdebstrap is not installed (apt-get install mmdebstrap)")
+    # A mirror of a testing suite may be older than its own Valid-Until; the signature still counts.
+    valid = '--aptopt=Acquire::Check-Valid-Until "false"'
+    command = ["mmdebstrap", "--mode=root", valid, *options, suite, str(tree)]
+    if (uri := mirror()) is not None:
+        command.append(uri)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"mmdebstrap failed for {suite}:\n{done.stderr[-4000:]}")
+
+
+def _fetch_kernel(suite: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{suite}-") as scratch:
+        fetched = Path(scratch) / "fetched"
+        _mmdebstrap(suite, fetched, "--variant=extract", f"--include={KERNEL}")
+        (modules,) = (fetched / "usr/lib/modules").iterdir()
+        kernel = Path(scratch) / "kernel"
+        (kernel / "tree/usr/lib/modules").mkdir(parents=True)
+        # Older packages have it in /boot, newer ones beside the modules.
+        images = [fetched / f"boot/vmlinuz-{modules.name}", modules / "vmlinuz"]
+        next(image for image in images if image.exists()).rename(kernel / "vmlinuz")
+        modules.rename(kernel / "tree/usr/lib/modules" / modules.name)
+        kernel.rename(target)
+
+
+def _build(suite: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{suite}-") as scratch:
         tree = Path(scratch) / "root"
         recipe = Path(scratch) / "recipe.sh"
         recipe.write_text(RECIPE)
-        command = [
-            "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-            # A mirror of a testing suite may be older than its own Valid-Until; the signature still counts.
-            '--aptopt=Acquire::Check-Valid-Until "false"',
-            f"--essential-hook={POLICY}",
+        _mmdebstrap(
+            suite, tree, "--variant=minbase", f"--include={','.join(PACKAGES)}", f"--essential-hook={POLICY}",
             f'--customize-hook=sh {recipe} "$1"',
-            suite, str(tree),
-        ]  # fmt: skip
-        if (uri := mirror()) is not None:
-            command.append(uri)
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"mmdebstrap failed for {suite}:\n{done.stderr[-4000:]}")
+        )  # fmt: skip
         tree.chmod(0o755)
         tree.rename(target)
 

@@ -33,6 +33,7 @@ def files(root: Path) -> set[str]:
 def expected() -> set[str]:
     """What is installed, relative to the prefix, but man pages."""
     names = {
+        "bin/unit-confext",
         "lib/systemd/system-generators/unit-confext-generator",
         "lib/unit-confext/restack",
         "share/doc/unit-confext/LICENSE",
@@ -41,9 +42,9 @@ def expected() -> set[str]:
     names |= {f"lib/systemd/system/{unit.name.removesuffix('.in')}" for unit in (CHECKOUT / "units").glob("*.in")}
     dropins = (CHECKOUT / "units").glob("*.service.d/*.conf")
     names |= {f"lib/systemd/system/{dropin.parent.name}/{dropin.name}" for dropin in dropins}
-    for package in ("generator/confext_generator", "helpers/confext_helpers"):
-        for module in (CHECKOUT / package).glob("*.py"):
-            directory = f"lib/unit-confext/{module.parent.name}"
+    for tree in ("generator", "helpers"):
+        for module in (CHECKOUT / tree).rglob("*.py"):
+            directory = f"lib/unit-confext/{module.parent.relative_to(CHECKOUT / tree)}"
             names |= {f"{directory}/{module.name}", f"{directory}/__pycache__/{module.stem}{PYCACHE}"}
     return names
 
@@ -55,7 +56,7 @@ def test_destdir(tmp_path: Path) -> None:
 
     for name in installed:
         path = tmp_path / name
-        executable = path.name in ("restack", "unit-confext-generator")
+        executable = path.name in ("restack", "unit-confext", "unit-confext-generator")
         assert path.stat().st_mode & 0o7777 == (0o755 if executable else 0o644), name
         content = path.read_bytes()
         assert bytes(tmp_path) not in content, name
@@ -98,6 +99,9 @@ def test_runs_from_a_prefix(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "unit-confext-generator 0.1.0\n"
+
+    done = subprocess.run([prefix / "bin/unit-confext", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == "unit-confext 0.1.0\n"
 
     units = tmp_path / "units"
     (units / "foo.service.confext.d").mkdir(parents=True)

@@ -69,9 +69,12 @@ def _need(module: str) -> None:
         pytest.skip(f"{module} is not installed")
 
 
+LAUNCHERS = ("helpers/restack.in", "helpers/unit-confext.in")
+
+
 def test_ruff() -> None:
     _need("ruff")
-    _check(sys.executable, "-m", "ruff", "check", "--quiet", "--output-format=concise", *TREES, "helpers/restack.in")
+    _check(sys.executable, "-m", "ruff", "check", "--quiet", "--output-format=concise", *TREES, *LAUNCHERS)
 
 
 def test_mypy() -> None:
@@ -135,7 +138,13 @@ def test_documents_name_what_there_is() -> None:
     assert named <= targets
 
     # A module's line in one of the tables starts with its name.
-    told = set(re.findall(r"^\| `(\w+\.py)`", (CHECKOUT / "docs/architecture.md").read_text(), re.M))
-    packages = ("generator/confext_generator", "helpers/confext_helpers")
-    there = {path.name for path in MODULES if _name(path.parent) in packages and path.name != "__init__.py"}
+    table = (CHECKOUT / "docs/architecture.md").read_text()
+    told = set(re.findall(r"^\| `((?:command/|image/)?\w+\.py)`", table, re.M))
+    packages = (CHECKOUT / "generator/confext_generator", CHECKOUT / "helpers/confext_helpers")
+    there = {
+        str(path.relative_to(package))
+        for package in packages
+        for path in MODULES
+        if package in path.parents and path.name != "__init__.py"
+    }
     assert told == there

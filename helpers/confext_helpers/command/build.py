@@ -1,0 +1,92 @@
+"""`unit-confext build`: make a confext from a directory tree."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+
+from confext_helpers.command.exitcodes import Exit
+from confext_helpers.command.options import PROGRAM
+from confext_helpers.command.output import Output, printable
+from confext_helpers.errors import ConfextError
+from confext_helpers.image.build import Format, Plan, Request, build, plan
+from confext_helpers.image.sourcetree import Allow
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Build what the command line asks for.
+
+    Returns:
+        Exit.REFUSED if there is something in the tree that cannot be part of a confext.
+
+    Raises:
+        ConfextError: it cannot be built.
+        OSError: something cannot be read or written.
+    """
+    if arguments.output is None:
+        raise ConfextError("there is no name for the image", hint="give one with -o, such as -o site.raw")
+    planned = plan(
+        Request(
+            tree=arguments.operands[0],
+            output=arguments.output,
+            format=Format(arguments.format),
+            key=arguments.key,
+            certificate=arguments.certificate,
+            os_release=arguments.os_release,
+            release=arguments.release,
+            allow=[_allow(word) for word in arguments.allow],
+            architecture=arguments.architecture,
+            force=arguments.force,
+        )
+    )
+    if planned.scan.offences:
+        _show_offences(planned, output)
+        return Exit.REFUSED
+    facts = _facts(planned)
+    if arguments.certificate is not None:
+        from confext_helpers.image import keypair
+
+        if doubt := keypair.expiry(arguments.certificate, datetime.datetime.now(datetime.UTC).replace(tzinfo=None)):
+            output.note(f"{doubt}: nobody will accept the image")
+    if not arguments.dry_run:
+        built = build(planned)
+        facts |= {"size": built.size or None, "root_hash": built.root_hash or None}
+    if output.json != "off":
+        output.data([facts])
+    else:
+        for key, value in facts.items():
+            if value is not None:
+                output.line(f"{key.replace('_', ' ').capitalize() + ':':<14}{printable(value)}")
+    return Exit.OK
+
+
+def _allow(word: str) -> Allow:
+    if word not in list(Allow):
+        raise ConfextError(f"--allow={printable(word)} is not known", hint=f"there are: {', '.join(Allow)}")
+    return Allow(word)
+
+
+def _show_offences(planned: Plan, output: Output) -> None:
+    offences = planned.scan.offences
+    if output.json != "off":
+        output.data([offence._asdict() for offence in offences])
+        return
+    for offence in offences:
+        print(f"{PROGRAM}: {printable(offence.path)}: {offence.problem}; {offence.hint}", file=sys.stderr)
+
+
+def _facts(planned: Plan) -> dict[str, object]:
+    """What is known before anything is built."""
+    request = planned.request
+    release = (planned.release or "").strip().replace("\n", " ")
+    return {
+        "output": request.output,
+        "format": str(request.format),
+        "name": planned.name,
+        "files": planned.scan.files + (planned.release is not None),
+        "content": planned.scan.size + len(planned.release or ""),
+        "release": release if planned.release is not None else f"as in {planned.release_file}",
+        "signed_by": request.certificate,
+        "left_out": planned.scan.left_out or None,
+    }

@@ -1,0 +1,234 @@
+"""What is in the file system of an image, without mounting it: with the tools that come with the file system.
+
+They read data that somebody else made, so they run without any rights but those of the caller, with limits on time,
+memory and output, and on the descriptor of the image that was checked before. What they print is parsed line by line;
+a line that cannot be understood, as a name with a line break makes it, ends it with a finding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from confext_helpers import process
+from confext_helpers.image.bytesource import Source
+from confext_helpers.image.filesystems import Kind
+from confext_helpers.image.findings import Code, Finding
+
+_TIMEOUT_SEC = 30.0
+_LIST_MAX = 8 << 20
+_FILE_MAX = 1 << 20
+_MEMORY_MAX = 1 << 30  # address space; threads of unsquashfs reserve more of it than they ever use
+_ENTRIES_MAX = 20_000
+_DIRECTORIES_MAX = 2_000
+
+
+class Entry(NamedTuple):
+    """Something below /etc.
+
+    Attributes:
+        path: from the root of the image on; bytes that are no UTF-8 as surrogates.
+        kind: "file", "directory", "symlink" or "other".
+    """
+
+    path: str
+    kind: str
+
+
+class ContentsError(Exception):
+    """It cannot be read.
+
+    Args:
+        finding: why.
+    """
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+class Contents(NamedTuple):
+    """Access to a file system.
+
+    Attributes:
+        entries: everything below /etc, /etc itself first; empty if there is none.
+        read: returns the content of a file of these by its path, at most 1 MiB; raises ContentsError.
+    """
+
+    entries: tuple[Entry, ...]
+    read: Callable[[str], bytes]
+
+
+def open_contents(source: Source, kind: Kind) -> Contents:
+    """List /etc.
+
+    Args:
+        source: where the file system is.
+        kind: which one it is.
+
+    Raises:
+        ContentsError: it cannot be read, or not with what is installed.
+    """
+    match kind:
+        case Kind.SQUASHFS:
+            return _squashfs(source)
+        case Kind.EROFS:
+            return _erofs(source)
+        case Kind.EXT4:
+            return _ext4(source)
+    raise _error(
+        Code.CONTENTS_TOOL,
+        f"no program reads {kind} without mounting it; use systemd-dissect --list as root, or another file system",
+    )
+
+
+def _run(package: str, source: Source, *argv: str, most: int = _LIST_MAX) -> bytes:
+    """The output of a tool that is given /proc/self/fd/N."""
+    try:
+        done = process.bounded(
+            *argv, timeout_sec=_TIMEOUT_SEC, output_max=most, memory_max=_MEMORY_MAX, descriptors=[source.fd]
+        )
+    except FileNotFoundError:
+        raise _error(Code.CONTENTS_TOOL, f"{argv[0]} is not installed; install {package}") from None
+    if done.status is None:
+        raise _error(Code.CONTENTS, f"{argv[0]} was killed, it took longer than {_TIMEOUT_SEC:.0f} s")
+    if done.status:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise _error(Code.CONTENTS, f"{argv[0]} failed with {done.status}: {lines[-1] if lines else 'no reason'}")
+    return done.stdout
+
+
+def _error(code: Code, message: str) -> ContentsError:
+    return ContentsError(Finding(code, message))
+
+
+def _path(source: Source) -> str:
+    return f"/proc/self/fd/{source.fd}"
+
+
+def _text(raw: bytes) -> list[str]:
+    text = raw.decode(errors="surrogateescape")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _no_line(tool: str, line: str) -> ContentsError:
+    return _error(Code.CONTENTS, f"{tool} printed a line that is none of its own: {line[:200]!r}")
+
+
+_SQUASHFS_LINE = re.compile(r"([-dlbcps])\S{9} +\S+ +\d+(?:, *\d+)? \d{4}-\d\d-\d\d \d\d:\d\d (/.*|)")
+
+
+def _squashfs(source: Source) -> Contents:
+    options = ("-o", str(source.offset), "-no-progress", "-p", "1")
+    image = _path(source)
+    entries = []
+    listed = _run("squashfs-tools", source, "unsquashfs", *options, "-no-wildcards", "-lls", "-d", "", image, "etc")
+    for line in _text(listed):
+        found = _SQUASHFS_LINE.fullmatch(line)
+        if found is None:
+            if line in ("",) or line.startswith("Parallel unsquashfs"):
+                continue
+            raise _no_line("unsquashfs", line)
+        kind = {"-": "file", "d": "directory", "l": "symlink"}.get(found[1], "other")
+        path = found[2].partition(" -> ")[0] if kind == "symlink" else found[2]
+        if path:
+            entries.append(Entry(path, kind))
+    _check_count(len(entries))
+
+    def read(path: str) -> bytes:
+        arguments = (*options, "-no-wildcards", "-cat", image, path.lstrip("/"))
+        return _run("squashfs-tools", source, "unsquashfs", *arguments, most=_FILE_MAX)
+
+    return Contents(tuple(entries), read)
+
+
+_EROFS_LINE = re.compile(r" *(\d+) +(\d+) {2}(.+)")
+_EROFS_KINDS = {"1": "file", "2": "directory", "7": "symlink"}
+
+
+def _erofs(source: Source) -> Contents:
+    usage = _run("erofs-utils", source, "dump.erofs", "--help")
+    if b"--cat" not in usage or b"--offset" not in usage:
+        raise _error(Code.CONTENTS_TOOL, "dump.erofs is too old; install erofs-utils 1.8 or newer")
+    numbers: dict[str, str] = {}
+
+    def dump(*arguments: str, most: int = _LIST_MAX) -> bytes:
+        return _run(
+            "erofs-utils", source, "dump.erofs", f"--offset={source.offset}", *arguments, _path(source), most=most
+        )
+
+    def listed(*which: str) -> list[tuple[str, str, str]]:
+        lines = _text(dump("--ls", *which))
+        heads = [index for index, line in enumerate(lines) if line.split() == ["NID", "TYPE", "FILENAME"]]
+        if len(heads) != 1:
+            raise _error(Code.CONTENTS, "dump.erofs did not list a directory")
+        found = []
+        for line in lines[heads[0] + 1 :]:
+            match = _EROFS_LINE.fullmatch(line)
+            if match is not None:
+                found.append((match[1], _EROFS_KINDS.get(match[2], "other"), match[3]))
+            elif line:
+                raise _no_line("dump.erofs", line)
+        return found
+
+    entries = _walk(listed("--path=/"), lambda number: listed(f"--nid={number}"), numbers)
+    return Contents(entries, lambda path: dump("--cat", f"--nid={numbers[path]}", most=_FILE_MAX))
+
+
+_EXT4_LINE = re.compile(r"/(\d+)/(\d+)/(\d+)/(\d+)/(.+)/(\d*)/")
+
+
+def _ext4(source: Source) -> Contents:
+    image = f"{_path(source)}?offset={source.offset}"
+    numbers: dict[str, str] = {}
+
+    def request(text: str, most: int = _LIST_MAX) -> bytes:
+        return _run("e2fsprogs", source, "debugfs", "-R", text, image, most=most)
+
+    def listed(number: str) -> list[tuple[str, str, str]]:
+        found = []
+        for line in _text(request(f"ls -p <{number}>")):
+            match = _EXT4_LINE.fullmatch(line)
+            if match is not None:
+                kind = {"04": "directory", "10": "file", "12": "symlink"}.get(match[2][:2], "other")
+                found.append((match[1], kind, match[5]))
+            elif line:
+                raise _no_line("debugfs", line)
+        # debugfs has only one exit status, and every directory has at least itself.
+        if not found:
+            raise _error(Code.CONTENTS, "debugfs did not list a directory")
+        return found
+
+    entries = _walk(listed("2"), listed, numbers)
+    return Contents(entries, lambda path: request(f"cat <{numbers[path]}>", most=_FILE_MAX))
+
+
+def _walk(
+    root: list[tuple[str, str, str]],
+    listed: Callable[[str], list[tuple[str, str, str]]],
+    numbers: dict[str, str],
+) -> tuple[Entry, ...]:
+    """All below /etc: number, kind and name of each entry, directory by directory."""
+    entries: list[Entry] = []
+    pending = [(number, kind, f"/{name}") for number, kind, name in root if name == "etc"]
+    seen: set[str] = set()
+    while pending:
+        number, kind, path = pending.pop(0)
+        entries.append(Entry(path, kind))
+        _check_count(len(entries))
+        numbers[path] = number
+        if kind != "directory":
+            continue
+        if number in seen or len(seen) >= _DIRECTORIES_MAX:
+            raise _error(Code.CONTENTS, f"a directory is in two places, or there are too many: {path!r}")
+        seen.add(number)
+        pending += [
+            (below, its_kind, f"{path}/{name}") for below, its_kind, name in listed(number) if name not in (".", "..")
+        ]
+    return tuple(entries)
+
+
+def _check_count(count: int) -> None:
+    if count > _ENTRIES_MAX:
+        raise _error(Code.CONTENTS, f"there are more than {_ENTRIES_MAX} entries in /etc")

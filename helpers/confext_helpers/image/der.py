@@ -1,0 +1,152 @@
+"""DER, X.690: as much of it as signatures and certificates need, and strictly.
+
+A signature in BER can be written in many ways, and two readers may see two different things in it. So what is not the
+one encoding that DER allows is refused: indefinite lengths, lengths with leading zeros, padded integers, sets out of
+order, anything behind the end. Nothing recurses, and no length is believed before it was compared with what is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+INTEGER = 0x02
+BIT_STRING = 0x03
+OCTET_STRING = 0x04
+NULL = 0x05
+OID = 0x06
+SEQUENCE = 0x30
+SET = 0x31
+CONTEXT = 0x80
+CONSTRUCTED = 0x20
+
+_ELEMENTS_MAX = 1024
+
+
+class DerError(ValueError):
+    """Something is not DER, or not what it should be."""
+
+
+class Element(NamedTuple):
+    """One element.
+
+    Attributes:
+        tag: its identifier octet.
+        content: what is in it.
+        raw: all of it, with tag and length.
+    """
+
+    tag: int
+    content: bytes
+    raw: bytes
+
+
+def parse(raw: bytes, tag: int) -> Element:
+    """Parse the one element that `raw` consists of.
+
+    Raises:
+        DerError: it is none, another one than `tag`, or more than one.
+    """
+    found = list(elements(raw))
+    if len(found) != 1:
+        raise DerError(f"{len(found)} elements instead of one")
+    return expect(found[0], tag)
+
+
+def expect(element: Element | None, tag: int) -> Element:
+    """Return `element` if it has this tag.
+
+    Raises:
+        DerError: it has another one, or is missing.
+    """
+    if element is None or element.tag != tag:
+        raise DerError(f"{'nothing' if element is None else hex(element.tag)} instead of {tag:#x}")
+    return element
+
+
+def elements(raw: bytes) -> Iterator[Element]:
+    """The elements that follow one another in `raw`.
+
+    Raises:
+        DerError: something in it is no DER.
+    """
+    position = 0
+    for _ in range(_ELEMENTS_MAX):
+        if position == len(raw):
+            return
+        element = _read(raw, position)
+        yield element
+        position += len(element.raw)
+    raise DerError("too many elements")
+
+
+def members(element: Element) -> list[Element]:
+    """The members of a SET OF, which DER wants in ascending order.
+
+    Raises:
+        DerError: they are out of order, or one is there twice.
+    """
+    found = list(elements(element.content))
+    for one, next_one in itertools.pairwise(found):
+        if not one.raw < next_one.raw:
+            raise DerError("a set is out of order")
+    return found
+
+
+def integer(element: Element) -> int:
+    """The value of an INTEGER.
+
+    Raises:
+        DerError: it is none, or padded.
+    """
+    content = expect(element, INTEGER).content
+    if not content or len(content) > 1024:
+        raise DerError(f"an integer of {len(content)} bytes")
+    if len(content) > 1 and ((content[0] == 0 and content[1] < 0x80) or (content[0] == 0xFF and content[1] >= 0x80)):
+        raise DerError("a padded integer")
+    return int.from_bytes(content, "big", signed=True)
+
+
+def oid(element: Element) -> str:
+    """An OBJECT IDENTIFIER with dots.
+
+    Raises:
+        DerError: it is none.
+    """
+    content = expect(element, OID).content
+    if not 0 < len(content) <= 64 or content[-1] & 0x80:
+        raise DerError("a malformed object identifier")
+    arcs = []
+    value = fresh = 0
+    for byte in content:
+        if byte == 0x80 and not fresh:
+            raise DerError("a padded object identifier")
+        value, fresh = value << 7 | byte & 0x7F, byte & 0x80
+        if not fresh:
+            arcs.append(value)
+            value = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
+def _read(raw: bytes, position: int) -> Element:
+    if len(raw) - position < 2:
+        raise DerError("cut off")
+    tag, length = raw[position], raw[position + 1]
+    if tag & 0x1F == 0x1F:
+        raise DerError("a tag of several bytes")
+    start = position + 2
+    if length == 0x80:
+        raise DerError("an indefinite length, which is BER")
+    if length > 0x80:
+        size = length & 0x7F
+        if size > 4 or len(raw) - start < size:
+            raise DerError("a length that is too long")
+        length = int.from_bytes(raw[start : start + size], "big")
+        if length < 0x80 or raw[start] == 0:
+            raise DerError("a length that could be shorter")
+        start += size
+    if len(raw) - start < length:
+        raise DerError("cut off")
+    return Element(tag, raw[start : start + length], raw[position : start + length])

@@ -1,0 +1,276 @@
+"""The parts of an image: which partition systemd would mount, what protects it, and where its root hash is stated.
+
+dissect_image() in systemd's dissect-image.c, as it runs for ExtensionImages=. Nothing is verified here, and much is
+refused that systemd would get along with, since each tool that looks at an image has to see the same in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from confext_generator import vercmp
+from confext_helpers.image import bytesource, filesystems, gpt, partitiontypes, sidecars
+from confext_helpers.image import policy as policies
+from confext_helpers.image.bytesource import ShortReadError, Source
+from confext_helpers.image.filesystems import FileSystem, Kind
+from confext_helpers.image.findings import Code, Finding
+from confext_helpers.image.gpt import Partition, Table
+from confext_helpers.image.partitiontypes import Designator
+from confext_helpers.image.policy import Flag, Policy
+from confext_helpers.image.sidecars import Sidecars
+
+# A signature partition that is larger is refused by systemd, too.
+_SIGNATURE_PARTITION_MAX = 4 << 20
+
+
+@dataclass(slots=True)
+class Image:
+    """An image and its parts.
+
+    Attributes:
+        path: as it was given.
+        source: all of it.
+        sidecars: what is beside it.
+        table: the partition table, if it has one.
+        chosen: the partitions that systemd would use.
+        ignored: what is there, but not used because the policy says so.
+        file_system: what is in the root partition, or in the whole image.
+        data: the root partition, or the whole image; None if there is none.
+        tree: its hash tree, with the superblock in front; None if there is none.
+        root_hash: the root hash that is stated or signed, None if there is none.
+        root_hash_origin: where it is stated: "attribute", "sidecar", "signature" or "partition UUIDs".
+        signature: a PKCS#7 signature of it; None if there is none.
+        fingerprint: SHA-256 of the signer's certificate as the signature partition has it; empty if it does not.
+        findings: what is wrong.
+    """
+
+    path: str
+    source: Source
+    sidecars: Sidecars = sidecars.NO_SIDECARS
+    table: Table | None = None
+    chosen: dict[Designator, Partition] = field(default_factory=dict)
+    ignored: set[Designator] = field(default_factory=set)
+    file_system: FileSystem | None = None
+    data: Source | None = None
+    tree: Source | None = None
+    root_hash: bytes | None = None
+    root_hash_origin: str = ""
+    signature: bytes | None = None
+    fingerprint: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    def say(self, code: Code, message: str) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(code, message))
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        os.close(self.source.fd)
+        if self.sidecars.tree is not None:
+            os.close(self.sidecars.tree.fd)
+
+
+@contextlib.contextmanager
+def open_image(path: str, policy: Policy, native: str) -> Iterator[Image]:
+    """Open an image and find its parts.
+
+    Args:
+        path: of an image.
+        policy: which partitions may be used.
+        native: the architecture of the machine that it is for, in systemd's spelling.
+
+    Raises:
+        ConfextError: it is no file and no block device.
+        OSError: it cannot be opened.
+    """
+    image = Image(path, bytesource.open_source(path))
+    try:
+        image.sidecars = sidecars.load(path, image.source)
+        image.findings += image.sidecars.findings
+        image.table, findings = gpt.read(image.source)
+        image.findings += findings
+        systems = filesystems.probe(image.source)
+        if image.table is not None:
+            if systems:
+                image.say(Code.AMBIGUOUS, f"there are a partition table and a superblock of {systems[0].kind}")
+            _choose(image, policy, native)
+            _take_partitions(image)
+        elif not findings:
+            _take_whole(image, systems)
+        _look_into(image)
+        yield image
+    finally:
+        image.close()
+
+
+def _take_whole(image: Image, systems: list[FileSystem]) -> None:
+    """An image without a partition table: its file system is the root."""
+    if not systems:
+        image.say(Code.FORMAT, "there is neither a partition table nor a file system that is known")
+        return
+    image.data = image.source
+    image.tree = image.sidecars.tree
+    image.root_hash, image.root_hash_origin = image.sidecars.root_hash, image.sidecars.origin
+    image.signature = image.sidecars.signature
+    if (image.tree is None) != (image.root_hash is None):
+        there, missing = ("a hash tree", "no root hash") if image.tree else ("a root hash", "no hash tree")
+        image.say(Code.SIDECAR, f"there is {there} for the image, but {missing}")
+
+
+def _choose(image: Image, policy: Policy, native: str) -> None:
+    """The partitions that systemd would use: the best architecture, then the newest version in the label."""
+    assert image.table is not None
+    root_hash = image.sidecars.root_hash
+    for partition in image.table.partitions:
+        kind = partition.type
+        if kind is None or kind.designator is None:
+            continue
+        designator = kind.designator
+        skip = gpt.FLAG_NO_BLOCK_IO_PROTOCOL if designator is Designator.ESP else gpt.FLAG_NO_AUTO
+        if partition.flags & skip:
+            continue
+        if root_hash is not None:
+            half = {Designator.ROOT: root_hash[:16], Designator.ROOT_VERITY: root_hash[-16:]}.get(designator)
+            if half is not None and half.hex() != partition.uuid.replace("-", ""):
+                continue
+        allowed = policies.may_use(policy, designator)
+        if allowed is None:
+            image.say(Code.POLICY, f"partition {partition.number} is {designator}, which must not be there")
+            continue
+        if not allowed:
+            image.ignored.add(designator)
+            continue
+        other = image.chosen.get(designator)
+        if other is not None and other.type is not None:
+            better = partitiontypes.better_architecture(kind.architecture, other.type.architecture, native)
+            if better == 0 and designator.versioned:
+                better = vercmp.compare(partition.label.encode(), other.label.encode())
+            if better <= 0:
+                continue
+        image.chosen[designator] = partition
+
+
+def _take_partitions(image: Image) -> None:
+    """Check that the partitions go together, and take data, hash tree and signature from them."""
+    chosen = image.chosen
+    root, verity = chosen.get(Designator.ROOT), chosen.get(Designator.ROOT_VERITY)
+    signature = chosen.get(Designator.ROOT_VERITY_SIG)
+    if root is None:
+        image.say(Code.PARTITIONS, "there is no root partition that may be used")
+    if image.sidecars.tree is not None:
+        image.say(Code.SIDECAR, "there is a hash tree beside an image that has a partition table")
+    if verity is None and (signature is not None or image.sidecars.root_hash is not None):
+        image.say(Code.PARTITIONS, "there is no hash partition for the root hash")
+    for designator, partition in chosen.items():
+        if designator not in (Designator.ROOT, Designator.ROOT_VERITY, Designator.ROOT_VERITY_SIG):
+            what = f"partition {partition.number} ({designator}) would be used as well, and nothing checks it"
+            image.say(Code.PARTITIONS, what)
+    architectures = {p.type.architecture for p in (root, verity, signature) if p is not None and p.type is not None}
+    if len(architectures) > 1:
+        image.say(Code.PARTITIONS, "data, hash tree and signature are for different architectures")
+    image.data = _part(image, root)
+    image.tree = _part(image, verity)
+    image.root_hash, image.root_hash_origin = image.sidecars.root_hash, image.sidecars.origin
+    image.signature = image.sidecars.signature if image.root_hash is not None else None
+    if signature is not None and image.signature is None:
+        _take_signature(image, signature)
+    if image.root_hash is None and root is not None and verity is not None:
+        image.root_hash = bytes.fromhex((root.uuid + verity.uuid).replace("-", ""))
+        image.root_hash_origin = "partition UUIDs"
+
+
+def _part(image: Image, partition: Partition | None) -> Source | None:
+    return None if partition is None else image.source.part(partition.offset, partition.size)
+
+
+def _take_signature(image: Image, partition: Partition) -> None:
+    """Read a signature partition; dissected_image_load_verity_sig_partition()."""
+    if partition.size > _SIGNATURE_PARTITION_MAX:
+        image.say(Code.SIGNATURE_MALFORMED, f"the signature partition has {partition.size} bytes")
+        return
+    try:
+        raw = b"".join(
+            image.source.read(partition.offset + start, min(bytesource.READ_MAX, partition.size - start))
+            for start in range(0, partition.size, bytesource.READ_MAX)
+        )
+    except ShortReadError as error:
+        image.say(Code.UNREADABLE, f"the signature partition: {error}")
+        return
+    text, _, rest = raw.partition(b"\0")
+    if rest.strip(b"\0"):
+        image.say(Code.SIGNATURE_MALFORMED, "there is something behind the text in the signature partition")
+        return
+    try:
+        fields = json.loads(text.decode(), object_pairs_hook=_unique)
+        root_hash = sidecars.parse_hash(fields["rootHash"])
+        image.signature = base64.b64decode(fields["signature"], validate=True)
+        image.fingerprint = str(fields.get("certificateFingerprint") or "").lower()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error):
+        root_hash = None
+    if root_hash is None:
+        image.signature = None
+        image.say(Code.SIGNATURE_MALFORMED, "the signature partition is no JSON object with rootHash and signature")
+        return
+    if image.root_hash is not None and image.root_hash != root_hash:
+        image.say(Code.VERITY_ROOT, f"stated is {image.root_hash.hex()}, signed is {root_hash.hex()}")
+    image.root_hash, image.root_hash_origin = root_hash, "signature"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    found = dict(pairs)
+    # Of two fields of one name, one reader takes the first and another one the last.
+    if len(found) < len(pairs):
+        raise ValueError("a field is there twice")
+    return found
+
+
+def _look_into(image: Image) -> None:
+    """Find out which file system is in the root partition, and whether it fits."""
+    if image.data is None:
+        return
+    systems = filesystems.probe(image.data)
+    if len(systems) > 1:
+        image.say(Code.AMBIGUOUS, f"there are superblocks of {' and '.join(one.kind for one in systems)}")
+    if not systems:
+        image.say(Code.FORMAT, "the root partition has no file system that is known")
+        return
+    image.file_system = systems[0]
+    if image.file_system.kind is Kind.LUKS:
+        image.say(Code.ENCRYPTED, "the file system is encrypted")
+    elif image.file_system.kind not in filesystems.MOUNTABLE:
+        image.say(Code.FORMAT, f"systemd does not mount {image.file_system.kind}")
+    if image.file_system.size > image.data.size:
+        what = f"the file system takes {image.file_system.size} bytes, there are {image.data.size}"
+        image.say(Code.SIZE, what)
+
+
+def parts(image: Image, protection: Flag) -> dict[Designator, policies.Part]:
+    """What was found of each partition, for policy.judge().
+
+    Args:
+        image: the image.
+        protection: what is known to protect its root: SIGNED, VERITY, ENCRYPTED or UNPROTECTED.
+    """
+    found = {}
+    # Of an image without partitions systemd asks for nothing but its root.
+    for designator in Designator if image.table is not None else (Designator.ROOT,):
+        partition = image.chosen.get(designator)
+        root = designator is Designator.ROOT and image.data is not None
+        if partition is None and not root:
+            found[designator] = policies.Part(Flag.UNUSED if designator in image.ignored else Flag.ABSENT)
+            continue
+        kind = image.file_system.kind if root and image.file_system is not None else ""
+        if partition is not None and not root and designator.data is None:
+            systems = filesystems.probe(image.source.part(partition.offset, partition.size))
+            kind = systems[0].kind if systems else ""
+        locked = Flag.ENCRYPTED if kind == Kind.LUKS else Flag.UNPROTECTED
+        flags = partition.flags if partition is not None else 0
+        found[designator] = policies.Part(protection if root else locked, flags, kind)
+    return found

@@ -1,0 +1,145 @@
+"""The release file that makes a tree a confext: what it has to say, and under which name. extension-release(5).
+
+A confext that is called `NAME.raw` has `/etc/extension-release.d/extension-release.NAME`. `ID=` in it has to be that of
+the system, or `_any`; with another `ID=` than `_any`, `VERSION_ID=` or `CONFEXT_LEVEL=` has to be the system's as well
+(extension_release_validate() in systemd's extension-util.c).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from confext_helpers.errors import ConfextError
+
+DIRECTORY = "etc/extension-release.d"
+_PREFIX = "extension-release."
+_FIELD = re.compile(r"[A-Z][A-Z0-9_]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_.,:+/@-]+")
+# What raw_strip_suffixes() in systemd's import-util.c takes off together with or besides `.raw`.
+_SUFFIXES = (".sysext", ".confext", ".raw", ".xz", ".gz", ".bz2", ".qcow2", ".img", ".bin")
+_FROM_OS_RELEASE = ("ID", "VERSION_ID", "CONFEXT_LEVEL")
+
+
+def name_of(output: str, *, image: bool) -> str:
+    """The name of the confext that a path stands for.
+
+    Args:
+        output: path of an image, `site.raw` or `site_1.2.raw`, or of a directory.
+        image: whether it is an image.
+
+    Raises:
+        ConfextError: no confext can have that name. systemd's image_name_is_valid(), and what the generator ignores.
+    """
+    base = os.path.basename(output.rstrip("/"))
+    if image != base.endswith(".raw"):
+        problem = "an image is called NAME.raw" if image else "a directory is not called NAME.raw"
+        raise ConfextError(problem, path=output, hint="choose another name with -o")
+    name = base.removesuffix(".raw")
+    if name.endswith(_SUFFIXES):
+        problem = "systemd would take more off this name than .raw"
+        raise ConfextError(problem, path=output, hint="choose another name with -o")
+    if not name or name.startswith(".") or not name.isprintable() or len(os.fsencode(_PREFIX + name)) > 255:
+        raise ConfextError("no confext can have this name", path=output, hint="choose another name with -o")
+    return name
+
+
+def path_of(name: str) -> str:
+    """The path of the release file in the tree of a confext called `name`."""
+    return f"{DIRECTORY}/{_PREFIX}{name}"
+
+
+def compose(os_release: str | None, fields: Sequence[str]) -> str:
+    """The content of a release file.
+
+    Args:
+        os_release: path of the os-release file of the system that it is for, or None for any system.
+        fields: `NAME=VALUE` each, which come last and win.
+
+    Raises:
+        ConfextError: one of them is malformed, or there would be no ID.
+        OSError: the file cannot be read.
+    """
+    said = {"ID": "_any"}
+    if os_release is not None:
+        with open(os_release, encoding="utf-8") as file:
+            system = parse(file.read(), os_release)
+        said = {name: system[name] for name in _FROM_OS_RELEASE if name in system}
+        if "ID" not in said:
+            raise ConfextError("no ID= in the os-release file", path=os_release, hint="name another file")
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not equals or not _FIELD.fullmatch(name) or not value.isprintable():
+            raise ConfextError(f"{field!r} is not NAME=VALUE", hint="give fields as in --release=ID=debian")
+        said[name] = value
+    said = {name: value for name, value in said.items() if value}
+    if not said.get("ID"):
+        raise ConfextError("a release file without ID= fits no system", hint="give one, or --release=ID=_any")
+    return "".join(f"{name}={_quote(value)}\n" for name, value in said.items())
+
+
+def parse(text: str, path: str) -> Mapping[str, str]:
+    """The fields of an os-release file, os-release(5).
+
+    Args:
+        text: its content.
+        path: its path, for the message.
+
+    Raises:
+        ConfextError: a line is no assignment.
+    """
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            # shlex knows the backslash in quotes before a quote or a backslash only.
+            words = shlex.split(re.sub(r"\\(.)", lambda found: found[found[1] in "$`"], line))
+        except ValueError:
+            words = []
+        name, equals, value = words[0].partition("=") if len(words) == 1 else ("", "", "")
+        if not equals or not name:
+            raise ConfextError(f"line {number} is no assignment", path=path, hint="mend it, see os-release(5)")
+        found[name] = value
+    return found
+
+
+def existing(tree: str, name: str) -> str | None:
+    """The path in `tree` of the release file that it has already; None if it has none.
+
+    Args:
+        tree: the directory that has `etc/` in it.
+        name: the name of the confext.
+
+    Raises:
+        ConfextError: what there is would not be accepted under this name, or says nothing.
+        OSError: it cannot be read.
+    """
+    try:
+        there = sorted(entry for entry in os.listdir(f"{tree}/{DIRECTORY}") if entry.startswith(_PREFIX))
+    except FileNotFoundError:
+        return None
+    # The name up to a version counts as well: path_extract_image_name() in systemd's os-util.c.
+    accepted = [_PREFIX + name, _PREFIX + re.split("[_+]", name)[0]]
+    for entry in there:
+        if entry not in accepted:
+            problem = f"the tree has a release file of another name, {os.fsencode(entry).decode(errors='replace')}"
+            hint = f"remove it, or build with -o {entry.removeprefix(_PREFIX)}.raw"
+            raise ConfextError(problem, path=f"{tree}/{DIRECTORY}/{entry}", hint=hint)
+    for entry in accepted:
+        if entry in there:
+            path = f"{DIRECTORY}/{entry}"
+            with open(f"{tree}/{path}", encoding="utf-8", errors="replace") as file:
+                if not parse(file.read(), path).get("ID"):
+                    raise ConfextError("the release file has no ID=", path=path, hint="add one, such as ID=_any")
+            return path
+    return None
+
+
+def _quote(value: str) -> str:
+    """A value as os-release(5) wants it: quoted unless it is plain, what means something to a shell escaped."""
+    if _PLAIN.fullmatch(value):
+        return value
+    return '"' + re.sub(r'(["$`\\])', r"\\\1", value) + '"'

@@ -1,0 +1,108 @@
+"""The files beside an image: `.roothash`, `.roothash.p7s` and `.verity`, and the attribute user.verity.roothash.
+
+verity_settings_load() in systemd's dissect-image.c. The names are those of the image with another suffix than `.raw`;
+an image of another name has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import NamedTuple
+
+from confext_helpers.errors import ConfextError
+from confext_helpers.image.bytesource import Source, open_source
+from confext_helpers.image.findings import Code, Finding
+from confext_helpers.image.signature import SIZE_MAX
+
+_HASH_TEXT_MAX = 4096
+HASH_SIZES = (32, 48, 64)
+
+
+class Sidecars(NamedTuple):
+    """What is beside an image.
+
+    Attributes:
+        root_hash: the stated root hash; None if none is stated.
+        origin: where it is stated: "attribute" or "sidecar".
+        signature: content of the `.p7s` file; None if there is none.
+        tree: the `.verity` file, opened; None if there is none.
+        findings: what is wrong with them.
+    """
+
+    root_hash: bytes | None
+    origin: str
+    signature: bytes | None
+    tree: Source | None
+    findings: tuple[Finding, ...]
+
+
+NO_SIDECARS = Sidecars(None, "", None, None, ())
+
+
+def parse_hash(text: str) -> bytes | None:
+    """A root hash in hexadecimal; None if it is none."""
+    with contextlib.suppress(ValueError):
+        found = bytes.fromhex(text.strip())
+        if len(found) in HASH_SIZES:
+            return found
+    return None
+
+
+def load(path: str, image: Source) -> Sidecars:
+    """Read what is beside an image.
+
+    Args:
+        path: of the image.
+        image: the image, opened.
+    """
+    if not stat.S_ISREG(os.fstat(image.fd).st_mode):
+        return NO_SIDECARS
+    findings: list[Finding] = []
+
+    def beside(suffix: str, most: int) -> bytes | None:
+        name = path.removesuffix(".raw") + suffix
+        if not path.endswith(".raw") or not os.path.lexists(name):
+            return None
+        try:
+            source = open_source(name)
+            try:
+                if source.size > most:
+                    findings.append(Finding(Code.SIDECAR, f"{os.path.basename(name)} is too large"))
+                    return None
+                return source.read(0, source.size)
+            finally:
+                os.close(source.fd)
+        except (OSError, ConfextError) as error:
+            findings.append(Finding(Code.SIDECAR, f"{os.path.basename(name)} cannot be read: {error}"))
+            return None
+
+    def attribute(name: str) -> bytes | None:
+        with contextlib.suppress(OSError):
+            return os.getxattr(image.fd, name)
+        return None
+
+    origin = "attribute"
+    text = attribute("user.verity.roothash")
+    if text is None:
+        origin = "sidecar"
+        text = beside(".roothash", _HASH_TEXT_MAX)
+    root_hash = None
+    if text is not None:
+        root_hash = parse_hash(text.decode("ascii", "replace"))
+        if root_hash is None:
+            findings.append(Finding(Code.SIDECAR, f"the root hash in the {origin} is no hash"))
+    elif attribute("user.verity.usrhash") is not None or beside(".usrhash", _HASH_TEXT_MAX) is not None:
+        findings.append(Finding(Code.SIDECAR, "the root hash beside the image is for /usr, which a confext has not"))
+    signature = beside(".roothash.p7s", SIZE_MAX)
+    if signature is not None and root_hash is None:
+        findings.append(Finding(Code.SIDECAR, "there is a signature beside the image, but no root hash"))
+    tree = None
+    name = path.removesuffix(".raw") + ".verity"
+    if path.endswith(".raw") and os.path.lexists(name):
+        try:
+            tree = open_source(name)
+        except (OSError, ConfextError) as error:
+            findings.append(Finding(Code.SIDECAR, f"{os.path.basename(name)} cannot be read: {error}"))
+    return Sidecars(root_hash, origin if root_hash else "", signature, tree, tuple(findings))

@@ -1,0 +1,218 @@
+"""The tree that an image is built from: what in it cannot be part of a confext, and a copy of the rest.
+
+What is built is never the tree itself but a copy without anything that differs from one machine to the next: owners,
+times, extended attributes and hard links. Two checkouts of the same files so become the same bytes.
+
+systemd mounts confexts with `nodev,nosuid,noexec` and takes nothing but `/etc` from them (systemd-confext(8)), so what
+would be lost or would not work there is refused rather than dropped without a word. A device node is worse than
+useless: overlayfs takes one with the numbers 0:0 for the removal of a file of the host.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Collection, Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from confext_helpers.errors import ConfextError
+
+
+class Allow(StrEnum):
+    """What can be told to be meant so: `--allow=`."""
+
+    OUTSIDE = "outside"
+    EXECUTABLES = "executables"
+    SPECIAL_BITS = "special-bits"
+
+
+class Offence(NamedTuple):
+    """Something in a tree that cannot be part of a confext.
+
+    Attributes:
+        path: relative to the tree.
+        problem: what is wrong, without a full stop.
+        hint: what to do about it, as an imperative.
+    """
+
+    path: str
+    problem: str
+    hint: str
+
+
+class Scan(NamedTuple):
+    """A tree as it was found.
+
+    Attributes:
+        offences: what is wrong with it.
+        left_out: the entries beside `etc/`; they are never in the image.
+        files: number of entries below `etc/` that are no directories.
+        size: of all regular files below `etc/`, in bytes.
+    """
+
+    offences: list[Offence]
+    left_out: list[str]
+    files: int
+    size: int
+
+
+_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+_EXECUTE_BITS = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
+# The mode of the merged /etc is that of the topmost layer's, so it is not left to the umask of the one who builds.
+_TOP_MODE = 0o755
+_KINDS = {
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+# These change who may do what and would be lost. Others, such as labels, are the target system's business.
+_ATTRIBUTES = {
+    "security.capability": ("has file capabilities, which count for nothing in a confext", "take them away: setcap -r"),
+    "system.posix_acl_access": ("has an access control list, which an image does not keep", "remove it: setfacl -b"),
+    "system.posix_acl_default": ("has a default access control list, which an image does not keep", "setfacl -k it"),
+}
+
+
+def scan(tree: str, allow: Collection[Allow] = ()) -> Scan:
+    """Look at everything in the directory `tree`.
+
+    Args:
+        tree: its path; `etc/` has to be in it.
+        allow: offences that are none.
+
+    Raises:
+        ConfextError: it is no directory, or has no `etc/`.
+        OSError: something in it cannot be read.
+    """
+    if not os.path.isdir(tree):
+        raise ConfextError("there is no such directory", path=tree, hint="name a directory that has etc/ in it")
+    top = os.path.join(tree, "etc")
+    if not os.path.isdir(top) or os.path.islink(top):
+        raise ConfextError("the tree has no directory etc/ in it", path=tree, hint="put the files below etc/")
+    offences = []
+    left_out = sorted(set(os.listdir(tree)) - {"etc"}, key=os.fsencode)
+    if Allow.OUTSIDE not in allow:
+        hint = "move it below etc/, or build with --allow=outside, which leaves it out"
+        offences = [Offence(name, "is outside etc/, and a confext is nothing else", hint) for name in left_out]
+    files = size = 0
+    for path, status in _walk(top):
+        for problem, hint in _judge(path, status, allow):
+            offences.append(Offence(os.path.relpath(path, tree), problem, hint))
+        files += not stat.S_ISDIR(status.st_mode)
+        size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return Scan(offences, left_out, files, size)
+
+
+def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
+    """`top` and everything below it, directories first, in an order that depends on the names alone."""
+    waiting = [top]
+    while waiting:
+        path = waiting.pop()
+        status = os.lstat(path)
+        yield path, status
+        if stat.S_ISDIR(status.st_mode):
+            waiting += [os.path.join(path, name) for name in sorted(os.listdir(path), key=os.fsencode, reverse=True)]
+
+
+def _judge(path: str, status: os.stat_result, allow: Collection[Allow]) -> Iterator[tuple[str, str]]:
+    """Problem and hint of everything that is wrong with one entry."""
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFLNK:
+        return
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        yield f"is {_KINDS.get(kind, 'of an unknown kind')}", "remove it: files, directories and links can be built"
+        return
+    if status.st_mode & _SPECIAL_BITS and Allow.SPECIAL_BITS not in allow:
+        bits = f"mode {stat.S_IMODE(status.st_mode):04o}"
+        yield f"is setuid, setgid or sticky ({bits})", "chmod ug-s,-t it, or build with --allow=special-bits"
+    if kind == stat.S_IFREG and status.st_mode & _EXECUTE_BITS and Allow.EXECUTABLES not in allow:
+        yield "is executable, and confexts are mounted noexec", "chmod -x it, or build with --allow=executables"
+    for attribute, told in _ATTRIBUTES.items():
+        if _has_attribute(path, attribute):
+            yield told
+
+
+def _has_attribute(path: str, attribute: str) -> bool:
+    try:
+        os.getxattr(path, attribute, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return False
+        raise
+    return True
+
+
+def copy(tree: str, target: str) -> None:
+    """Copy `etc/` of a tree that was scanned, with names, modes and contents alone.
+
+    Args:
+        tree: the tree.
+        target: the directory that is to be made.
+
+    Raises:
+        ConfextError: a file is something else by now.
+        OSError: something cannot be read or written.
+    """
+    os.mkdir(target)
+    top = os.path.join(tree, "etc")
+    directories = [(target, _TOP_MODE)]
+    for path, status in _walk(top):
+        copied = os.path.join(target, os.path.relpath(path, tree))
+        mode = stat.S_IMODE(status.st_mode)
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(path), copied)
+        elif stat.S_ISDIR(status.st_mode):
+            os.mkdir(copied)
+            directories.append((copied, mode if path != top else _TOP_MODE))
+        else:
+            _copy_file(path, copied, mode)
+    # Last, since they may forbid to write to them.
+    for directory, mode in reversed(directories):
+        os.chmod(directory, mode)
+
+
+def _copy_file(path: str, copied: str, mode: int) -> None:
+    # Not to be led elsewhere or to wait if it was replaced since it was looked at.
+    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(source, "rb") as reader, open(copied, "xb") as writer:
+        if not stat.S_ISREG(os.fstat(source).st_mode):
+            raise ConfextError("the tree is being changed", path=path, hint="build it again when it is at rest")
+        shutil.copyfileobj(reader, writer)
+        os.fchmod(writer.fileno(), mode)
+
+
+def stamp(tree: str, time_sec: int) -> None:
+    """Give everything in a tree one time, and root as its owner if that is possible.
+
+    Args:
+        tree: a directory that nobody else writes to.
+        time_sec: seconds since 1970.
+    """
+    # From the leaves up: a change in a directory is one of its time.
+    for path, status in reversed(list(_walk(tree))):
+        if os.geteuid() == 0:
+            os.chown(path, 0, 0, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                os.chmod(path, stat.S_IMODE(status.st_mode))  # chown(2) takes setuid and setgid away.
+        os.utime(path, (time_sec, time_sec), follow_symlinks=False)
+
+
+def digest(tree: str) -> bytes:
+    """SHA-256 of the names, kinds, modes and contents of everything in a tree; owners and times do not count."""
+    total = hashlib.sha256()
+    for path, status in _walk(tree):
+        content = b""
+        if stat.S_ISLNK(status.st_mode):
+            content = os.fsencode(os.readlink(path))
+        elif stat.S_ISREG(status.st_mode):
+            with open(path, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+        fields = (os.fsencode(os.path.relpath(path, tree)), b"%o" % status.st_mode, content)
+        for field in fields:
+            total.update(len(field).to_bytes(8, "big") + field)
+    return total.digest()

@@ -1,0 +1,305 @@
+"""dm-verity: the hash tree computed anew from the data and compared with the one that is stored.
+
+The format is the one of the kernel's dm-verity and of cryptsetup, "DM-Verity On-Disk Specification": a superblock,
+then the levels of the tree from the root down to the hashes of the data blocks, each level as blocks full of digests.
+
+All of it is read once, from the bottom up. Of each level no more than one block is kept, so an image of any size takes
+the same few megabytes. The data are those of a root hash if, and only if, the hash computed from the data alone is that
+root hash. That a stored tree differs is a second question, and which blocks do is the third.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from confext_helpers.errors import ConfextError
+from confext_helpers.image.bytesource import READ_MAX, ShortReadError, Source
+from confext_helpers.image.findings import Code, Finding
+
+MAGIC = b"verity\0\0"
+SUPERBLOCK_SIZE = 512
+_SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6s256s168s")
+_ALGORITHMS = ("sha256", "sha384", "sha512", "sha3_256", "sha3_384", "sha3_512")
+_BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+_NAMED_MAX = 5
+
+
+class Superblock(NamedTuple):
+    """How a tree was made.
+
+    Attributes:
+        uuid: of the tree, 32 hexadecimal digits.
+        algorithm: name of the hash function.
+        data_block_size: in bytes.
+        hash_block_size: in bytes.
+        data_blocks: how many blocks of data the tree covers.
+        salt: what is hashed in front of each block.
+    """
+
+    uuid: str
+    algorithm: str
+    data_block_size: int
+    hash_block_size: int
+    data_blocks: int
+    salt: bytes
+
+    @property
+    def digest_size(self) -> int:
+        """Of one digest, in bytes."""
+        return hashlib.new(self.algorithm).digest_size
+
+    @property
+    def slot_size(self) -> int:
+        """What a digest takes in a hash block: the next power of two, in bytes."""
+        return 1 << (self.digest_size - 1).bit_length()
+
+    @property
+    def data_size(self) -> int:
+        """What the tree covers, in bytes."""
+        return self.data_blocks * self.data_block_size
+
+    def levels(self) -> list[tuple[int, int]]:
+        """First block and number of blocks of each level, the one above the data first; in hash blocks."""
+        fan_out = self.hash_block_size // self.slot_size
+        counts = []
+        count = self.data_blocks
+        while count > 1:
+            count = -(-count // fan_out)
+            counts.append(count)
+        position = -(-SUPERBLOCK_SIZE // self.hash_block_size)
+        starts = []
+        for count in reversed(counts):
+            starts.append(position)
+            position += count
+        return list(zip(reversed(starts), counts, strict=True))
+
+    def tree_size(self) -> int:
+        """Of the superblock and the tree, in bytes."""
+        levels = self.levels()
+        first = -(-SUPERBLOCK_SIZE // self.hash_block_size)
+        return (first + sum(count for _, count in levels)) * self.hash_block_size
+
+
+class VerityError(ConfextError):
+    """A superblock that cannot be used."""
+
+
+def read_superblock(source: Source) -> Superblock:
+    """Read and check the superblock at the beginning of a hash partition or a `.verity` file.
+
+    Raises:
+        VerityError: it is damaged, or of a kind that is not known.
+    """
+    try:
+        raw = source.read(0, SUPERBLOCK_SIZE)
+    except ShortReadError as error:
+        raise VerityError("there is no superblock") from error
+    values = _SUPERBLOCK.unpack(raw)
+    magic, version, kind, identifier, name, data_block, hash_block, blocks, salt_size, pad, salt, rest = values
+    if magic != MAGIC:
+        raise VerityError("there is no superblock")
+    if version != 1 or kind != 1:
+        raise VerityError(f"version {version} with hash type {kind} is not known")
+    algorithm = name.rstrip(b"\0").decode("ascii", "replace").replace("-", "_")
+    if algorithm not in _ALGORITHMS:
+        raise VerityError(f"the hash function {algorithm!r} is not known")
+    if data_block not in _BLOCK_SIZES or hash_block not in _BLOCK_SIZES:
+        raise VerityError(f"blocks of {data_block} and {hash_block} bytes are not possible")
+    if salt_size > 256:
+        raise VerityError(f"a salt of {salt_size} bytes is not possible")
+    if pad.strip(b"\0") or rest.strip(b"\0") or salt[salt_size:].strip(b"\0"):
+        raise VerityError("there is something in it where nothing may be")
+    if not 0 < blocks <= (1 << 63) // data_block:
+        raise VerityError(f"{blocks} blocks of data are not possible")
+    superblock = Superblock(identifier.hex(), algorithm, data_block, hash_block, blocks, salt[:salt_size])
+    if superblock.hash_block_size // superblock.slot_size < 2:
+        raise VerityError(f"{algorithm} does not go with blocks of {hash_block} bytes")
+    return superblock
+
+
+@dataclass(slots=True)
+class _Level:
+    """One level of the tree while it is computed."""
+
+    start: int
+    blocks: int
+    index: int = 0
+    buffer: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """A tree that is being compared with its data.
+
+    Attributes:
+        superblock: how the tree was made.
+        data: what it covers.
+        tree: superblock and tree.
+        data_differ: numbers of the first data blocks that differ from an intact part of the tree.
+        tree_differ: numbers of the first hash blocks that differ from what the tree above them says.
+        data_count: how many such data blocks there are.
+        tree_count: how many such hash blocks there are.
+        differ: whether any stored hash block differs from the computed one.
+    """
+
+    superblock: Superblock
+    data: Source
+    tree: Source
+    data_differ: list[int] = field(default_factory=list)
+    tree_differ: list[int] = field(default_factory=list)
+    data_count: int = 0
+    tree_count: int = 0
+    differ: bool = False
+    _levels: list[_Level] = field(default_factory=list)
+    _slot: int = 0
+    _stated: bytes = b""
+    _stored_top: bytes = b""
+
+    def run(self, root_hash: bytes, progress: Callable[[int], None]) -> list[Finding]:
+        """Compare everything.
+
+        Args:
+            root_hash: what the root hash has to be.
+            progress: is told the number of bytes of data that were read, now and then.
+
+        Returns:
+            What is wrong. None means: every bit of the data and of the tree is what the root hash stands for.
+        """
+        block = self.superblock
+        if len(root_hash) != block.digest_size:
+            return [Finding(Code.VERITY_ROOT, f"a root hash of {len(root_hash)} bytes is none of {block.algorithm}")]
+        if block.data_size > self.data.size:
+            return [Finding(Code.SIZE, f"the hash tree is for {block.data_size} bytes, there are {self.data.size}")]
+        if block.tree_size() > self.tree.size:
+            return [Finding(Code.SIZE, f"the hash tree takes {block.tree_size()} bytes, there are {self.tree.size}")]
+        self._stated = root_hash
+        self._slot = block.slot_size
+        self._levels = [_Level(start, count) for start, count in block.levels()]
+        computed = b""
+        try:
+            for number, digest in enumerate(self._data_digests(progress)):
+                if not self._levels:
+                    computed = digest
+                else:
+                    computed = self._push(0, digest) or computed
+                    if number + 1 == block.data_blocks:
+                        computed = self._finish() or computed
+        except ShortReadError as error:
+            return [Finding(Code.UNREADABLE, f"while the hash tree was compared: {error}")]
+        return self._judge(computed)
+
+    def _hash(self, content: bytes | memoryview) -> bytes:
+        state = self._salted.copy()
+        state.update(content)
+        return state.digest()
+
+    @property
+    def _salted(self) -> hashlib._Hash:
+        return hashlib.new(self.superblock.algorithm, self.superblock.salt)
+
+    def _data_digests(self, progress: Callable[[int], None]) -> Iterator[bytes]:
+        size = self.superblock.data_block_size
+        salted = self._salted
+        position, end = 0, self.superblock.data_size
+        while position < end:
+            chunk = memoryview(self.data.read(position, min(READ_MAX, end - position)))
+            for start in range(0, len(chunk), size):
+                state = salted.copy()
+                state.update(chunk[start : start + size])
+                yield state.digest()
+            position += len(chunk)
+            progress(position)
+
+    def _push(self, level: int, digest: bytes) -> bytes:
+        """Add a digest to a level; return the digest of the topmost block once that is complete."""
+        state = self._levels[level]
+        state.buffer += digest.ljust(self._slot, b"\0")
+        if len(state.buffer) < self.superblock.hash_block_size:
+            return b""
+        return self._complete(level)
+
+    def _finish(self) -> bytes:
+        """Complete the last block of each level."""
+        computed = b""
+        for level, state in enumerate(self._levels):
+            if state.buffer:
+                computed = self._complete(level) or computed
+        return computed
+
+    def _complete(self, level: int) -> bytes:
+        state = self._levels[level]
+        block = bytes(state.buffer).ljust(self.superblock.hash_block_size, b"\0")
+        state.buffer.clear()
+        self._compare(level, state.index, block)
+        state.index += 1
+        digest = self._hash(block)
+        return self._push(level + 1, digest) if level + 1 < len(self._levels) else digest
+
+    def _stored(self, level: int, index: int) -> bytes:
+        size = self.superblock.hash_block_size
+        return self.tree.read((self._levels[level].start + index) * size, size)
+
+    def _expected(self, level: int, index: int) -> bytes:
+        """What the stored tree says the digest of this hash block is; the stated root hash for the topmost."""
+        if level + 1 == len(self._levels):
+            return self._stated
+        size, slot = self.superblock.hash_block_size, self._slot
+        block, entry = divmod(index, size // slot)
+        position = (self._levels[level + 1].start + block) * size + entry * slot
+        return self.tree.read(position, self.superblock.digest_size)
+
+    def _compare(self, level: int, index: int, computed: bytes) -> None:
+        stored = self._stored(level, index)
+        top = level + 1 == len(self._levels)
+        intact = self._hash(stored) == self._expected(level, index)
+        if top:
+            self._stored_top = self._hash(stored)
+        elif not intact:
+            self.tree_count += 1
+            if len(self.tree_differ) < _NAMED_MAX:
+                self.tree_differ.append(self._levels[level].start + index)
+        if stored == computed:
+            return
+        self.differ = True
+        # Of a damaged hash block nobody can say which of its digests still count. The topmost one is judged by the
+        # root hash, see _judge(): until then it is as good as any.
+        if level or not (intact or top):
+            return
+        slot = self._slot
+        for start in range(0, len(stored), slot):
+            if stored[start : start + slot] != computed[start : start + slot]:
+                number = index * (len(stored) // slot) + start // slot
+                if number < self.superblock.data_blocks:
+                    self.data_count += 1
+                    if len(self.data_differ) < _NAMED_MAX:
+                        self.data_differ.append(number)
+
+    def _judge(self, computed: bytes) -> list[Finding]:
+        if computed == self._stated:
+            if not self.differ:
+                return []
+            return [Finding(Code.VERITY_HASH, f"the data are whole, the hash tree is damaged{self._blocks()}")]
+        findings = []
+        if self._levels and self._stored_top == self._stated:
+            if self.data_count:
+                named = ", ".join(map(str, self.data_differ)) + (", …" if self.data_count > _NAMED_MAX else "")
+                what = f"{self.data_count} of {self.superblock.data_blocks} data blocks differ: {named}"
+                findings.append(Finding(Code.VERITY_DATA, what))
+            if self.tree_count:
+                findings.append(Finding(Code.VERITY_HASH, f"the hash tree is damaged{self._blocks()}"))
+            return findings or [Finding(Code.VERITY_DATA, "the data differ from the root hash")]
+        what = f"the root hash of the data is {computed.hex()}, stated is {self._stated.hex()}"
+        findings.append(Finding(Code.VERITY_ROOT, what))
+        if self._levels and self._stored_top != computed:
+            findings.append(Finding(Code.VERITY_DATA, "the data and the hash tree do not go together either"))
+        return findings
+
+    def _blocks(self) -> str:
+        if not self.tree_count:
+            return ""
+        named = ", ".join(map(str, self.tree_differ)) + (", …" if self.tree_count > _NAMED_MAX else "")
+        return f" in {self.tree_count} blocks: {named}"

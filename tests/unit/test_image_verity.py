@@ -1,0 +1,149 @@
+"""Hash trees: every flipped bit is found, and put down to the right cause."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from confext_helpers.image import verity
+from confext_helpers.image.bytesource import Source
+from confext_helpers.image.findings import Code, Finding
+from fuzz import ddi
+
+DATA = bytes(range(256)) * 128  # 64 blocks of 512: three levels below a root of 16 digests each
+TREE, ROOT = ddi.hash_tree(DATA)
+
+
+@contextmanager
+def source(raw: bytes) -> Iterator[Source]:
+    fd = os.memfd_create("image")
+    try:
+        os.write(fd, raw)
+        yield Source(fd, 0, len(raw))
+    finally:
+        os.close(fd)
+
+
+def compare(data: bytes, tree: bytes, root: bytes) -> list[Finding]:
+    with source(data) as one, source(tree) as other:
+        return verity.Comparison(verity.read_superblock(other), one, other).run(root, lambda done: None)
+
+
+def flipped(raw: bytes, offset: int) -> bytes:
+    return raw[:offset] + bytes([raw[offset] ^ 1]) + raw[offset + 1 :]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    blocks=st.integers(1, 300),
+    block=st.sampled_from((512, 1024, 4096)),
+    hash_block=st.sampled_from((512, 1024, 4096)),
+    salt=st.binary(max_size=256),
+    algorithm=st.sampled_from(("sha256", "sha384", "sha512")),
+)
+def test_whole(blocks: int, block: int, hash_block: int, salt: bytes, algorithm: str) -> None:
+    data = b"".join(number.to_bytes(4, "big") * (block // 4) for number in range(blocks))
+    tree, root = ddi.hash_tree(data, block=block, hash_block=hash_block, salt=salt, algorithm=algorithm)
+    with source(tree) as opened:
+        superblock = verity.read_superblock(opened)
+    assert (superblock.data_size, superblock.tree_size()) == (len(data), len(tree))
+    assert compare(data, tree, root) == []
+    assert compare(data + b"more", tree + b"more", root) == []
+
+
+def test_every_bit_of_the_data() -> None:
+    for number in range(64):
+        assert compare(flipped(DATA, number * 512 + number), TREE, ROOT) == [
+            Finding(Code.VERITY_DATA, f"1 of 64 data blocks differ: {number}")
+        ]
+
+
+def test_every_byte_of_the_tree() -> None:
+    for offset in range(512, len(TREE), 7):
+        (finding,) = compare(DATA, flipped(TREE, offset), ROOT)
+        assert finding.code is Code.VERITY_HASH
+        assert finding.message.startswith("the data are whole, the hash tree is damaged")
+
+
+def test_every_byte_of_the_root_hash() -> None:
+    for offset in range(32):
+        (finding,) = compare(DATA, TREE, flipped(ROOT, offset))
+        assert finding.code is Code.VERITY_ROOT
+        assert ROOT.hex() in finding.message
+
+
+def test_data_and_tree() -> None:
+    # The second block above the data is damaged, and data below another one.
+    changed = flipped(TREE, len(TREE) - 3 * 512)
+    findings = compare(flipped(DATA, 0), changed, ROOT)
+    assert [one.code for one in findings] == [Code.VERITY_DATA, Code.VERITY_HASH]
+    assert findings[0].message == "1 of 64 data blocks differ: 0"
+    # Data below the damaged block: nobody can say which, but they differ.
+    assert Code.VERITY_HASH in {one.code for one in compare(flipped(DATA, 20 * 512), changed, ROOT)}
+
+
+def test_another_tree_that_fits_the_data() -> None:
+    other = flipped(DATA, 5)
+    tree, root = ddi.hash_tree(other)
+    assert [one.code for one in compare(other, tree, ROOT)] == [Code.VERITY_ROOT]
+    assert compare(other, tree, root) == []
+
+
+def test_many_blocks() -> None:
+    (finding,) = compare(bytes(len(DATA)), TREE, ROOT)
+    assert finding == (Code.VERITY_DATA, "64 of 64 data blocks differ: 0, 1, 2, 3, 4, …")
+
+
+def test_one_block() -> None:
+    data = bytes(512)
+    tree, root = ddi.hash_tree(data)
+    assert len(tree) == 512
+    assert compare(data, tree, root) == []
+    assert [one.code for one in compare(flipped(data, 3), tree, root)] == [Code.VERITY_ROOT]
+
+
+def test_sizes() -> None:
+    assert [one.code for one in compare(DATA[:-1], TREE, ROOT)] == [Code.SIZE]
+    assert [one.code for one in compare(DATA, TREE[:-1], ROOT)] == [Code.SIZE]
+    assert [one.code for one in compare(DATA, TREE, ROOT[:-1])] == [Code.VERITY_ROOT]
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "problem"),
+    [
+        (0, b"x", "there is no superblock"),
+        (8, b"\2", "version 2 with hash type 1 is not known"),
+        (12, b"\0", "version 1 with hash type 0 is not known"),
+        (32, b"sha1\0\0", "the hash function 'sha1' is not known"),
+        (32, b"\xff", "the hash function '\\ufffdha256' is not known"),
+        (64, b"\1", "blocks of 513 and 512 bytes are not possible"),
+        (68, b"\0\0\0\0", "blocks of 512 and 0 bytes are not possible"),
+        (72, bytes(8), "0 blocks of data are not possible"),
+        (72, b"\xff" * 8, "18446744073709551615 blocks of data are not possible"),
+        (80, b"\xff\xff", "a salt of 65535 bytes is not possible"),
+        (82, b"x", "there is something in it where nothing may be"),
+        (88 + 255, b"x", "there is something in it where nothing may be"),
+        (511, b"x", "there is something in it where nothing may be"),
+    ],
+)
+def test_superblock(offset: int, content: bytes, problem: str) -> None:
+    with (
+        source(TREE[:offset] + content + TREE[offset + len(content) :]) as opened,
+        pytest.raises(verity.VerityError) as raised,
+    ):
+        verity.read_superblock(opened)
+    assert raised.value.problem.replace("�", "\\ufffd") == problem
+
+
+def test_progress() -> None:
+    seen: list[int] = []
+    data = bytes(3 << 20)
+    tree, root = ddi.hash_tree(data, block=4096, hash_block=4096)
+    with source(data) as one, source(tree) as other:
+        assert verity.Comparison(verity.read_superblock(other), one, other).run(root, seen.append) == []
+    assert seen == [1 << 20, 2 << 20, 3 << 20]
