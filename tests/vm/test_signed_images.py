@@ -1,0 +1,152 @@
+"""Signed images at a true boot and at a reload, and everything that can be wrong with one.
+
+The image policy of the services is `root=signed`, the certificate is in /etc/verity.d, and the kernel knows none. An
+image with something wrong is refused by `unit-confext verify`, as a user without privileges, with the finding that it
+is; and by the reload, which leaves the service as it was.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from lab import signed
+from lab.signed import Case
+from lab.vm import Vm
+
+pytestmark = pytest.mark.real
+
+DIRECTORY = "/etc/systemd/system/demo.service.confext.d"
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+POLICY = "--image-policy=root=signed"
+
+# Beside `policy`, which each of them is.
+FINDINGS = {
+    Case.DATA: {"verity-data"},
+    Case.HASH_TREE: {"verity-hash"},
+    Case.ROOT_HASH: {"verity-root", "signature-invalid"},
+    Case.SIGNATURE: {"signature-invalid"},
+    Case.UNKNOWN_KEY: {"signature-unknown-key"},
+    Case.EXPIRED: {"signature-expired"},
+    Case.UNSIGNED: {"signature-missing"},
+}
+
+# What the reload says, where systemd's own word for it or the hook's is plain.
+REASONS = {
+    Case.DATA: "Input/output error",
+    Case.EXPIRED: "expired",
+    Case.UNSIGNED: "the image policy does not allow it",
+}
+
+# Run in the guest: $unit and $image. Nothing that a reload began may be left when the next one begins.
+RELOAD = """
+state() { systemctl show -p MainPID -p ActiveState $unit; }
+before=$(state)
+pid=$(echo "$before" | sed -n 's/^MainPID=//p')
+cp $image /etc/systemd/system/$unit.confext.d/.new
+mv /etc/systemd/system/$unit.confext.d/.new /etc/systemd/system/$unit.confext.d/10-site.raw
+systemctl reload $unit 2>/dev/null && echo reloaded || echo refused
+while systemctl list-jobs --no-legend | grep -q unit-confext; do sleep 0.2; done
+[ "$(state)" = "$before" ] && echo same || state
+cat /proc/$pid/root/etc/demo/version
+cat /proc/$pid/root/etc/demo/filler >/dev/null 2>&1 && echo whole || echo broken
+journalctl --sync
+journalctl -b -q --no-pager -o cat -t unit-confext -u $unit -n 1
+"""
+
+
+def reload(vm: Vm, unit: str, image: str) -> list[str]:
+    """Put an image into place and reload.
+
+    Returns:
+        What came of it, whether the process is the same, the version that it sees, whether all of the image can be
+        read, and what the hook said.
+    """
+    return vm.sh(f"unit={unit} image={shlex.quote(image)}; {RELOAD}").splitlines()
+
+
+def stored(name: str) -> str:
+    return f"{signed.STORE}/{name}/10-site.raw"
+
+
+def test_boot(vm: Vm) -> None:
+    """The first /etc of the services is already the one with the image, and it came through dm-verity."""
+    seen = vm.sh(
+        "for unit in demo limited late; do cat /proc/$(systemctl show --value -p MainPID $unit)/root/etc/demo/version; "
+        "systemctl show --value -p NeedDaemonReload $unit; done"
+    )
+    assert seen.split() == ["boot", "no", "limited", "no", "late", "no"]
+    table = vm.run("dmsetup", "table").stdout
+    for image in (f"{DIRECTORY}/10-site.raw", "/etc/systemd/system/limited.service.confext.d/10-site.raw"):
+        wanted = signed.root_hash(vm.path(image).read_bytes())
+        assert [line.split()[3] for line in table.splitlines() if wanted in line.split()] == ["verity"]
+    assert table.count(" verity ") == 3
+
+
+def test_generator_ran_at_boot_only(vm: Vm) -> None:
+    """There was no daemon-reload that made up for it, and the file system that a link leads to came later."""
+    pattern = r"^(Reloading\.\.\.$|Reload(ing)? requested)"
+    assert vm.run("journalctl", "-b", "-q", "-o", "cat", "--grep", pattern, check=False).stdout == ""
+    generated = int(vm.systemctl("show", "--value", "-p", "GeneratorsFinishTimestampMonotonic").stdout)
+    assert 0 < generated < int(vm.show("var-lib-late.mount", "ActiveEnterTimestampMonotonic"))
+
+
+def test_signed_update(vm: Vm) -> None:
+    assert reload(vm, "demo.service", stored("update")) == [
+        "reloaded", "same", "update", "whole", "demo.service: /etc re-stacked: 10-site.raw",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def updated(vm: Vm) -> None:
+    """The service has the update. An image that it should not have taken is not left to the next test."""
+    if vm.sh("cat /proc/$(systemctl show --value -p MainPID demo)/root/etc/demo/version") != "update\n":
+        assert reload(vm, "demo.service", stored("update"))[:3] == ["reloaded", "same", "update"]
+
+
+@pytest.mark.usefixtures("updated")
+@pytest.mark.parametrize("case", Case)
+def test_reload_refuses(vm: Vm, case: Case) -> None:
+    *state, said = reload(vm, "demo.service", stored(case))
+    assert state == ["refused", "same", "update", "whole"]
+    assert said.startswith("demo.service: /etc is unchanged, ")
+    assert f"({DIRECTORY}/10-site.raw)" in said
+    assert REASONS.get(case, "") in said
+
+
+def test_recovers_after_refusals(vm: Vm) -> None:
+    """A good image after the bad ones is taken, and no device of theirs is left."""
+    assert reload(vm, "demo.service", stored("update"))[:4] == ["reloaded", "same", "update", "whole"]
+    assert vm.run("dmsetup", "table").stdout.count(" verity ") == 3
+
+
+def test_reload_under_limits(vm: Vm) -> None:
+    """The hook is not the service's: it has more than the service may have of memory, processes and time."""
+    assert vm.sh("cat /sys/fs/cgroup/system.slice/limited.service/memory.max /sys/fs/cgroup/system.slice/"
+                 "limited.service/pids.max /sys/fs/cgroup/system.slice/limited.service/cpu.max").split() == [
+        "25165824", "4", "20000", "100000",
+    ]  # fmt: skip
+    assert reload(vm, "limited.service", stored("update-limited"))[:4] == [
+        "reloaded", "same", "update-limited", "whole",
+    ]  # fmt: skip
+
+
+# ---- verify, as anybody and without mounting: outside of the guest, where it is faster ----
+
+
+def verify(vm: Vm, *argv: str) -> tuple[int, str]:
+    done = vm.native(*NOBODY, "unit-confext", "verify", *argv, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_verify_accepts(furnished: Vm) -> None:
+    assert verify(furnished, POLICY, stored("update"))[0] == 0
+
+
+@pytest.mark.parametrize("case", Case)
+def test_verify_refuses(furnished: Vm, case: Case) -> None:
+    status, said = verify(furnished, POLICY, stored(case))
+    assert status == 4, said
+    codes = {line.removeprefix(f"{stored(case)}: ").partition(":")[0] for line in said.splitlines()}
+    assert codes == FINDINGS[case] | {"policy"}, said
