@@ -12,8 +12,11 @@ libdir ?= $(PREFIX)/lib/unit-confext
 bindir ?= $(PREFIX)/bin
 generatordir ?= $(PREFIX)/lib/systemd/system-generators
 unitdir ?= $(PREFIX)/lib/systemd/system
+catalogdir ?= $(PREFIX)/lib/systemd/catalog
 mandir ?= $(PREFIX)/share/man
 docdir ?= $(PREFIX)/share/doc/unit-confext
+bashcompletiondir ?= $(PREFIX)/share/bash-completion/completions
+zshcompletiondir ?= $(PREFIX)/share/zsh/vendor-completions
 
 # Where that interpreter finds jeepney and systemd-python, with colons between. It is started without site(3), which
 # takes longer than all the rest, and so has to be told.
@@ -30,6 +33,7 @@ packages := generator/confext_generator helpers/confext_helpers
 directories := $(packages) $(addprefix helpers/confext_helpers/,command image)
 units := $(wildcard units/*.in)
 dropins := $(wildcard units/*.service.d/*.conf)
+catalog := units/unit-confext.catalog
 pages := $(wildcard docs/*.[1-8].md)
 
 # What is installed, by its installed path; uninstall removes this and nothing else.
@@ -40,9 +44,11 @@ installed_packages := $(addprefix $(libdir)/,$(notdir $(packages)))
 installed_units := $(addprefix $(unitdir)/,$(notdir $(units:.in=)))
 installed_dropins := $(addprefix $(unitdir)/,$(dropins:units/%=%))
 section = $(subst .,,$(suffix $(basename $(1))))
+installed_catalog := $(catalogdir)/$(notdir $(catalog))
 installed_pages := $(foreach page,$(notdir $(pages)),$(mandir)/man$(call section,$(page))/$(basename $(page)))
 documents := README.md LICENSE
 installed_documents := $(addprefix $(docdir)/,$(documents))
+installed_completions := $(bashcompletiondir)/unit-confext $(zshcompletiondir)/_unit-confext
 
 comma := ,
 substitute = sed -e 's|@libdir@|$(libdir)|g' -e 's|"@sitedir@"|"$(subst :,"$(comma) ",$(SITEDIR))"|g' \
@@ -52,7 +58,8 @@ substitute = sed -e 's|@libdir@|$(libdir)|g' -e 's|"@sitedir@"|"$(subst :,"$(com
 help: ## Show this list
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
-	@echo 'Variables: DESTDIR PREFIX PYTHON SITEDIR bindir libdir generatordir unitdir mandir docdir'
+	@echo 'Variables: DESTDIR PREFIX PYTHON SITEDIR bindir libdir generatordir unitdir catalogdir mandir docdir' \
+		'bashcompletiondir zshcompletiondir'
 
 # ---- Installing ----
 
@@ -71,9 +78,13 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 	$(foreach unit,$(units),$(substitute) $(unit) | \
 		install -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/$(notdir $(unit:.in=)) && ) :
 	$(foreach dropin,$(dropins),install -D -m 644 $(dropin) $(DESTDIR)$(unitdir)/$(dropin:units/%=%) && ) :
+	install -D -m 644 -t $(DESTDIR)$(catalogdir) $(catalog)
+	$(if $(DESTDIR),,journalctl --update-catalog)
 	$(foreach page,$(installed_pages),if [ -e build/man/$(notdir $(page)) ]; then \
 		install -D -m 644 build/man/$(notdir $(page)) $(DESTDIR)$(page); fi && ) :
 	install -D -m 644 -t $(DESTDIR)$(docdir) $(documents)
+	install -D -m 644 -t $(DESTDIR)$(bashcompletiondir) helpers/completion/bash/unit-confext
+	install -D -m 644 -t $(DESTDIR)$(zshcompletiondir) helpers/completion/zsh/_unit-confext
 # Last, since systemd runs it from now on.
 	$(substitute) generator/unit-confext-generator.in | install -D -m 755 /dev/stdin $(DESTDIR)$(generator)
 	$(if $(DESTDIR),,@echo 'Installed; now run: systemctl daemon-reload')
@@ -81,11 +92,13 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 .PHONY: uninstall
 uninstall: ## Remove what install put there
 	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(command) $(installed_units) $(installed_dropins) $(installed_pages) \
-		$(installed_documents))
+		$(installed_catalog) $(installed_documents) $(installed_completions))
 	rm -rf $(addprefix $(DESTDIR),$(installed_packages))
 # Directories that are the distribution's too go only from a DESTDIR, and nowhere if something is in them.
 	cd $(DESTDIR)/ && rmdir --ignore-fail-on-non-empty $(patsubst /%,%,$(libdir) $(docdir) $(dir $(installed_dropins))) \
-		$(if $(DESTDIR),-p $(patsubst /%,%,$(generatordir) $(unitdir) $(bindir) $(dir $(installed_pages)))) 2>/dev/null || :
+		$(if $(DESTDIR),-p $(patsubst /%,%,$(generatordir) $(unitdir) $(catalogdir) $(bindir) $(dir $(installed_pages) \
+		$(installed_completions)))) 2>/dev/null || :
+	$(if $(DESTDIR),,-journalctl --update-catalog)
 	$(if $(DESTDIR),,@echo "Removed; now run: systemctl daemon-reload && systemctl stop 'unit-confext-*'")
 
 # Man pages are written in markdown. Where no converter is installed they are left out.
@@ -97,7 +110,7 @@ man: $(addprefix build/man/,$(basename $(notdir $(pages)))) ## Build the man pag
 ifneq ($(converter),)
 build/man/%: docs/%.md
 	@mkdir -p $(@D)
-	$(if $(filter pandoc,$(notdir $(converter))),pandoc -s -f markdown -t man $< -o $@,go-md2man -in $< -out $@)
+	$(if $(filter pandoc,$(notdir $(converter))),pandoc -s -f markdown -t man $< -o $@,sed 's/^% \(.*\)(\([1-8]\))$$/% "\1" "\2"/' $< | go-md2man -out $@)
 else
 build/man/%:
 	@echo '$(@F) is left out: neither go-md2man nor pandoc is installed'

@@ -188,6 +188,10 @@ class Manager:
         calls.append(new_method_call(_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body))
         return str(self._call(*calls)[-1][0])
 
+    def start_unit(self, unit: str) -> None:
+        """Queue the start of `unit`, and do not wait for it."""
+        self._call(new_method_call(_MANAGER, "StartUnit", "ss", (unit, "replace")))
+
     def job_result(self, job: str) -> str:
         """Wait for a job that was started with `watch`; return "done", "failed", "timeout" or what else came of it."""
         while job not in self._results:
@@ -203,3 +207,9 @@ class Manager:
         if message.header.fields.get(HeaderFields.member) == "JobRemoved":
             _, path, _, result = message.body
             self._results[str(path)] = str(result)
+
+    def unit_properties(self, unit: str) -> Properties:
+        """All properties of `unit` that every unit has (GetAll of the Unit interface); it need not exist."""
+        address = DBusAddress(unit_path(unit), "org.freedesktop.systemd1", _PROPERTIES)
+        (body,) = self._call(new_method_call(address, "GetAll", "s", ("org.freedesktop.systemd1.Unit",)))
+        return cast(Properties, body[0])

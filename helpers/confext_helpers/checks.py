@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
-from confext_helpers.journal import Priority, say
 from confext_helpers.stage import shaping_properties
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def build_properties(
 
 
 def read(manager: Manager, unit: str) -> CheckSettings | None:
-    """What is to be checked before the `/etc` of `unit` is swapped; None if that is nothing.
+    """What the [X-Confext] sections of `unit` say; None if it has none.
 
     Raises:
         ConfextError: there is a Check= that cannot be parsed; none is ever left out for that.
@@ -108,10 +107,7 @@ def read(manager: Manager, unit: str) -> CheckSettings | None:
     from confext_helpers import settings  # Most services have none, and it takes its time.
 
     specifiers = settings.specifiers_for(unit, files[0])
-    found = settings.read_settings(files, specifiers, version=manager.version(), unit=unit)
-    for warning in found.warnings:
-        say(unit, warning, Priority.WARNING)
-    return found if found.commands else None
+    return settings.read_settings(files, specifiers, version=manager.version(), unit=unit)
 
 
 def _mentions_section(path: str) -> bool:
@@ -123,11 +119,13 @@ def _mentions_section(path: str) -> bool:
 
 
 def run(manager: Manager, unit: str, properties: Properties, settings: CheckSettings) -> None:
-    """Run the checks of the service `unit` in order, until one fails.
+    """Run the checks of the service `unit` in order, until one fails; if there are none, do nothing.
 
     Raises:
         ConfextError: one failed, or could not be run.
     """
+    if not settings.commands:
+        return
     name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
     reader, writer = os.pipe()
     try:
@@ -145,9 +143,10 @@ def run(manager: Manager, unit: str, properties: Properties, settings: CheckSett
     command, status = _failed(settings.commands, ended)
     said = ": " + " | ".join(output[-LINES_SHOWN:]) if output else ""
     raise ConfextError(
-        f"/etc is unchanged, the check '{command}' {status}{said}",
+        f"the check '{command}' {status}{said}",
         unit=unit,
         hint="mend the configuration in the image and reload again",
+        check=command,
     )
 
 

@@ -11,14 +11,16 @@ class ConfextError(Exception):
         unit: the unit concerned, if any.
         path: the file or directory concerned, if any.
         hint: what to do about it, as an imperative.
+        check: the command of a service's own check that failed, if it is that.
     """
 
-    def __init__(self, problem: str, *, unit: str = "", path: str = "", hint: str = "") -> None:
+    def __init__(self, problem: str, *, unit: str = "", path: str = "", hint: str = "", check: str = "") -> None:
         super().__init__(problem)
         self.problem = problem
         self.unit = unit
         self.path = path
         self.hint = hint
+        self.check = check
 
     def __str__(self) -> str:
         return (

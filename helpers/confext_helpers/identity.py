@@ -1,6 +1,6 @@
-"""What the `/etc` of a service is made of, as a text that changes when any of it does.
+"""What the `/etc` of a service is made of, as texts that change when any of it does.
 
-Two equal texts mean that a re-stack would give the `/etc` that is there already, so that it can be left out. What
+Equal texts mean that a re-stack would give the `/etc` that is there already, so that it can be left out. What
 counts is what the kernel vouches for: device, inode, size, change time of every image (and of what lies beside it:
 `.verity`, `.roothash`, `.roothash.p7s`), of every file of a directory layer, of every source of a bind mount, and
 the settings themselves. The change time (ctime) cannot be set by anybody, so an image written in place, or one with
@@ -33,12 +33,18 @@ class Identity(NamedTuple):
     """What an `/etc` is made of.
 
     Attributes:
-        text: equal if and only if nothing changed.
+        layers: by their paths, bottom to top, texts that are equal if and only if nothing changed in that layer.
+        settings: likewise for everything else.
         newest: the latest change time in it, in nanoseconds since the epoch.
     """
 
-    text: str
+    layers: dict[str, str]
+    settings: str
     newest: int
+
+    def is_same(self, other: Identity) -> bool:
+        """Whether both are one and the same `/etc`, order of the layers included."""
+        return (list(self.layers.items()), self.settings) == (list(other.layers.items()), other.settings)
 
     def settled(self, now: int) -> bool:
         """Whether nothing in it changed so shortly before `now` (ns since the epoch) that a change could hide."""
@@ -115,8 +121,6 @@ def identify(properties: Properties) -> Identity:
     collector = _Collector()
     collector.lines.append(repr(sorted(shaping.items())))
     collector.add_place("/etc")
-    for layer in layer_paths(shaping):
-        collector.add_layer(layer)
     for name in _ONE_PATH:
         if name in shaping:
             collector.add(str(shaping[name][1]))
@@ -124,7 +128,21 @@ def identify(properties: Properties) -> Identity:
         if name in shaping:
             for path in _strings(shaping[name][1]):
                 collector.add_place(path.lstrip("-+"))
-    return Identity("\n".join(collector.lines), collector.newest)
+    layers: dict[str, str] = {}
+    newest = collector.newest
+    for path in layer_paths(shaping):
+        layer = _Collector()
+        layer.add_layer(path)
+        layers[path] = "\n".join(layer.lines)
+        newest = max(newest, layer.newest)
+    return Identity(layers, "\n".join(collector.lines), newest)
+
+
+def changed(path: str) -> int:
+    """When a layer, with all that is in it, changed last: nanoseconds since the epoch, or 0 if it is not there."""
+    layer = _Collector()
+    layer.add_layer(path)
+    return layer.newest
 
 
 def now() -> int:

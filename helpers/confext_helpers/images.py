@@ -24,6 +24,10 @@ _EROFS_OFFSET = 1024
 _EROFS_MAGIC = 0xE0F5E1E2
 _HEAD = 4096
 
+RELEASE_PREFIX = "extension-release."
+# raw_strip_suffixes() in systemd's import-util.c takes them off as often as there is one.
+_SUFFIXES = (".sysext.raw", ".confext.raw", ".xz", ".gz", ".bz2", ".raw", ".qcow2", ".img", ".bin")
+
 
 def claimed_size(head: bytes) -> int:
     """The size in bytes that an image says it has, by its first 4096 bytes; 0 if that is not known.
@@ -42,6 +46,30 @@ def claimed_size(head: bytes) -> int:
         (blocks,) = struct.unpack_from("<I", head, _EROFS_OFFSET + 36)
         return int(blocks) << int(min(bits, 16))
     return 0
+
+
+def image_name(path: str) -> str:
+    """The name that systemd gives an image: its file name without suffixes."""
+    name = os.path.basename(path)
+    while suffix := next((one for one in _SUFFIXES if name.endswith(one)), ""):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def layer_name(path: str) -> str:
+    """The name that systemd gives a layer, which is an image only if it is called so."""
+    return image_name(path) if path.endswith(".raw") else os.path.basename(path.rstrip("/"))
+
+
+def base_name(name: str) -> str:
+    """The name of a confext without its version; path_extract_image_name() in systemd's os-util.c."""
+    return name.partition("+")[0].partition("_")[0]
+
+
+def release_names(name: str) -> tuple[str, ...]:
+    """What may follow `extension-release.` in a confext called `name`, the best first."""
+    base = base_name(name)
+    return (name, base) if base else (name,)
 
 
 def resolve(path: str) -> str:
@@ -76,7 +104,7 @@ def check_whole(unit: str, path: str) -> None:
         return
     if claimed > status.st_size:
         raise ConfextError(
-            f"/etc is unchanged, the image is cut short: it has {status.st_size} of {claimed} bytes",
+            f"the image is cut short: it has {status.st_size} of {claimed} bytes",
             unit=unit,
             path=path,
             hint="replace it and reload again",
@@ -103,15 +131,64 @@ def check_releases(unit: str, layers: list[str], directory: str) -> None:
         return
     for layer in layers:
         path = resolve(layer)
-        name = os.path.basename(path.rstrip("/")).removesuffix(".raw")
-        wanted = {f"extension-release.{name}", f"extension-release.{name.partition('_')[0]}"}
+        name = layer_name(path)
+        wanted = {RELEASE_PREFIX + one for one in release_names(name)}
         if os.path.exists(path) and not wanted & set(names):
             raise ConfextError(
-                f"/etc is unchanged, the layer has no extension-release.{name} in its /etc/extension-release.d",
+                f"the layer has no extension-release.{name} in its /etc/extension-release.d",
                 unit=unit,
                 path=path,
                 hint="give the image the name that it was built with, or build it anew, and reload again",
             )
+
+
+def check_signers(unit: str, layers: list[str], policy: str) -> None:
+    """Refuse an image whose signer's certificate is out of its time, where the image policy asks for a signature.
+
+    systemd has the signature verified by the kernel, or by OpenSSL without a look at the clock. That the signature is
+    there, and by whom, is its business; it was mounted already.
+
+    Args:
+        unit: the service that they are layers of.
+        layers: what ExtensionImages= and ExtensionDirectories= name.
+        policy: its ExtensionImagePolicy=, systemd.image-policy(7).
+
+    Raises:
+        ConfextError: a signer's certificate has expired, or is not valid yet.
+    """
+    if "signed" not in policy or "unprotected" in policy:
+        return
+    # What this needs takes longer to load than all else here.
+    from confext_helpers.image import policy as policies
+    from confext_helpers.image import signers, trust
+    from confext_helpers.image.findings import Code
+
+    if not policies.wants_signature(policies.parse(policy)):
+        return
+    anchors = trust.load(())
+    for layer in layers:
+        path = resolve(layer)
+        if not os.path.isfile(path):
+            continue
+        for finding in signers.read(path, anchors).findings:
+            if finding.code is Code.SIGNATURE_EXPIRED:
+                raise ConfextError(
+                    f"the signer's certificate is out of its time: {finding.message}",
+                    unit=unit,
+                    path=layer,
+                    hint="have the image signed anew and reload again",
+                )
+
+
+def signature_problem(path: str) -> str:
+    """What is wrong with the signature of an image that systemd refused; empty if it is not the signature."""
+    from confext_helpers.image import signers, trust
+
+    try:
+        findings = signers.read(resolve(path), trust.load(())).findings
+    except (OSError, ConfextError):
+        return ""
+    return findings[0].message if findings else ""
 
 
 def _is_lax(path: str) -> bool:

@@ -7,41 +7,33 @@
 from __future__ import annotations
 
 import sys
-from enum import IntEnum
 
 from systemd._journal import sendv
 
-
-class Priority(IntEnum):
-    """Syslog priorities, syslog(3)."""
-
-    ERROR = 3
-    WARNING = 4
-    NOTICE = 5
-    INFO = 6
-    DEBUG = 7
+from confext_helpers.messages import Message, Priority
 
 
-def say(unit: str, message: str, priority: Priority, **fields: str) -> None:
+def say(unit: str, message: Message) -> None:
     """Write one entry about `unit`, shown by `journalctl -u UNIT`; on a terminal, print it as well.
 
     The hook does not run in the service's control group, so OBJECT_SYSTEMD_UNIT= is what makes an entry the service's,
     see systemd.journal-fields(7).
     """
     entry = {
-        "MESSAGE": message,
-        "PRIORITY": str(int(priority)),
+        "MESSAGE": message.text,
+        "MESSAGE_ID": message.id,
+        "PRIORITY": str(int(message.priority)),
         "SYSLOG_IDENTIFIER": "unit-confext",
         "OBJECT_SYSTEMD_UNIT": unit,
-        **fields,
+        **message.fields,
     }
     try:
         sendv(*(f"{name}={value}".encode(errors="surrogateescape") for name, value in entry.items()))
     except OSError:
-        print(message, file=sys.stderr)
+        print(message.text, file=sys.stderr)
         return
-    if sys.stderr.isatty() and priority <= Priority.INFO:
-        print(message, file=sys.stderr)
+    if sys.stderr.isatty() and message.priority <= Priority.INFO:
+        print(message.text, file=sys.stderr)
 
 
 def messages_about(unit: str) -> list[str]:

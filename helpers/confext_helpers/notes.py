@@ -3,16 +3,21 @@
 `UNIT.swap` is there between the two system calls of a swap, and says how to complete it if it was cut off. `UNIT.stack`
 says what the `/etc` that is in place was made of. Both are void as soon as the service's main process is another
 one, and losing either costs no more than a reload that does more than it had to. `UNIT.done` says that the hook came to
-its end; unit-confext-restack@.service takes it away again. `UNIT.lock` keeps two hooks apart.
+its end; unit-confext-restack@.service takes it away again. `UNIT.warnings` has what was said about the unit's settings,
+so that it is said once. `UNIT.lock` keeps two hooks apart.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from confext_helpers.identity import Identity
+from confext_helpers.stacks import Layer
 from confext_helpers.stage import RUN_DIRECTORY
 
 
@@ -28,6 +33,24 @@ class Swap(NamedTuple):
     process: str
     old_top: int
     length: int
+
+
+class Stack(NamedTuple):
+    """What was put in place last.
+
+    Attributes:
+        processes: identify the service's processes, see processes.py.
+        usec: when, in microseconds since the epoch.
+        layers: bottom to top.
+        identity: what it was made of.
+        settled: whether `identity` is a proof that nothing changed since, see identity.py.
+    """
+
+    processes: list[str]
+    usec: int
+    layers: list[Layer]
+    identity: Identity
+    settled: bool
 
 
 class Notes:
@@ -67,16 +90,31 @@ class Notes:
         """Note that no swap is under way."""
         self._remove("swap")
 
-    def read_stack(self) -> str:
-        """The note about what the stack was made of; empty if there is none."""
-        return self._read("stack")
+    def read_stack(self) -> Stack | None:
+        """What the stack was made of; None if there is no note about it."""
+        try:
+            processes, usec, layers, identity, settled = json.loads(self._read("stack"))
+            return Stack(processes, usec, [Layer(*layer) for layer in layers], Identity(*identity), settled)
+        except (ValueError, TypeError):
+            return None
 
-    def write_stack(self, text: str) -> None:
-        """Note what the stack is made of; an empty text takes the note away."""
-        if text:
-            self._write("stack", text)
-        else:
+    def write_stack(self, stack: Stack | None) -> None:
+        """Note what the stack is made of; None takes the note away."""
+        if stack is None:
             self._remove("stack")
+        else:
+            self._write("stack", json.dumps(stack))
+
+    def read_warnings(self) -> list[str]:
+        """The warnings about the unit's settings that were said last."""
+        return self._read("warnings").split("\n")[:-1]
+
+    def write_warnings(self, warnings: Sequence[str]) -> None:
+        """Note which warnings were said, each a line."""
+        if warnings:
+            self._write("warnings", "".join(f"{line}\n" for line in warnings))
+        else:
+            self._remove("warnings")
 
     def write_done(self, done: bool) -> None:
         """Note that this hook came to its end, whatever that was, or that none has yet."""

@@ -3,11 +3,13 @@
     restack UNIT              re-stack `/etc` of the service; cancel its reload if that fails
     restack --refuse UNIT     cancel the reload of a service whose hook died
     restack --recover UNIT    complete what a hook that died had begun
+    restack --report UNIT     say so if the service's own reload failed after a swap
 
 In order: ask the manager for the unit (bus.py); complete a swap that was cut off; leave it at that if nothing changed
-(identity.py); start the stage (stage.py); run the service's own checks (checks.py); swap (mounts.py); say so
-(journal.py). Until the swap nothing that the service sees has been touched, so that every error before it leaves the
-service with its old `/etc`, and the swap itself has one system call that matters.
+(identity.py); start the stage (stage.py); run the service's own checks (checks.py); compare, and read what is new
+(change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the service sees has been touched, so
+that every error before it leaves the service with its old `/etc`, and the swap itself has one system call that
+matters.
 
 It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
 which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
@@ -18,51 +20,38 @@ say which one that is.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from confext_helpers import checks, identity, images, mounts, stage
+from confext_helpers import change, checks, identity, images, messages, mounts, stage
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.journal import Priority, say
-from confext_helpers.mounts import Namespaces, Shape
-from confext_helpers.notes import Notes, Swap
+from confext_helpers.journal import say
+from confext_helpers.messages import Step
+from confext_helpers.mounts import Namespaces
+from confext_helpers.notes import Notes, Stack, Swap
+from confext_helpers.processes import Process, find_processes
 
 USAGE = """\
-usage: restack [--refuse|--recover] [--] UNIT
+usage: restack [--refuse|--recover|--report] [--] UNIT
 
 Give the running service UNIT the /etc that a restart would give it.
 
   --refuse    only cancel the reload of UNIT, since a re-stack was cut off
   --recover   only complete a re-stack that was cut off
+  --report    only say so if the reload of UNIT failed
   --debug     show where an error comes from
   -h, --help  show this text
 
 See unit-confext-restack(8).
 """
 
+REPORT_UNIT = "unit-confext-report@{}.service"
 EXIT_USAGE = 2
-SETUP_TIMEOUT_SEC = 10
-_EXECUTOR = "/systemd-executor"
-
-
-class Process(NamedTuple):
-    """A process of the service, held so that its PID cannot become another's.
-
-    Attributes:
-        pid: its PID.
-        pidfd: pidfd_open(2).
-        namespace: descriptor of its mount namespace.
-        key: tells it from every other process since boot.
-    """
-
-    pid: int
-    pidfd: int
-    namespace: int
-    key: str
 
 
 class Options(NamedTuple):
@@ -71,6 +60,7 @@ class Options(NamedTuple):
     unit: str
     refuse: bool = False
     recover: bool = False
+    report: bool = False
     debug: bool = False
 
 
@@ -85,87 +75,21 @@ def parse_options(argv: list[str]) -> Options:
     options = [word for word in argv[:end] if word.startswith("-")]
     units = [word for word in argv[:end] if not word.startswith("-")] + argv[end + 1 :]
     for word in options:
-        if word not in ("--refuse", "--recover", "--debug"):
+        if word not in ("--refuse", "--recover", "--report", "--debug"):
             raise ValueError(f"unknown option {word}")
     if len(units) != 1:
         raise ValueError("one unit name is needed")
     unit = units[0] if "." in units[0] else f"{units[0]}.service"
     if "/" in unit or not unit.endswith(".service"):
         raise ValueError(f"{unit!r} is no name of a service")
-    return Options(unit, "--refuse" in options, "--recover" in options, "--debug" in options)
+    return Options(unit, *(word in options for word in ("--refuse", "--recover", "--report", "--debug")))
 
 
-def _open_process(pid: int) -> Process | None:
-    """Take hold of the process `pid` once it is what it is going to be, or return None if there is none."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-    try:
-        # A service of Type=simple counts as started while systemd is still setting up its namespace. Nothing tells
-        # when that is over but the program that runs, so this looks a few times if it comes that early.
-        deadline = time.monotonic() + SETUP_TIMEOUT_SEC
-        while os.readlink(f"/proc/{pid}/exe").endswith(_EXECUTOR) and time.monotonic() < deadline:
-            select.select([pidfd], [], [], 0.005)
-        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
-            start_time = file.read().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
-        os.close(pidfd)
-        return None
-    return Process(pid, pidfd, namespace, f"{pid}:{start_time}")
-
-
-def _pids(properties: Properties) -> list[int]:
-    """The main process, or where there is none, every process of the service but this one."""
-    main = properties["MainPID"][1]
-    if main:
-        assert isinstance(main, int)
-        return [main]
-    group = str(properties["ControlGroup"][1])
-    pids = []
-    if group:
-        for directory, _, _ in os.walk(f"/sys/fs/cgroup{group}"):
-            try:
-                with open(f"{directory}/cgroup.procs", encoding="ascii") as file:
-                    pids += [int(line) for line in file if int(line) != os.getpid()]
-            except (FileNotFoundError, OSError):
-                continue
-    return pids
-
-
-def find_processes(unit: str, properties: Properties) -> list[Process]:
-    """One process for each mount namespace of the service that is not the host's.
-
-    Raises:
-        ConfextError: the service runs, but in the host's own mount namespace.
-    """
-    ours = os.stat("/proc/self/ns/mnt").st_ino
-    found: dict[int, Process] = {}
-    shared = False
-    for pid in _pids(properties):
-        process = _open_process(pid)
-        if process is None:
-            continue
-        number = os.fstat(process.namespace).st_ino
-        if number == ours:
-            shared = True
-        else:
-            found.setdefault(number, process)
-    if shared and not found:
-        raise ConfextError(
-            "the service runs in the host's mount namespace, where its /etc cannot be changed for it alone",
-            unit=unit,
-            hint=f"run 'systemctl restart {unit}' once",
-        )
-    return list(found.values())
-
-
-def recover(unit: str, notes: Notes, processes: list[Process]) -> bool:
-    """Complete the swap that was under way when a hook was killed; return whether there was anything to do."""
+def recover(unit: str, notes: Notes, processes: list[Process]) -> None:
+    """Complete the swap that was under way when a hook was killed, if there was one."""
     swap = notes.read_swap()
     if swap is None:
-        return False
+        return
     done = False
     for process in processes:
         if process.key == swap.process:
@@ -173,96 +97,187 @@ def recover(unit: str, notes: Notes, processes: list[Process]) -> bool:
                 arguments = (process.namespace, _grave(unit), swap.old_top, swap.length)
                 done = mounts.finish(namespaces, *arguments) or done
     notes.clear_swap()
-    notes.write_stack("")
+    notes.write_stack(None)
     if done:
-        say(unit, f"{unit}: completed a re-stack of /etc that was cut off; reload it again", Priority.WARNING)
-    return done
+        say(unit, messages.completed(unit))
 
 
 def _grave(unit: str) -> str:
     return f".unit-confext-{unit}"
 
 
-def _swap(unit: str, notes: Notes, process: Process, new_stage: stage.Stage, nosuid: list[str]) -> Shape:
+def _swap(unit: str, notes: Notes, process: Process, new_stage: stage.Stage, nosuid: list[str]) -> None:
     def announce(old_top: mounts.Mount, length: int) -> None:
         notes.write_swap(Swap(process.key, old_top.id, length))
 
     with Namespaces() as namespaces:
         tree = mounts.copy_tree(namespaces, new_stage.namespace, nosuid)
         try:
-            return mounts.swap(namespaces, process.namespace, tree, _grave(unit), announce)
+            mounts.swap(namespaces, process.namespace, tree, _grave(unit), announce)
         finally:
             os.close(tree.fd)
+    notes.clear_swap()
 
 
-def restack(unit: str, manager: Manager, notes: Notes, properties: Properties, processes: list[Process]) -> None:
-    """Build the future `/etc` and put it in place in each of `processes`' namespaces."""
+def _warn(unit: str, notes: Notes, warnings: Sequence[str]) -> None:
+    """Say what is wrong with the [X-Confext] sections, but for what was said at the last reload already."""
+    said = notes.read_warnings()
+    for warning in warnings:
+        if warning not in said:
+            say(unit, messages.section(warning))
+    if list(warnings) != said:
+        # Without the note, it is said again. That is no reason to refuse a reload.
+        with contextlib.suppress(OSError):
+            notes.write_warnings(warnings)
+
+
+class Progress:
+    """How far the hook has come.
+
+    Attributes:
+        step: the present one.
+        swapped: in how many mount namespaces the service has its new `/etc`.
+        usec: how long the steps took that are over, in microseconds.
+    """
+
+    def __init__(self) -> None:
+        self.step = Step.PREPARE
+        self.swapped = 0
+        self.usec: dict[Step, int] = {}
+        self._since = time.monotonic_ns()
+
+    def begin(self, step: Step) -> None:
+        """The present step is over, and the next one begins."""
+        self.end()
+        self.step = step
+
+    def end(self) -> None:
+        """The present step is over."""
+        now = time.monotonic_ns()
+        self.usec[self.step] = (now - self._since) // 1000
+        self._since = now
+
+
+def restack(
+    unit: str, manager: Manager, notes: Notes, properties: Properties, processes: list[Process], progress: Progress
+) -> bool:
+    """Build the future `/etc` and put it in place in each of `processes`' namespaces; return whether it was needed.
+
+    Raises:
+        ConfextError: it cannot be had; the service's `/etc` is what it was, unless the error says otherwise.
+    """
     before = identity.identify(properties)
-    note = " ".join(process.key for process in processes) + "\n" + before.text
-    if note == notes.read_stack():
-        say(unit, f"{unit}: nothing changed in its layers, /etc stays as it is", Priority.DEBUG)
-        return
+    keys = [process.key for process in processes]
+    last = notes.read_stack()
+    if last is not None and last.processes != keys:
+        last = None
+    if last is not None and last.settled and last.identity.is_same(before):
+        say(unit, messages.unchanged(unit))
+        return False
     if properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
     layers = stage.layer_paths(properties)
     for layer in layers:
         images.check_whole(unit, layer)
+    progress.begin(Step.STAGE)
     new_stage = stage.start(manager, unit, properties)
     try:
+        progress.begin(Step.CHECKS)
         wanted = checks.read(manager, unit)
         if wanted is not None:
+            _warn(unit, notes, wanted.warnings)
             checks.run(manager, unit, properties, wanted)
+        progress.begin(Step.COMPARE)
         # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
-        same = identity.identify(properties) == before
-        if wanted is not None and not same:
-            problem = "/etc is unchanged, its layers changed while they were checked"
-            raise ConfextError(problem, unit=unit, hint="reload again")
+        same = identity.identify(properties).is_same(before)
+        if wanted is not None and wanted.commands and not same:
+            raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
         images.check_releases(unit, layers, f"{new_stage.root}/etc/extension-release.d")
-    except ConfextError:
+        images.check_signers(unit, layers, str(properties.get("ExtensionImagePolicy", ("s", ""))[1]))
+        found = change.find(unit, properties, processes[0], new_stage.namespace, before, last)
+    except BaseException:
         new_stage.close()
         raise
-    notes.write_stack("")
+    progress.begin(Step.SWAP)
+    notes.write_stack(None)
     nosuid = stage.nosuid_directories(properties)
     for process in processes:
-        _swap(unit, notes, process, new_stage, nosuid)
-        notes.clear_swap()
+        try:
+            _swap(unit, notes, process, new_stage, nosuid)
+        except OSError as error:
+            problem = f"the new one cannot be put in place: {error}"
+            if progress.swapped:
+                problem = f"{progress.swapped} of {len(processes)} mount namespaces have the new /etc, then: {error}"
+            raise ConfextError(problem, unit=unit, hint="reload again") from error
+        progress.swapped += 1
     new_stage.close()
-    if same and before.settled(identity.now()):
-        notes.write_stack(note)
-    names = ", ".join(os.path.basename(layer) for layer in layers) or "no confext"
-    say(unit, f"{unit}: /etc re-stacked: {names}", Priority.INFO)
+    progress.end()
+    now = identity.now()
+    # Without the note, the next reload does more than it has to. This one is done.
+    with contextlib.suppress(OSError):
+        notes.write_stack(Stack(keys, now // 1000, [*found.layers.all], before, same and before.settled(now)))
+    say(unit, messages.restacked(unit, found.layers, found.files, progress.usec))
+    return True
 
 
-def run(options: Options) -> None:
-    """Do what the command line says.
+def run(options: Options) -> int:
+    """Do what the command line says; return 0, or 1 if the reload was refused, which has been said then.
 
     Raises:
-        ConfextError: it cannot be done; the service's `/etc` is what it was.
+        ConfextError: the manager is out of reach.
+        OSError: the notes are.
     """
     unit = options.unit
+    if options.report:
+        report(unit)
+        return 0
     with Notes(unit) as notes, Manager() as manager:
         if options.refuse:
             if manager.cancel_reload(unit):
-                say(unit, f"{unit}: not reloaded, since its re-stack was cut off; reload it again", Priority.ERROR)
-            return
+                say(unit, messages.cut_off(unit))
+            return 0
+        if options.recover:
+            recover(unit, notes, find_processes(unit, manager.service_properties(unit)))
+            return 0
         notes.write_done(False)
+        progress = Progress()
         try:
             properties = manager.service_properties(unit)
             processes = find_processes(unit, properties)
             recover(unit, notes, processes)
-            if options.recover:
-                return
-            if processes:
-                restack(unit, manager, notes, properties, processes)
-            else:
-                say(unit, f"{unit}: no process runs, so there is no /etc to change", Priority.DEBUG)
+            if not processes:
+                say(unit, messages.no_process(unit))
+            elif restack(unit, manager, notes, properties, processes, progress):
+                # It waits for the service's own reload, which comes next. If it cannot, less is said, and that is all.
+                with contextlib.suppress(ConfextError):
+                    manager.start_unit(REPORT_UNIT.format(unit))
             notes.write_done(True)
-        except BaseException:
-            if not options.recover:
-                manager.cancel_reload(unit)
-                # Dealt with. By now the user may have asked for the next reload, which is none of this hook's.
-                notes.write_done(True)
-            raise
+        except Exception as error:
+            if options.debug:
+                import traceback
+
+                traceback.print_exc()
+            message = messages.refused(_as_confext_error(error, unit), progress.step, partly=progress.swapped > 0)
+            say(unit, message)
+            manager.cancel_reload(unit)
+            # Dealt with. By now the user may have asked for the next reload, which is none of this hook's.
+            notes.write_done(True)
+            return 1
+    return 0
+
+
+def _as_confext_error(error: Exception, unit: str) -> ConfextError:
+    if isinstance(error, ConfextError):
+        return error
+    return ConfextError(f"it cannot be re-stacked: {error}", unit=unit)
+
+
+def report(unit: str) -> None:
+    """Say so if the reload of `unit` that came after a swap failed."""
+    with Manager() as manager:
+        result = str(manager.service_properties(unit)["ReloadResult"][1])
+    if result != "success":
+        say(unit, messages.reload_failed(unit, result))
 
 
 def main(argv: list[str]) -> int:
@@ -276,12 +291,9 @@ def main(argv: list[str]) -> int:
         print(f"restack: {error}\n{USAGE}", end="", file=sys.stderr)
         return EXIT_USAGE
     try:
-        run(options)
+        return run(options)
     except Exception as error:
         if options.debug:
             raise
-        if not isinstance(error, ConfextError):
-            error = ConfextError(f"/etc cannot be re-stacked: {error}", unit=options.unit)
-        say(options.unit, str(error), Priority.ERROR)
+        say(options.unit, messages.failed(_as_confext_error(error, options.unit)))
         return 1
-    return 0

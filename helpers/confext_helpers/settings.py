@@ -114,7 +114,7 @@ def _broken(line: _Line) -> str:
 def _fail(unit: str, path: str, place: tuple[int, int], problem: str) -> NoReturn:
     line, column = place
     raise ConfextError(
-        f"/etc is unchanged, {problem}",
+        f"{problem}",
         unit=unit,
         path=f"{path}:{line}:{column}",
         hint="correct it and reload again",
@@ -161,7 +161,7 @@ def _read(path: str, unit: str) -> bytes:
         return b""
     except OSError as error:
         raise ConfextError(
-            f"/etc is unchanged, its checks cannot be read: {error.strerror}", unit=unit, path=path
+            f"its checks cannot be read: {error.strerror}", unit=unit, path=path
         ) from None
 
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from confext_helpers import images
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
 
@@ -231,6 +232,8 @@ _MEANINGS = {
     errno.EKEYREJECTED: "its signature is by nobody who is trusted",
     errno.EBADMSG: "its dm-verity data does not match",
 }
+# What it says of a bad signature may be no more than that, where the kernel did not want it either.
+_SAY_NOTHING = tuple(os.strerror(number) for number in (errno.EBUSY, errno.EINVAL, errno.EIO))
 _MOUNT_POINT = "/unit-extensions/"
 
 
@@ -275,6 +278,8 @@ def _failure(name: str, unit: str, properties: Properties) -> ConfextError:
     from confext_helpers.journal import messages_about
 
     reason, path = explain(messages_about(name), layer_paths(properties))
+    if path and reason.endswith(_SAY_NOTHING):
+        reason = images.signature_problem(path) or reason
     hint = "replace it and reload again" if path else f"see journalctl -u {name}"
-    problem = f"/etc is unchanged, the new one cannot be built: {reason}"
+    problem = f"the new one cannot be built: {reason}"
     return ConfextError(problem, unit=unit, path=path, hint=hint)

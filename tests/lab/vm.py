@@ -188,7 +188,7 @@ class Vm:
             "-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console",
             "-kernel", str(self._kernel / "vmlinuz"),
             "-append", "console=ttyS0 root=root rootfstype=virtiofs rw init=/usr/lib/systemd/systemd quiet "
-            "panic=-1 mitigations=off",
+            "panic=-1 mitigations=off systemd.default_device_timeout_sec=600",
         )  # fmt: skip
         self._await(port.exists, 10)
         self._agent = socket.socket(socket.AF_UNIX)

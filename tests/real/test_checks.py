@@ -54,7 +54,7 @@ def check_left_nothing(machine: Machine) -> None:
 @pytest.mark.real
 def test_check_sees_the_future(machine: Machine, unit: str) -> None:
     status, said = reload_with(machine, "Check=/bin/sh -c 'test $$(cat /etc/demo/a) = v2'", "Check=/usr/bin/true")
-    assert (status, said) == (0, [f"{unit}: /etc re-stacked: check.raw"])
+    assert (status, said) == (0, [f"{unit}: /etc re-stacked: check.raw replaced; 1 file added, 3 changed, 1 removed"])
     assert services.version(machine, unit) == "v2"
     check_left_nothing(machine)
 
@@ -82,7 +82,7 @@ def test_prefixes_mean_what_they_mean(machine: Machine, unit: str) -> None:
         "Check=+/bin/sh -c 'test $$(id -u) = 0'",
         "Check=@/bin/sh nobody -c 'test $$0 = nobody || exit 4'",
     )
-    assert (status, said) == (0, [f"{unit}: /etc re-stacked: check.raw"])
+    assert (status, said) == (0, [f"{unit}: /etc re-stacked: check.raw replaced; 1 file added, 3 changed, 1 removed"])
 
 
 @pytest.mark.real
@@ -131,6 +131,8 @@ def test_unknown_settings_are_warned_about(machine: Machine, unit: str) -> None:
     assert len(said) == 2
     assert f"{DROPIN}:2" in said[0]
     assert "Chekc" in said[0]
+    # Once, until the settings are mended and broken again.
+    assert [len(reload_with(machine, line)[1]) for line in ("Chekc=/usr/bin/false", "X-Mine=", "Chekc=1")] == [1, 1, 2]
 
 
 @pytest.mark.real

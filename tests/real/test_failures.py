@@ -170,8 +170,8 @@ def test_service_in_the_host_namespace(machine: Machine) -> None:
     services.eventually(lambda: machine.show(f"unit-confext-restack@{unit}.service", "ActiveState") == "active")
     assert machine.systemctl("reload", unit, check=False).returncode == 1
     assert errors(machine, unit) == [
-        f"{unit}: the service runs in the host's mount namespace, where its /etc cannot be changed for it alone; "
-        f"run 'systemctl restart {unit}' once"
+        f"{unit}: /etc is unchanged, the service runs in the host's mount namespace, where its /etc cannot be changed "
+        f"for it alone; run 'systemctl restart {unit}' once"
     ]
     machine.systemctl("restart", unit)
     machine.systemctl("reload", unit)
@@ -282,7 +282,11 @@ def test_memory_of_the_hook(machine: Machine, unit: str) -> None:
         machine.systemctl("reload", unit)
     finally:
         machine.sh(f"[ ! -e {HOOK}.real ] || mv {HOOK}.real {HOOK}")
-    report = machine.path("/tmp/hook.time").read_text()
-    kib = next(int(line.rpartition(":")[2]) for line in report.splitlines() if "Maximum resident" in line)
     assert services.version(machine, unit) == "v2"
-    assert kib < 16 * 1024
+
+    def peak(report: str) -> int:
+        return next(int(line.rpartition(":")[2]) for line in report.splitlines() if "Maximum resident" in line)
+
+    # In KiB. What Python itself needs differs between its versions.
+    bare = peak(machine.run("busybox", "time", "-v", "/usr/bin/python3", "-I", "-S", "-c", "pass").stderr)
+    assert 0 < peak(machine.path("/tmp/hook.time").read_text()) <= 2 * bare

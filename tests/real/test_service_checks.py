@@ -169,7 +169,9 @@ def test_service(machine: Machine, name: str) -> None:
     assert seen() == service.good("v1")[service.path]
 
     good = service.good("v2")
-    assert reload(good) == (True, [f"{real}: /etc re-stacked: {name}.raw"])
+    taken, said = reload(good)
+    assert (taken, len(said)) == (True, 1)
+    assert said[0].startswith(f"{real}: /etc re-stacked: {name}.raw replaced; ")
     assert (main_pid(machine, real), seen()) == (pid, good[service.path])
 
     # The commands are shown without their quotes; the programs are the same.

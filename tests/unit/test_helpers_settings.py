@@ -108,14 +108,14 @@ def test_warnings(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path, content: str | bytes, place: str, problem: str) -> None:
     with pytest.raises(ConfextError) as raised:
         read(tmp_path, content)
-    expected = f"a.service: /etc is unchanged, {problem} ({tmp_path}/0.conf:{place}); correct it and reload again"
+    expected = f"a.service: {problem} ({tmp_path}/0.conf:{place}); correct it and reload again"
     assert str(raised.value) == expected
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfextError) as raised:
         read_settings([str(tmp_path)], {}, version=257, unit="a.service")
-    problem = "a.service: /etc is unchanged, its checks cannot be read: Is a directory"
+    problem = "a.service: its checks cannot be read: Is a directory"
     assert str(raised.value) == f"{problem} ({tmp_path})"
 
 

@@ -10,6 +10,7 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.image import release
 from confext_helpers.image.findings import Code
 from confext_helpers.image.release import System
+from confext_helpers.images import image_name
 
 DEBIAN = System({"ID": "debian", "VERSION_ID": "13"}, "x86-64", "/etc/os-release")
 LIKE = System({"ID": "derived", "ID_LIKE": "ubuntu debian", "VERSION_ID": "13"}, "x86-64", "")
@@ -60,7 +61,7 @@ def test_malformed(raw: bytes) -> None:
     ],
 )  # fmt: skip
 def test_image_name(path: str, name: str) -> None:
-    assert release.image_name(path) == name
+    assert image_name(path) == name
 
 
 def test_find() -> None:

@@ -34,10 +34,13 @@ def expected() -> set[str]:
     """What is installed, relative to the prefix, but man pages."""
     names = {
         "bin/unit-confext",
+        "lib/systemd/catalog/unit-confext.catalog",
         "lib/systemd/system-generators/unit-confext-generator",
         "lib/unit-confext/restack",
+        "share/bash-completion/completions/unit-confext",
         "share/doc/unit-confext/LICENSE",
         "share/doc/unit-confext/README.md",
+        "share/zsh/vendor-completions/_unit-confext",
     }
     names |= {f"lib/systemd/system/{unit.name.removesuffix('.in')}" for unit in (CHECKOUT / "units").glob("*.in")}
     dropins = (CHECKOUT / "units").glob("*.service.d/*.conf")
@@ -56,7 +59,7 @@ def test_destdir(tmp_path: Path) -> None:
 
     for name in installed:
         path = tmp_path / name
-        executable = path.name in ("restack", "unit-confext", "unit-confext-generator")
+        executable = name.startswith(("usr/bin/", "usr/lib/systemd/system-generators/")) or path.name == "restack"
         assert path.stat().st_mode & 0o7777 == (0o755 if executable else 0o644), name
         content = path.read_bytes()
         assert bytes(tmp_path) not in content, name

@@ -11,4 +11,6 @@ class Exit(IntEnum):
     OK = 0  # done, and nothing is wrong
     ERROR = 1  # it could not be done
     USAGE = 2  # the command line is wrong
-    REFUSED = 4  # verify: a finding; build: the tree cannot be a confext
+    DIFFERS = 3  # status: what runs, is loaded and is on disk differ; diff: a reload would change something
+    REFUSED = 4  # verify: a finding; build: the tree cannot be a confext; diff --check: the reload would be refused
+    RELOAD_FAILED = 5  # the new /etc is in place, but the service's own reload failed

@@ -20,7 +20,7 @@ from confext_helpers.image.dissect import Image
 from confext_helpers.image.findings import Code
 from confext_helpers.image.verdict import Request, judge
 from confext_helpers.image.verity import VerityError
-from confext_helpers.images import resolve
+from confext_helpers.images import image_name, resolve
 
 _FACTS = (
     "path", "size", "partition_table", "sector_size", "file_system", "verity", "root_hash", "root_hash_from",
@@ -157,7 +157,7 @@ def _contents(image: Image) -> dict[str, object]:
         found = contents.open_contents(image.data, image.file_system.kind)
         facts["etc"] = sorted(entry.path for entry in found.entries if entry.path != "/etc")
         files = {entry.path for entry in found.entries if entry.kind == "file"}
-        name = release.image_name(image.path)
+        name = image_name(image.path)
         path = release.find(name, files)
         if path is None:
             image.findings.append(release.missing(name, files))

@@ -63,22 +63,29 @@ class Option(NamedTuple):
 
 
 VERBS = (
+    Verb("list", "[UNIT…]", 0, None, "Every .confext.d/, and what became of its entries"),
+    Verb("status", "UNIT…", 1, None, "What runs, beside what is loaded and what is on disk"),
+    Verb("which", "UNIT PATH", 2, 2, "Which layer a file in a service's /etc comes from"),
+    Verb("cat", "UNIT PATH…", 2, None, "Print files in /etc as a service sees them"),
+    Verb("diff", "UNIT", 1, 1, "What the next reload would change in /etc"),
     Verb("inspect", "IMAGE…", 1, None, "What is in an image"),
     Verb("verify", "IMAGE…", 1, None, "Whether an image is whole, signed and allowed"),
     Verb("build", "DIRECTORY", 1, 1, "Make an image from a directory tree"),
 )
 
+_TRUSTING = ("status", "which", "inspect", "verify")
+
 OPTIONS = (
     Option(("-h", "--help"), "", (), "Show this text"),
     Option(("--version",), "", (), "Show the version"),
-    Option(("--root",), "DIR", ("inspect", "verify"), "Operate on the system in DIR"),
+    Option(("--root",), "DIR", ("list", "inspect", "verify"), "Operate on the system in DIR"),
     Option(("--json",), "MODE", (), "Print JSON: pretty, short or off", JSON_MODES, "off"),
     Option(("--no-pager",), "", (), "Do not pipe the output into a pager"),
     Option(("--no-legend",), "", (), "Leave out headers and summaries"),
     Option(("-q", "--quiet"), "", (), "Print no notes and no progress; verify: print nothing"),
     Option(("--debug",), "", (), "Show where an error comes from"),
     Option(("--image-policy",), "POLICY", ("inspect", "verify"), "What images must be, systemd.image-policy(7)"),
-    Option(("--trust",), "PATH", ("inspect", "verify"), "Trusted certificates, a file or directory", several=True),
+    Option(("--trust",), "PATH", _TRUSTING, "Trusted certificates, a file or directory", several=True),
     Option(("--os-release",), "FILE", ("verify", "build"), "The os-release file of the system that it is for"),
     Option(("-o", "--output"), "PATH", ("build",), "What to write; its name is the confext's"),
     Option(("--format",), "FORMAT", ("build",), "What to build: ddi, erofs, squashfs or directory", FORMATS, "ddi"),
@@ -88,6 +95,7 @@ OPTIONS = (
     Option(("--key",), "FILE", ("build",), "Private key to sign with (PEM)"),
     Option(("--certificate",), "FILE", ("build",), "Certificate that belongs to the key (PEM)"),
     Option(("--force",), "", ("build",), "Replace the output if it is there already"),
+    Option(("--check",), "", ("diff",), "Run the service's Check= commands as well"),
     Option(("--dry-run",), "", ("build",), "Only say what would be done"),
 )  # fmt: skip
 

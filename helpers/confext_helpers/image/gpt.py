@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 import uuid
 import zlib
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from confext_helpers.image.bytesource import ShortReadError, Source
@@ -91,11 +90,13 @@ class _Header(NamedTuple):
     entries_crc: int
 
 
-@dataclass(slots=True)
 class _Reader:
-    source: Source
-    sector: int
-    findings: list[Finding] = field(default_factory=list)
+    __slots__ = ("findings", "sector", "source")
+
+    def __init__(self, source: Source, sector: int) -> None:
+        self.source = source
+        self.sector = sector
+        self.findings: list[Finding] = []
 
     def say(self, code: Code, message: str) -> None:
         self.findings.append(Finding(code, message))

@@ -7,19 +7,15 @@ right, since most tools that read a file system from outside do not tell attribu
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import releasefile
 from confext_helpers.image.findings import Code, Finding
+from confext_helpers.images import RELEASE_PREFIX, release_names
 
 DIRECTORY = f"/{releasefile.DIRECTORY}"
-_PREFIX = "extension-release."
-# raw_strip_suffixes() in import-util.c takes them off as often as there is one.
-_SUFFIXES = (".sysext.raw", ".confext.raw", ".xz", ".gz", ".bz2", ".raw", ".qcow2", ".img", ".bin")
 _SIZE_MAX = 64 * 1024
 
 
@@ -35,14 +31,6 @@ class System(NamedTuple):
     fields: Mapping[str, str]
     architecture: str
     path: str
-
-
-def image_name(path: str) -> str:
-    """The name that systemd gives an image: its file name without suffixes."""
-    name = os.path.basename(path)
-    while suffix := next((one for one in _SUFFIXES if name.endswith(one)), ""):
-        name = name.removesuffix(suffix)
-    return name
 
 
 def read_system(path: str, architecture: str) -> System:
@@ -63,21 +51,22 @@ def find(name: str, files: Collection[str]) -> str | None:
     """Which release file counts for an image.
 
     Args:
-        name: of the image, see image_name().
+        name: of the image, see images.image_name().
         files: paths in the image, from its root on.
     """
-    for candidate in (name, re.split("[_+]", name, maxsplit=1)[0]):
-        path = f"{DIRECTORY}/{_PREFIX}{candidate}"
-        if candidate and path in files:
+    for candidate in release_names(name):
+        path = f"{DIRECTORY}/{RELEASE_PREFIX}{candidate}"
+        if path in files:
             return path
     return None
 
 
 def missing(name: str, files: Collection[str]) -> Finding:
     """The finding that there is no release file for the image."""
-    others = sorted(path.removeprefix(DIRECTORY + "/") for path in files if path.startswith(f"{DIRECTORY}/{_PREFIX}"))
+    prefix = f"{DIRECTORY}/{RELEASE_PREFIX}"
+    others = sorted(path.removeprefix(DIRECTORY + "/") for path in files if path.startswith(prefix))
     there = f", there is {', '.join(others[:3])}" if others else ""
-    return Finding(Code.RELEASE_MISSING, f"there is no {DIRECTORY}/{_PREFIX}{name}{there}")
+    return Finding(Code.RELEASE_MISSING, f"there is no {prefix}{name}{there}")
 
 
 def parse(raw: bytes, path: str) -> Mapping[str, str]:

@@ -23,6 +23,7 @@ from confext_helpers.image.release import System
 from confext_helpers.image.signature import Verified
 from confext_helpers.image.trust import Certificate
 from confext_helpers.image.verity import VerityError
+from confext_helpers.images import image_name
 
 # Roots that are stated outside of the image's own partition table, so that systemd sets up dm-verity with them.
 _STATED = ("attribute", "sidecar", "signature")
@@ -159,7 +160,7 @@ def _check_release(image: Image, system: System | None) -> Mapping[str, str] | N
         return None
     try:
         found = contents.open_contents(image.data, image.file_system.kind)
-        name = release.image_name(image.path)
+        name = image_name(image.path)
         files = {entry.path for entry in found.entries if entry.kind == "file"}
         path = release.find(name, files)
         if path is None:

@@ -1,0 +1,49 @@
+"""`unit-confext cat`: print files as a service sees them."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import sys
+
+from confext_helpers import origin
+from confext_helpers.bus import Manager
+from confext_helpers.command.exitcodes import Exit
+from confext_helpers.command.output import Output
+from confext_helpers.origin import walk
+from confext_helpers.services import find, need_root, seen
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Print the files that the command line names, one after the other, as they are.
+
+    Raises:
+        ConfextError: one of them is not there, the service cannot be read, the service does not run, or this
+            is not root.
+    """
+    need_root(arguments.verb)
+    unit, *paths = arguments.operands
+    with Manager() as manager:
+        service = find(manager, unit)
+    shown = []
+    with seen(service) as view:
+        for path in paths:
+            with walk(view, path, service.name) as (place, _):
+                if output.json == "off":
+                    sys.stdout.flush()
+                    for piece in origin.pieces(place):
+                        sys.stdout.buffer.write(piece)
+                else:
+                    shown.append(_as_data(path, place.path, origin.read(place)))
+    if output.json != "off":
+        output.data(shown)
+    return Exit.OK
+
+
+def _as_data(path: str, resolved: str, content: bytes) -> dict[str, object]:
+    """A file for JSON, which knows text only: what is none is encoded."""
+    try:
+        encoding, text = "utf-8", content.decode()
+    except UnicodeDecodeError:
+        encoding, text = "base64", base64.b64encode(content).decode()
+    return {"path": path, "resolved": resolved, "size": len(content), "encoding": encoding, "content": text}

@@ -1,0 +1,168 @@
+"""`unit-confext diff`: what the next reload would change in a service's `/etc`. It changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterator
+
+from confext_helpers import comparison
+from confext_helpers.bus import Manager
+from confext_helpers.command.exitcodes import Exit
+from confext_helpers.command.options import PROGRAM
+from confext_helpers.command.output import Color, Output, printable
+from confext_helpers.messages import LayerChange
+from confext_helpers.ondisk import Disk
+from confext_helpers.preview import FileChange, Preview, Side, preview
+from confext_helpers.services import find, need_root
+from confext_helpers.stacks import Layer
+
+_COLORS = {"+": Color.GREEN, "-": Color.RED}
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Show what the next reload would change.
+
+    Returns:
+        Exit.DIFFERS if it would change anything, Exit.REFUSED if it would be refused.
+
+    Raises:
+        ConfextError: the service does not run, cannot be reloaded, or this is not root.
+    """
+    need_root(arguments.verb)
+    with Manager() as manager:
+        service = find(manager, arguments.operands[0])
+        found = preview(manager, service, check=arguments.check)
+    _, _, stale = comparison.on_disk(service, Disk())
+    if output.json != "off":
+        output.data([{"unit": service.name, "daemon_reload_needed": stale, **_as_data(found)}])
+    else:
+        _show(service.name, found, output)
+        if stale:
+            output.note(f"{PROGRAM}: {service.name}: changed on disk, which a reload alone does not bring; see status")
+    if found.refused is not None:
+        return Exit.REFUSED
+    return Exit.DIFFERS if found.differs else Exit.OK
+
+
+def _kind(change: FileChange) -> str:
+    if change.before is None:
+        return "added"
+    return "changed" if change.after is not None else "removed"
+
+
+def lines_of(change: FileChange) -> list[str] | None:
+    """A unified diff of the contents, without line ends; None if one of them is no text, empty if they are equal."""
+    sides = (change.before, change.after)
+    if any(side is not None and (side.text is None or side.kind != "file") for side in sides):
+        return None
+    old, new = (_lines(side.text) if side is not None and side.text is not None else [] for side in sides)
+    before, after = ("/dev/null" if side is None else printable(change.path) for side in sides)
+    return list(difflib.unified_diff(old, new, before, after, lineterm=""))
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text, the last one with a mark if it has no end."""
+    lines = text.split("\n")
+    if lines[-1]:
+        return [*lines[:-1], f"{lines[-1]}\n\\ No newline at end of file"]
+    return lines[:-1]
+
+
+def _side(side: Side | None) -> dict[str, object] | None:
+    if side is None:
+        return None
+    return {
+        "kind": side.kind,
+        "mode": f"{side.mode:04o}",
+        "uid": side.uid,
+        "gid": side.gid,
+        "size": side.size,
+        "target": side.text if side.kind == "symlink" else None,
+    }
+
+
+def _layer(layer: Layer) -> dict[str, object]:
+    return {
+        "label": layer.label,
+        "name": layer.name,
+        "version": layer.version or None,
+        "path": layer.path or None,
+        "file": layer.file or None,
+        "root_hash": layer.root_hash or None,
+    }
+
+
+def _as_data(found: Preview) -> dict[str, object]:
+    layers = found.layers or LayerChange([], [], [], [])
+    return {
+        "differs": found.differs,
+        "refused": str(found.refused) if found.refused is not None else None,
+        "layers": {
+            "added": [_layer(one) for one in layers.added],
+            "replaced": [_layer(one) for one in layers.replaced],
+            "removed": [_layer(one) for one in layers.removed],
+        },
+        "files": [
+            {
+                "path": one.path,
+                "change": _kind(one),
+                "layer": one.layer or None,
+                "before": _side(one.before),
+                "after": _side(one.after),
+                "diff": _joined(lines_of(one)),
+            }
+            for one in found.files
+        ],
+    }
+
+
+def _joined(lines: list[str] | None) -> str | None:
+    return None if lines is None else "".join(f"{line}\n" for line in lines)
+
+
+def _show(unit: str, found: Preview, output: Output) -> None:
+    if found.layers is not None:
+        for word, layers in found.layers._asdict().items():
+            if word != "all":
+                for layer in layers:
+                    output.line(f"layer {word}: {printable(layer.label)}", Color.BOLD)
+    for change in found.files:
+        source = f" (from {printable(change.layer)})" if change.layer else ""
+        output.line(f"{_kind(change)}: {printable(change.path)}{source}", Color.BOLD)
+        for line in _details(change):
+            output.line(_safe(line), _COLORS.get(line[:1], Color.NONE))
+    output.flush()
+    if found.refused is not None:
+        print(f"{PROGRAM}: the reload would be refused: {printable(str(found.refused))}", file=sys.stderr)
+    elif not found.differs:
+        output.note(f"{PROGRAM}: {unit}: a reload would change nothing")
+
+
+def _details(change: FileChange) -> Iterator[str]:
+    """What is to be said about a file below its name."""
+    before, after = change.before, change.after
+    if before is not None and after is not None:
+        for name, old, new in (
+            ("type", before.kind, after.kind),
+            ("mode", f"{before.mode:04o}", f"{after.mode:04o}"),
+            ("owner", f"{before.uid}:{before.gid}", f"{after.uid}:{after.gid}"),
+        ):
+            if old != new:
+                yield f"  {name}: {old} -> {new}"
+    for sign, side in (("-", before), ("+", after)):
+        if side is not None and side.kind == "symlink":
+            yield f"{sign}-> {side.text}"
+    lines = lines_of(change)
+    if lines is not None:
+        for line in lines:
+            yield from line.split("\n")
+    elif any(side is not None and side.kind == "file" for side in (before, after)):
+        sizes = [str(side.size) if side is not None and side.kind == "file" else "-" for side in (before, after)]
+        yield f"  no text, or too long to show: {' -> '.join(sizes)} bytes"
+
+
+def _safe(line: str) -> str:
+    """A line of a file as it may be shown on a terminal; tabs may."""
+    return "\t".join(printable(part) if part else "" for part in line.split("\t"))

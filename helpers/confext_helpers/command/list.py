@@ -1,0 +1,89 @@
+"""`unit-confext list`: every unit with a `.confext.d/`, its entries, and what the generator makes of each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from confext_helpers.command.exitcodes import Exit
+from confext_helpers.command.options import PROGRAM
+from confext_helpers.command.output import Output, printable
+from confext_helpers.errors import ConfextError
+from confext_helpers.ondisk import LAYERS, Disk, Unit
+from confext_helpers.services import unit_name
+
+_COLUMNS = ("unit", "entry", "verdict", "layer", "reason")
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """List what the `.confext.d/` directories hold.
+
+    Raises:
+        ConfextError: a unit that is named has no such directory.
+    """
+    root = arguments.root or ""
+    if root and not os.path.isdir(root):
+        raise ConfextError("this is no directory", path=printable(root), hint="name another one with --root=")
+    disk = Disk("" if not root else os.path.abspath(root).rstrip("/"))
+    units = [_find(disk, name) for name in arguments.operands] if arguments.operands else disk.units
+    if output.json != "off":
+        output.data([as_data(unit) for unit in units])
+        return Exit.OK
+    output.table(_COLUMNS, [row for unit in units for row in _rows(unit)])
+    for unit in units:
+        if unit.problem:
+            what = printable(unit.name or unit.directories[0])
+            output.note(f"{PROGRAM}: {what}: {printable(unit.problem)}")
+        for warning in unit.warnings:
+            output.note(f"{PROGRAM}: {unit.name}: {printable(warning)}")
+        if unit.replaced_by:
+            output.note(f"{PROGRAM}: {unit.name}: {printable(unit.replaced_by)} is read instead of the drop-in")
+    return Exit.OK
+
+
+def _find(disk: Disk, name: str) -> Unit:
+    found = disk.find(unit_name(name))
+    if found is None:
+        raise ConfextError("has no .confext.d/ directory", unit=printable(unit_name(name)))
+    return found
+
+
+def as_data(unit: Unit) -> dict[str, object]:
+    """A unit for JSON."""
+    return {
+        "unit": unit.name or None,
+        "directories": unit.directories,
+        "problem": unit.problem or None,
+        "warnings": list(unit.warnings),
+        "replaced_by": unit.replaced_by or None,
+        "entries": [
+            {
+                "name": entry.name,
+                "path": entry.path,
+                "verdict": entry.verdict,
+                "layer": entry.layer or None,
+                "reason": entry.reason or None,
+            }
+            for entry in unit.entries
+        ],
+    }
+
+
+def _rows(unit: Unit) -> list[dict[str, object]]:
+    if not unit.entries:
+        # A directory that has no layers, or that is not looked at, is there all the same.
+        return [
+            {"unit": unit.name, "entry": None, "verdict": "left alone" if unit.problem else "empty",
+             "layer": None, "reason": directory}
+            for directory in unit.directories
+        ]  # fmt: skip
+    return [
+        {
+            "unit": unit.name,
+            "entry": entry.name,
+            "verdict": entry.verdict,
+            "layer": entry.layer,
+            "reason": entry.reason if entry.verdict not in LAYERS or entry.reason else None,
+        }
+        for entry in unit.entries
+    ]

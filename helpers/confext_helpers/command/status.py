@@ -1,0 +1,172 @@
+"""`unit-confext status`: the stack that a service has, beside what is loaded and what is on disk.
+
+What runs is read from the kernel, what is loaded from the manager, and what is on disk is what the generator would
+make of it now. A restart takes what is loaded, a daemon-reload loads what is on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Sequence
+from enum import StrEnum
+
+from confext_helpers.bus import Manager
+from confext_helpers.command.exitcodes import Exit
+from confext_helpers.command.output import Color, Output, printable
+from confext_helpers.command.verify import signers_as_data
+from confext_helpers.comparison import Status, status_of
+from confext_helpers.errors import ConfextError
+from confext_helpers.image import signers, trust
+from confext_helpers.image.trust import Certificate
+from confext_helpers.ondisk import Disk
+from confext_helpers.running import Running
+from confext_helpers.services import find, need_root
+
+_COLUMNS = ("layer", "state", "version", "root_hash", "signature", "path")
+
+
+class Signature(StrEnum):
+    """What is known about the signature of a layer."""
+
+    TRUSTED = "trusted"
+    UNTRUSTED = "untrusted"
+    UNSIGNED = "unsigned"
+    UNKNOWN = "unknown"
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Show the stacks of the services that the command line names.
+
+    Returns:
+        Exit.DIFFERS if what runs, what is loaded and what is on disk are not the same.
+
+    Raises:
+        ConfextError: one of them is not there, or this is not root.
+    """
+    need_root(arguments.verb)
+    anchors = trust.load(arguments.trust)
+    disk = Disk()
+    with Manager() as manager:
+        found = [status_of(find(manager, word), disk) for word in arguments.operands]
+    if output.json != "off":
+        output.data([as_data(one, anchors) for one in found])
+    else:
+        for number, one in enumerate(found):
+            if number:
+                output.line()
+            _show(as_data(one, anchors), output)
+    return Exit.DIFFERS if any(one.reasons for one in found) else Exit.OK
+
+
+def signature_of(layer: Running, anchors: Sequence[Certificate]) -> dict[str, object]:
+    """Root hash and signers of what runs, or would run, for JSON."""
+    facts: dict[str, object] = {"root_hash": layer.layer.root_hash or None, "signature": None, "signers": []}
+    if layer.image is False:
+        return facts | {"signature": Signature.UNSIGNED}
+    if not layer.source:
+        # The file of that name is another one by now.
+        return facts | {"root_hash": None, "signature": Signature.UNKNOWN}
+    try:
+        found = signers.read(layer.source, anchors)
+    except (OSError, ConfextError):
+        return facts | {"signature": Signature.UNKNOWN}
+    facts |= {"root_hash": found.root_hash or None, "signers": signers_as_data(found.signers)}
+    if found.trusted:
+        return facts | {"signature": Signature.TRUSTED}
+    return facts | {"signature": Signature.UNTRUSTED if found.signers else Signature.UNSIGNED}
+
+
+def layer_as_data(layer: Running) -> dict[str, object]:
+    """What is said about a layer everywhere, for JSON."""
+    kind = {True: "image", False: "directory", None: None}[layer.image]
+    return {
+        "label": layer.label,
+        "name": layer.layer.name,
+        "version": layer.version or None,
+        "kind": kind,
+        "path": layer.layer.path or None,
+        "file": (layer.file if layer.release else layer.layer.file) or None,
+    }
+
+
+def as_data(status: Status, anchors: Sequence[Certificate]) -> dict[str, object]:
+    """A service for JSON."""
+    return {
+        "unit": status.service.name,
+        "active_state": status.service.state,
+        "pid": status.pid,
+        "since": _time(status.since.usec) if status.since is not None else None,
+        "since_is": ("swap" if status.since.by_swap else "start") if status.since is not None else None,
+        "namespaces": len(status.service.processes),
+        "in_host_namespace": status.service.hosted is not None,
+        "complete": status.complete,
+        "differs": bool(status.reasons),
+        "reasons": status.reasons,
+        "commands": status.commands,
+        "layers": [
+            {
+                **layer_as_data(row.running),
+                "state": row.state,
+                "running": bool(row.running.release),
+                "loaded": row.loaded,
+                "on_disk": row.on_disk,
+                "changed": row.running.changed,
+                "enforced": row.running.enforced,
+                **signature_of(row.running, anchors),
+            }
+            for row in status.rows
+        ],
+    }
+
+
+def _time(usec: int) -> str:
+    return datetime.datetime.fromtimestamp(usec // 1_000_000, datetime.UTC).isoformat()
+
+
+def _show(data: dict[str, object], output: Output) -> None:
+    output.line(printable(data["unit"]), Color.BOLD)
+    facts: list[tuple[str, object]] = [("State", data["active_state"])]
+    if data["pid"] is not None:
+        facts += [("Process", data["pid"]), ("Swapped" if data["since_is"] == "swap" else "Started", data["since"])]
+    layers = data["layers"]
+    assert isinstance(layers, list)
+    for key, value in facts:
+        output.line(f"  {key + ':':<9}{printable(value)}")
+    rows = [
+        {
+            "layer": layer["label"],
+            "state": layer["state"],
+            "version": layer["version"],
+            "root_hash": layer["root_hash"][:16] if layer["root_hash"] else None,
+            "signature": _signature(layer),
+            "path": layer["path"],
+        }
+        for layer in layers
+    ]
+    if rows:
+        output.line()
+        output.table(_COLUMNS, rows)
+    if not data["complete"]:
+        output.line()
+        output.line("Some layers cannot be told: their release files are hidden, or have other names.", Color.YELLOW)
+    reasons, commands = data["reasons"], data["commands"]
+    assert isinstance(reasons, list) and isinstance(commands, list)
+    output.line()
+    if not reasons:
+        what = "what runs is what is loaded and what is on disk" if data["pid"] else "what is loaded is what is on disk"
+        output.line(f"Up to date: {what}.", Color.GREEN)
+        return
+    for reason in reasons:
+        output.line(f"Differs: {printable(reason)}", Color.YELLOW)
+    if commands:
+        output.line(f"Run: {printable(' && '.join(commands))}")
+
+
+def _signature(layer: dict[str, object]) -> str:
+    found = layer["signers"]
+    assert isinstance(found, list)
+    by = ", ".join(str(one["subject"]) for one in found if one["subject"])
+    # A signature is worth something if the kernel holds the data to it.
+    loose = " (not enforced)" if layer["enforced"] is False else ""
+    return f"{layer['signature']}: {by}{loose}" if by else str(layer["signature"])

@@ -1,0 +1,173 @@
+"""What a service runs beside what is loaded and what is on disk, and what would make the three the same.
+
+What runs is read from the kernel (running.py), what is loaded from the manager, and what is on disk is what the
+generator would make of it now (ondisk.py). A restart takes what is loaded, a daemon-reload loads what is on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from confext_generator import config, words
+from confext_helpers import running, stacks
+from confext_helpers.ondisk import LAYERS, Disk, Verdict
+from confext_helpers.running import Running, Since
+from confext_helpers.services import Service, seen
+from confext_helpers.stage import layer_paths
+
+_GENERATED = "/run/systemd/generator"
+
+
+class State(StrEnum):
+    """Of one layer."""
+
+    CURRENT = "current"
+    CHANGED = "changed"
+    UNKNOWN = "unknown"
+    NOT_RUNNING = "not-running"
+    NOT_LOADED = "not-loaded"
+    NOT_ON_DISK = "not-on-disk"
+    UNLOADED = "unloaded"
+    MISSING = "missing"
+
+
+_MEANINGS = {
+    State.CURRENT: "runs, and is what a restart would take",
+    State.CHANGED: "runs, but is not the same on disk any more",
+    State.UNKNOWN: "runs, but it cannot be known whether it is still what is on disk",
+    State.NOT_RUNNING: "is loaded, but does not run",
+    State.NOT_LOADED: "is on disk, but not loaded",
+    State.NOT_ON_DISK: "is loaded, but not on disk any more",
+    State.UNLOADED: "runs, but is not loaded any more",
+    State.MISSING: "is loaded, but there is no such file",
+}
+
+
+class Row(NamedTuple):
+    """One layer of a service.
+
+    Attributes:
+        running: as far as it runs.
+        state: in a word.
+        loaded: whether the manager has it.
+        on_disk: whether the next daemon-reload would find it.
+    """
+
+    running: Running
+    state: State
+    loaded: bool
+    on_disk: bool
+
+
+class Status(NamedTuple):
+    """A service.
+
+    Attributes:
+        service: which.
+        pid: of the process that was looked at; None if there is none.
+        since: when its `/etc` was stacked; None if nothing runs.
+        complete: whether every layer of it is among the rows.
+        rows: its layers, from bottom to top, then those that have no place in what is loaded.
+        reasons: what differs, in words.
+        commands: what would mend that, in order.
+    """
+
+    service: Service
+    pid: int | None
+    since: Since | None
+    complete: bool
+    rows: list[Row]
+    reasons: list[str]
+    commands: list[str]
+
+
+def status_of(service: Service, disk: Disk) -> Status:
+    """Compare what `service` has with what is loaded and on disk."""
+    pid: int | None = None
+    since: Since | None = None
+    complete = True
+    if service.processes:
+        with seen(service) as view:
+            stack = running.read(service, view)
+            pid, since, complete, layers = view.process.pid, stack.since, stack.complete, stack.layers
+    else:
+        layers = running.not_running(service.properties)
+    reasons = []
+    there, kinds, reload_needed = on_disk(service, disk)
+    rows = [_row(layer, there) for layer in layers]
+    loaded = {layer.layer.path for layer in layers}
+    for path in there:
+        if path not in loaded:
+            layer = Running(stacks.load(path), kinds[path] is Verdict.IMAGE, source=stacks.load(path).file)
+            rows.append(Row(layer, State.NOT_LOADED, False, True))
+    for row in rows:
+        # Where nothing runs, that a layer does not is no news.
+        if row.state is State.CURRENT or (row.state is State.NOT_RUNNING and pid is None):
+            continue
+        if row.state is not State.MISSING:
+            reasons.append(f"{row.running.label} {_MEANINGS[row.state]}")
+    if service.hosted is not None and (rows or reload_needed):
+        reasons.append(service.hosted.problem)
+    if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK) for row in rows):
+        reasons.append("the unit or its drop-ins changed on disk since they were loaded")
+    commands = _commands(service, rows, reload_needed, pid is not None)
+    return Status(service, pid, since, complete, rows, reasons, commands)
+
+
+def _row(layer: Running, there: Sequence[str]) -> Row:
+    path = layer.layer.path
+    if not path:
+        return Row(layer, State.UNLOADED, False, False)
+    if path not in there:
+        return Row(layer, State.NOT_ON_DISK, True, False)
+    if layer.release:
+        state = {False: State.CURRENT, True: State.CHANGED, None: State.UNKNOWN}[layer.changed]
+        return Row(layer, state, True, True)
+    return Row(layer, State.NOT_RUNNING if os.path.exists(layer.layer.file) else State.MISSING, True, True)
+
+
+def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict], bool]:
+    """The layers that a daemon-reload would bring, what they are, and whether one is needed."""
+    loaded = layer_paths(service.properties)
+    name = config.DROPIN.decode()
+    in_use = [path for path in service.dropins if path.endswith(f"/{name}")]
+    unit = disk.find(service.name)
+    if in_use and not in_use[0].startswith(_GENERATED):
+        return loaded, {}, service.stale  # Somebody's own file has its name: the generator's is not read.
+    old = b""
+    if in_use:
+        try:
+            with open(in_use[0], "rb") as file:
+                old = file.read()
+        except OSError:
+            old = b""
+    new = unit.dropin if unit is not None and unit.dropin is not None else b""
+    # Layers that the unit has by itself are not the generator's to take away.
+    lines = set(old.split(b"\n"))
+    own = [path for path in loaded if not _lines_for(path) & lines]
+    kinds = {entry.layer: entry.verdict for entry in unit.entries if entry.verdict in LAYERS} if unit else {}
+    found = [*own, *(unit.layers if unit is not None and unit.dropin is not None else [])]
+    return found, kinds, service.stale or old != new
+
+
+def _lines_for(path: str) -> set[bytes]:
+    """How render.py writes a layer down."""
+    raw = path.encode(errors="surrogateescape")
+    return {
+        b"ExtensionImages=-" + words.escape_image(raw),
+        b"ExtensionDirectories=" + words.quote_word(b"-" + raw),
+    }
+
+
+def _commands(service: Service, rows: Sequence[Row], reload_needed: bool, runs: bool) -> list[str]:
+    """What would make all three the same."""
+    commands = ["systemctl daemon-reload"] if reload_needed else []
+    if service.hosted is not None and (rows or reload_needed):
+        commands.append(f"systemctl restart {service.name}")
+    elif runs and any(row.state not in (State.CURRENT, State.MISSING) for row in rows):
+        ephemeral = service.properties.get("RootEphemeral", ("b", False))[1]
+        commands.append(f"systemctl {'restart' if ephemeral else 'reload'} {service.name}")
+    return commands

@@ -1,0 +1,268 @@
+"""Which files differ between the `/etc` that a service has and the one that it is about to get.
+
+Both are there, the old one in the service and the new one in the stage, so the answer is not derived from what images
+are said to contain: it is what the service will see. Both mostly consist of the host's own `/etc`, which is therefore
+looked at as well: what is the host's in both is passed over, whole directories at a time. A file in an overlay has the
+inode number that it has in its layer. A directory has not, see _is_host_s_directory().
+
+Every file of a new layer is read to its end here. dm-verity, and the kernel's file systems, notice damage when they
+read a block; if nobody reads it now, the service will.
+
+Directories do not count, nor what a sandbox mounts below `/etc`, nor extended attributes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from typing import NamedTuple
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_CHUNK = 1 << 15
+
+
+class Files:
+    """Paths relative to `/etc`: as many as are wanted, and how many there are.
+
+    Args:
+        limit: how many paths to keep; None for all.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.paths: list[str] = []
+        self.count = 0
+        self._limit = limit
+
+    def add(self, path: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if self._limit is None or self.count <= self._limit:
+            self.paths.append(path)
+
+
+class Difference(NamedTuple):
+    """What differs; in the order of the tree.
+
+    Attributes:
+        added: files that are in the new tree only.
+        changed: files with other content, target, type, mode or owner.
+        removed: files that are in the old tree only.
+    """
+
+    added: Files
+    changed: Files
+    removed: Files
+
+    def __bool__(self) -> bool:
+        return any(files.count for files in self)
+
+
+class UnreadableError(Exception):
+    """A file of the new tree cannot be read.
+
+    Args:
+        path: relative to `/etc`.
+        device: the device number of the file, see stacks.seen().
+        error: why not.
+    """
+
+    def __init__(self, path: str, device: int, error: OSError) -> None:
+        super().__init__(f"{path}: {error.strerror}")
+        self.path = path
+        self.device = device
+        self.error = error
+
+
+def _key(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from any other, without what an overlay makes up: devices, and numbers of directories."""
+    number = status.st_nlink if stat.S_ISDIR(status.st_mode) else status.st_ino
+    return number, status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_mode
+
+
+def _is_host_s_directory(status: os.stat_result) -> bool:
+    """Whether a directory that looks like the host's has nothing from a layer in it.
+
+    One that several layers of an overlay have looks like the topmost of them, but has one link only (ovl_getattr() in
+    the kernel's fs/overlayfs/inode.c). On btrfs, and where the host's `/etc` is an overlay itself, all have one; but
+    then a change time to the nanosecond is not one that an image could have by chance.
+    """
+    return status.st_nlink > 1 or status.st_ctime_ns % 1_000_000_000 != 0
+
+
+def _names(directory: int | None) -> list[str]:
+    return os.listdir(directory) if directory is not None else []
+
+
+def _names_if_readable(directory: int | None) -> list[str]:
+    # What is wrong with the old tree must not keep the service from a better one.
+    try:
+        return _names(directory)
+    except OSError:
+        return []
+
+
+def _stat(name: str, directory: int | None) -> os.stat_result | None:
+    if directory is None:
+        return None
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _stat_if_readable(name: str, directory: int | None) -> os.stat_result | None:
+    try:
+        return _stat(name, directory)
+    except OSError:
+        return None
+
+
+class _Walk:
+    """One comparison: see compare()."""
+
+    def __init__(self, layers: Collection[int], limit: int | None) -> None:
+        self.found = Difference(Files(limit), Files(limit), Files(limit))
+        self._layers = layers
+        self._old_buffer = bytearray(_CHUNK)
+        self._new_buffer = bytearray(_CHUNK)
+
+    def directory(self, path: str, old: int | None, new: int | None, base: int | None) -> None:
+        """Compare the directories with these descriptors; `path` ends in a slash, or is empty."""
+        try:
+            names = {*_names(new), *_names_if_readable(old)}
+        except OSError as error:
+            raise UnreadableError(path.rstrip("/"), -1, error) from error
+        old_device = os.fstat(old).st_dev if old is not None else -1
+        new_device = os.fstat(new).st_dev if new is not None else -1
+        for name in sorted(names):
+            before = _stat_if_readable(name, old)
+            try:
+                after = _stat(name, new)
+            except OSError as error:
+                raise UnreadableError(path + name, -1, error) from error
+            host = _stat_if_readable(name, base)
+            if before is not None and after is not None and self._is_same(before, after, host):
+                continue
+            in_old = before is not None and stat.S_ISDIR(before.st_mode)
+            in_new = after is not None and stat.S_ISDIR(after.st_mode)
+            # What is mounted there is the sandbox's.
+            if in_old and before is not None and before.st_dev != old_device:
+                continue
+            if in_new and after is not None and after.st_dev != new_device:
+                continue
+            if in_old or in_new:
+                self._descend(path + name, name, old if in_old else None, new if in_new else None, base)
+            self._file(path + name, name, None if in_old else before, None if in_new else after, old, new)
+
+    def _is_same(self, before: os.stat_result, after: os.stat_result, host: os.stat_result | None) -> bool:
+        if os.path.samestat(before, after):
+            return True
+        if host is None or not _key(before) == _key(after) == _key(host):
+            return False
+        if stat.S_ISDIR(after.st_mode):
+            return _is_host_s_directory(after)
+        return after.st_dev not in self._layers
+
+    def _descend(self, path: str, name: str, old: int | None, new: int | None, base: int | None) -> None:
+        opened: list[int | None] = []
+        try:
+            for parent in (old, new, base):
+                try:
+                    opened.append(None if parent is None else os.open(name, _DIRECTORY, dir_fd=parent))
+                except OSError as error:
+                    if parent == new:
+                        raise UnreadableError(path, -1, error) from error
+                    opened.append(None)
+            self.directory(path + "/", *opened)
+        finally:
+            for fd in opened:
+                if fd is not None:
+                    os.close(fd)
+
+    def _file(
+        self,
+        path: str,
+        name: str,
+        before: os.stat_result | None,
+        after: os.stat_result | None,
+        old: int | None,
+        new: int | None,
+    ) -> None:
+        if after is None:
+            if before is not None:
+                self.found.removed.add(path)
+            return
+        same = before is not None and _is_alike(before, after)
+        if stat.S_ISREG(after.st_mode):
+            try:
+                same = self._read(name, old if same else None, new)
+            except OSError as error:
+                raise UnreadableError(path, after.st_dev, error) from error
+        elif same and stat.S_ISLNK(after.st_mode):
+            same = os.readlink(name, dir_fd=old) == os.readlink(name, dir_fd=new)
+        if before is None:
+            self.found.added.add(path)
+        elif not same:
+            self.found.changed.add(path)
+
+    def _read(self, name: str, old: int | None, new: int | None) -> bool:
+        """Read the new file to its end; return whether the old one has the same content, if that is to be read."""
+        fd = os.open(name, _FILE, dir_fd=new)
+        other = -1
+        try:
+            if old is not None:
+                try:
+                    other = os.open(name, _FILE, dir_fd=old)
+                except OSError:
+                    old = None
+            same = old is not None
+            while count := os.readv(fd, [self._new_buffer]):
+                same = same and _read_same(other, memoryview(self._new_buffer)[:count], self._old_buffer)
+            return same
+        finally:
+            os.close(fd)
+            if other >= 0:
+                os.close(other)
+
+
+def _is_alike(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_mode, before.st_uid, before.st_gid, before.st_rdev, before.st_size) == (
+        after.st_mode, after.st_uid, after.st_gid, after.st_rdev, after.st_size,
+    )  # fmt: skip
+
+
+def _read_same(fd: int, wanted: memoryview, buffer: bytearray) -> bool:
+    """Whether the next bytes of `fd` are `wanted`."""
+    position = 0
+    while position < len(wanted):
+        try:
+            count = os.readv(fd, [memoryview(buffer)[: len(wanted) - position]])
+        except OSError:
+            return False
+        if not count or memoryview(buffer)[:count] != wanted[position : position + count]:
+            return False
+        position += count
+    return True
+
+
+def compare(
+    old: int, new: int, base: int | None, *, layers: Collection[int], limit: int | None = None
+) -> Difference:
+    """Compare two `/etc` trees, and read every file of the new one that is not the host's.
+
+    Args:
+        old: descriptor of the service's.
+        new: descriptor of the stage's.
+        base: descriptor of the one that lies below all layers; None if it cannot be had.
+        layers: the device numbers that files of layers have in the new one, see stacks.seen().
+        limit: how many paths of each kind to keep.
+
+    Raises:
+        UnreadableError: a file of the new tree cannot be read.
+        OSError: a directory cannot be read.
+    """
+    walk = _Walk(layers, limit)
+    walk.directory("", old, new, base)
+    return walk.found

@@ -1,0 +1,127 @@
+"""The files of one layer by themselves, as no service sees them: in a directory, or in an image that is not mounted.
+
+Of an image, the file system's own tools tell (image/contents.py); those that they cannot read are not known.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Protocol
+
+from confext_helpers.errors import ConfextError
+from confext_helpers.image import contents, dissect, partitiontypes, policy
+from confext_helpers.image.contents import Contents, ContentsError
+from confext_helpers.running import Running
+
+
+class Files(Protocol):
+    """What is at paths like `/etc/…`; links are not followed."""
+
+    def has(self, path: str) -> bool:
+        """Whether there is anything at `path`."""
+
+    def is_same(self, path: str, status: os.stat_result) -> bool:
+        """Whether the file at `path` is the one with this inode and these times, on whatever device."""
+
+    def content(self, path: str) -> bytes | None:
+        """The content of the regular file at `path`, if it can be had."""
+
+
+class TreeFiles:
+    """A directory tree.
+
+    Args:
+        root: the directory in which `etc` is.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def _find(self, path: str) -> os.stat_result | None:
+        """The status of the file; no link on the way is followed, since overlayfs follows none."""
+        parts = [part for part in path.split("/") if part]
+        here = self._root
+        try:
+            for part in parts[:-1]:
+                here = f"{here}/{part}"
+                if not stat.S_ISDIR(os.lstat(here).st_mode):
+                    return None
+            return os.lstat(f"{here}/{parts[-1]}")
+        except OSError:
+            return None
+
+    def has(self, path: str) -> bool:
+        """See Files."""
+        return self._find(path) is not None
+
+    def is_same(self, path: str, status: os.stat_result) -> bool:
+        """See Files."""
+        found = self._find(path)
+        return found is not None and _key(found) == _key(status)
+
+    def content(self, path: str) -> bytes | None:
+        """See Files."""
+        found = self._find(path)
+        if found is None or not stat.S_ISREG(found.st_mode):
+            return None
+        with open(self._root + path, "rb") as file:
+            return file.read()
+
+
+def _key(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class ImageFiles:
+    """An image.
+
+    Args:
+        path: of it, or of a block device with it.
+
+    Raises:
+        ConfextError: it is no image.
+        OSError: it cannot be read.
+        ContentsError: its file system cannot be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with dissect.open_image(path, policy.CONFEXT_POLICY, partitiontypes.architecture()) as image:
+            self._paths = {entry.path for entry in self._open(image).entries}
+
+    @staticmethod
+    def _open(image: dissect.Image) -> Contents:
+        if image.data is None or image.file_system is None:
+            raise ConfextError("there is no file system in it", path=image.path)
+        return contents.open_contents(image.data, image.file_system.kind)
+
+    def has(self, path: str) -> bool:
+        """See Files."""
+        return path in self._paths
+
+    def is_same(self, path: str, status: os.stat_result) -> bool:
+        """See Files: the numbers of an image that is not mounted are not known."""
+        return False
+
+    def content(self, path: str) -> bytes | None:
+        """See Files."""
+        if path not in self._paths:
+            return None
+        try:
+            with dissect.open_image(self._path, policy.CONFEXT_POLICY, partitiontypes.architecture()) as image:
+                return self._open(image).read(path)
+        except (ConfextError, OSError, ContentsError):
+            return None
+
+
+def open_layer(layer: Running) -> Files | None:
+    """The files of what runs of `layer`; None if they are not known."""
+    if not layer.source:
+        return None
+    if not layer.image:
+        return TreeFiles(layer.source)
+    try:
+        return ImageFiles(layer.source)
+    except (ConfextError, OSError, ContentsError):
+        return None

@@ -1,0 +1,196 @@
+"""What the hook says: every message with its ID, its text and its fields, as unit-confext-restack(8) documents them.
+
+The texts are for people. Programs look for MESSAGE_ID= and read the fields; the catalog (unit-confext.catalog,
+journalctl -x) explains the IDs. Lists are JSON arrays in one field each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+from confext_helpers.difference import Difference, Files
+from confext_helpers.errors import ConfextError
+from confext_helpers.stacks import Layer
+
+FILES_MAX = 200
+
+
+class Priority(IntEnum):
+    """Syslog priorities, syslog(3)."""
+
+    ERROR = 3
+    WARNING = 4
+    INFO = 6
+    DEBUG = 7
+
+
+class Id(StrEnum):
+    """Values of MESSAGE_ID=."""
+
+    RESTACKED = "a58e9b10bcb34b7f8a171c9429e8d1e3"
+    UNCHANGED = "d1c5c5cd3b1b4fd881ba828550fb8362"
+    REFUSED = "9ef028b935724563872b7e37858be453"
+    CUT_OFF = "cf35f6c8b0524a21baa3ee5ae11687d7"
+    COMPLETED = "6077d2caf2794f98b368c65d41a1b412"
+    RELOAD_FAILED = "4796ce3a55b442e2ad0f053c98dd379f"
+    FAILED = "34613f216bfc4d6b85106594362d45b5"
+    SECTION = "4b4fb5e1518043768fd00a4ac2072dd5"
+
+
+class Step(StrEnum):
+    """Values of CONFEXT_STEP=: what was being done when the hook gave up."""
+
+    PREPARE = "prepare"
+    STAGE = "stage"
+    CHECKS = "checks"
+    COMPARE = "compare"
+    SWAP = "swap"
+
+
+class Message(NamedTuple):
+    """One entry of the journal.
+
+    Attributes:
+        id: what kind of message it is.
+        priority: of it.
+        text: one line.
+        fields: what programs read.
+    """
+
+    id: Id
+    priority: Priority
+    text: str
+    fields: dict[str, str]
+
+
+class LayerChange(NamedTuple):
+    """What a swap changed in the layers.
+
+    Attributes:
+        all: the new stack, bottom to top.
+        added: those of them that are new.
+        replaced: those of them that were there, but with other content.
+        removed: those of the old stack that are gone.
+    """
+
+    all: Sequence[Layer]
+    added: Sequence[Layer]
+    replaced: Sequence[Layer]
+    removed: Sequence[Layer]
+
+
+def _layers(layers: Sequence[Layer]) -> str:
+    return json.dumps([layer._asdict() for layer in layers])
+
+
+def _files(kind: str, files: Files) -> dict[str, str]:
+    name = f"CONFEXT_FILES_{kind}"
+    fields = {name: json.dumps(files.paths[:FILES_MAX]), f"{name}_COUNT": str(files.count)}
+    if files.count > FILES_MAX:
+        fields[f"{name}_REST"] = str(files.count - FILES_MAX)
+    return fields
+
+
+def _counts(difference: Difference) -> str:
+    words: list[str] = []
+    for word, files in zip(("added", "changed", "removed"), difference, strict=True):
+        if files.count:
+            noun = "" if words else f" file{'s' if files.count > 1 else ''}"
+            words.append(f"{files.count}{noun} {word}")
+    return ", ".join(words) or "no file differs"
+
+
+def restacked(unit: str, change: LayerChange, difference: Difference, usec: dict[Step, int]) -> Message:
+    """A swap was made.
+
+    Args:
+        unit: the service.
+        change: in the layers.
+        difference: in the files.
+        usec: how long the steps took, in microseconds.
+    """
+    kinds = (("replaced", change.replaced), ("added", change.added), ("removed", change.removed))
+    words = [f"{layer.label} {kind}" for kind, layers in kinds for layer in layers] or ["no layer changed"]
+    fields = {
+        "CONFEXT_LAYERS": _layers(change.all),
+        "CONFEXT_LAYERS_ADDED": _layers(change.added),
+        "CONFEXT_LAYERS_REPLACED": _layers(change.replaced),
+        "CONFEXT_LAYERS_REMOVED": _layers(change.removed),
+        **_files("ADDED", difference.added),
+        **_files("CHANGED", difference.changed),
+        **_files("REMOVED", difference.removed),
+        **{f"CONFEXT_{step.upper()}_USEC": str(time) for step, time in usec.items()},
+    }
+    text = f"{unit}: /etc re-stacked: {', '.join(words)}; {_counts(difference)}"
+    return Message(Id.RESTACKED, Priority.INFO, text, fields)
+
+
+def unchanged(unit: str) -> Message:
+    """A re-stack was not needed."""
+    return Message(Id.UNCHANGED, Priority.DEBUG, f"{unit}: nothing changed in its layers, /etc stays as it is", {})
+
+
+def no_process(unit: str) -> Message:
+    """There was nothing to re-stack."""
+    return Message(Id.UNCHANGED, Priority.DEBUG, f"{unit}: no process runs, so there is no /etc to change", {})
+
+
+def refused(error: ConfextError, step: Step, *, partly: bool = False) -> Message:
+    """The reload was cancelled.
+
+    Args:
+        error: why.
+        step: when.
+        partly: whether some of the service's mount namespaces have the new `/etc` already.
+    """
+    fields = {
+        "CONFEXT_STEP": step,
+        "CONFEXT_REASON": error.problem,
+        "CONFEXT_LAYER": error.path if step is not Step.CHECKS else "",
+        "CONFEXT_CHECK": error.check,
+        "CONFEXT_HINT": error.hint,
+    }
+    text = str(error)
+    if not partly:
+        text = text.replace(error.problem, f"/etc is unchanged, {error.problem}", 1)
+    return Message(Id.REFUSED, Priority.ERROR, text, {name: value for name, value in fields.items() if value})
+
+
+def failed(error: ConfextError) -> Message:
+    """The hook could not even begin."""
+    return Message(Id.FAILED, Priority.ERROR, str(error), {})
+
+
+def cut_off(unit: str) -> Message:
+    """The reload was cancelled because the hook had died."""
+    return Message(
+        Id.CUT_OFF, Priority.ERROR, f"{unit}: not reloaded, since its re-stack was cut off; reload it again", {}
+    )
+
+
+def completed(unit: str) -> Message:
+    """A swap that had been cut off was completed."""
+    text = f"{unit}: completed a re-stack of /etc that was cut off; reload it again"
+    return Message(Id.COMPLETED, Priority.WARNING, text, {})
+
+
+def reload_failed(unit: str, result: str) -> Message:
+    """The swap was made, but then the service's own reload failed.
+
+    Args:
+        unit: the service.
+        result: its ReloadResult property, org.freedesktop.systemd1(5).
+    """
+    text = (
+        f"{unit}: /etc is the new one, but the service's own reload failed ({result}); "
+        f"see journalctl -u {unit}, mend the configuration in the image and reload again"
+    )
+    return Message(Id.RELOAD_FAILED, Priority.ERROR, text, {"CONFEXT_RESULT": result})
+
+
+def section(text: str) -> Message:
+    """Something in an [X-Confext] section means nothing; the text is from settings.py."""
+    return Message(Id.SECTION, Priority.WARNING, text, {})

@@ -1,0 +1,197 @@
+"""What the next reload of a service would change in its `/etc`, found out by doing all of it but the swap.
+
+The stage is the hook's own (stage.py), and so are the comparison (change.py, difference.py) and all that the hook asks
+of the layers. It is thrown away afterwards. The service is not touched, and the notes about it stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from confext_helpers import change, checks, difference, identity, images, stacks, stage
+from confext_helpers.bus import Manager
+from confext_helpers.errors import ConfextError
+from confext_helpers.messages import LayerChange
+from confext_helpers.mounts import ETC
+from confext_helpers.running import last_swap
+from confext_helpers.services import Service, not_running
+
+TEXT_MAX = 1 << 20
+
+
+class Side(NamedTuple):
+    """A file, before or after.
+
+    Attributes:
+        kind: "file", "symlink", "directory" or "other".
+        mode: its permissions.
+        uid: its owner.
+        gid: its group.
+        size: in bytes.
+        text: its content, or its target if it is a symlink; None if it is no text, or a large one.
+    """
+
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    text: str | None
+
+
+class FileChange(NamedTuple):
+    """A file that differs.
+
+    Attributes:
+        path: of it.
+        before: as it is; None if it is not there.
+        after: as it would be; None if it would not be there.
+        layer: the name of the layer that it would come from; empty if that is none, or cannot be told.
+    """
+
+    path: str
+    before: Side | None
+    after: Side | None
+    layer: str = ""
+
+
+class Preview(NamedTuple):
+    """What a reload would change.
+
+    Attributes:
+        layers: which layers; None if the stage could not be had.
+        files: which files, by path.
+        refused: why the reload would be refused; None if it would not.
+    """
+
+    layers: LayerChange | None
+    files: list[FileChange]
+    refused: ConfextError | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything would change."""
+        layers = self.layers
+        return bool(self.files) or (layers is not None and any((layers.added, layers.replaced, layers.removed)))
+
+
+def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
+    """Build the future `/etc` of `service`, compare it, and throw it away.
+
+    Args:
+        manager: who builds it.
+        service: which.
+        check: whether the service's own checks are run.
+
+    Raises:
+        ConfextError: the service cannot be reloaded at all.
+    """
+    if service.hosted is not None:
+        raise service.hosted
+    if not service.processes:
+        raise not_running(service)
+    if service.properties.get("RootEphemeral", ("b", False))[1]:
+        raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=service.name)
+    unit, properties = service.name, service.properties
+    layers = stage.layer_paths(properties)
+    try:
+        for layer in layers:
+            images.check_whole(unit, layer)
+        new_stage = stage.start(manager, unit, properties)
+    except ConfextError as error:
+        return Preview(None, [], error)
+    found: Preview | None = None
+    try:
+        found = _compare(service, new_stage.namespace)
+        images.check_releases(unit, layers, f"{new_stage.root}{ETC}/extension-release.d")
+        images.check_signers(unit, layers, str(properties.get("ExtensionImagePolicy", ("s", ""))[1]))
+        if check:
+            wanted = checks.read(manager, unit)
+            if wanted is not None:
+                checks.run(manager, unit, properties, wanted)
+    except ConfextError as error:
+        return (found or Preview(None, [], None))._replace(refused=error)
+    finally:
+        new_stage.close()
+    return found
+
+
+def _compare(service: Service, namespace: int) -> Preview:
+    properties, process = service.properties, service.processes[0]
+    made_of = identity.identify(properties)
+    last = last_swap(service.name)
+    if last is not None and process.key not in last.processes:
+        last = None
+    found = change.find(service.name, properties, process, namespace, made_of, last, limit=None)
+    old, new, base = change.open_trees(properties, process.namespace, namespace)
+    try:
+        files = _files(found.files, old, new)
+    finally:
+        for fd in (old, new, base):
+            if fd is not None:
+                os.close(fd)
+    return Preview(found.layers, files, None)
+
+
+def _files(found: difference.Difference, old: int, new: int) -> list[FileChange]:
+    names: dict[int, list[str]] = {}
+    for name, device in stacks.seen(new).items():
+        names.setdefault(device, []).append(name)
+    files = []
+    for path in sorted({*found.added.paths, *found.changed.paths, *found.removed.paths}):
+        before, _ = _side(path, old)
+        after, device = _side(path, new)
+        # Directories may share a device number, with each other and with the host.
+        layer = names.get(device, [])
+        files.append(FileChange(f"{ETC}/{path}", before, after, layer[0] if len(layer) == 1 else ""))
+    return files
+
+
+_KINDS = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory"}
+
+
+def _side(path: str, etc: int) -> tuple[Side | None, int]:
+    """The file at `path`, relative to `etc`, and its device number."""
+    try:
+        parent = _parent(path, etc)
+    except OSError:
+        return None, -1
+    name = path.rpartition("/")[2]
+    try:
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        text = _text(name, parent, status)
+    except OSError:
+        return None, -1
+    finally:
+        os.close(parent)
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
+    side = Side(kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_size, text)
+    return side, status.st_dev
+
+
+def _parent(path: str, etc: int) -> int:
+    """A descriptor of the directory that `path` is in. Links are not followed: they would lead out of the tree."""
+    here = os.dup(etc)
+    for part in path.split("/")[:-1]:
+        try:
+            inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+        finally:
+            os.close(here)
+        here = inner
+    return here
+
+
+def _text(name: str, parent: int, status: os.stat_result) -> str | None:
+    if stat.S_ISLNK(status.st_mode):
+        return os.readlink(name, dir_fd=parent)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > TEXT_MAX:
+        return None
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=parent)
+    with open(fd, "rb") as file:
+        content = file.read(TEXT_MAX + 1)
+    try:
+        return None if b"\0" in content or len(content) > TEXT_MAX else content.decode()
+    except UnicodeDecodeError:
+        return None

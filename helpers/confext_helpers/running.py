@@ -1,0 +1,334 @@
+"""What a running service has on `/etc`: which layers, since when, and whether their files are still the same.
+
+The kernel is asked. Each confext carries a release file, so the names of those files in the service's own `/etc` are
+those of the layers that run (stacks.py); the overlay in its mountinfo tells how many there must be. A name belongs
+to the layer among the loaded ones that systemd would accept it from. Order is that of the loaded layers, since an
+overlay does not tell its own; a layer that is not loaded any more has no known place and comes last.
+
+Whether a file was replaced since is told by its change time, which nobody can set, and by the loop devices: the one
+of an image that runs is there as long as it runs. The only thing that the kernel does not know is when `/etc` was
+last swapped. That is read from the hook's note, if it is about this very process, and is the start of the process
+otherwise. What cannot be known is None.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from confext_helpers import identity, images, stacks
+from confext_helpers.bus import Properties
+from confext_helpers.loopdevices import Loop, is_verity, loops
+from confext_helpers.mounts import Mount
+from confext_helpers.notes import Notes
+from confext_helpers.notes import Stack as Note
+from confext_helpers.services import Service, View, base_of
+from confext_helpers.stacks import Layer
+from confext_helpers.stage import RUN_DIRECTORY, layer_paths
+
+RELEASES = "etc/extension-release.d"
+_LOWER = re.compile(r"/unit-extensions/(\d+)/")
+
+
+class Release(NamedTuple):
+    """A release file that is seen in an `/etc`.
+
+    Attributes:
+        name: what follows `extension-release.`.
+        device: the device number of the file, which in an overlay is that of the layer.
+        key: what tells it from another file: inode, size, times.
+        lax: whether it goes with an image of any name.
+    """
+
+    name: str
+    device: int
+    key: tuple[int, ...]
+    lax: bool = False
+
+
+class Running(NamedTuple):
+    """A layer, as far as it runs.
+
+    Attributes:
+        layer: what it would be now; only `name` is known of one that is not loaded any more.
+        image: whether it is one, and not a directory; None if that is not known.
+        release: the name of its release file in the service's `/etc`; empty if it does not run.
+        file: the file or directory that runs; empty if none does, or that is not known. Another one may have its name.
+        device: the device number of its files there.
+        changed: whether its files changed since it was stacked; None if that is not known.
+        source: where what runs, or would run, can be read: the file, the loop device of one that another file took the
+            place of, the directory; empty if that is not known.
+        enforced: whether dm-verity is between the image and its readers, so that no data but those of the root hash can
+            be read; None if that is not known.
+    """
+
+    layer: Layer
+    image: bool | None
+    release: str = ""
+    file: str = ""
+    device: int = 0
+    changed: bool | None = None
+    source: str = ""
+    enforced: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        if self.release:
+            return os.path.basename(self.file.rstrip("/")) or self.release
+        return self.layer.label
+
+    @property
+    def version(self) -> str:
+        """Its version, or that of the one that runs; empty if it has none, or it is not known."""
+        if not self.release:
+            return self.layer.version
+        return version_of(images.layer_name(self.file)) or version_of(self.release)
+
+
+class Since(NamedTuple):
+    """When an `/etc` was stacked.
+
+    Attributes:
+        usec: microseconds since the epoch.
+        by_swap: whether that is when the hook put it in place, and not when the process started.
+        certain: whether it cannot be newer; it can if a hook was cut off, and could not say what it had done.
+    """
+
+    usec: int
+    by_swap: bool
+    certain: bool
+
+
+class Stack(NamedTuple):
+    """What runs.
+
+    Attributes:
+        layers: those that are loaded, from bottom to top, and then those that are not.
+        since: when it was stacked.
+        complete: whether a release file was seen for each layer of the overlay.
+    """
+
+    layers: list[Running]
+    since: Since
+    complete: bool
+
+
+def lower_count(overlay: Mount | None) -> int:
+    """How many layers there are in an overlay of systemd's."""
+    return len(set(_LOWER.findall(overlay.super_options))) if overlay is not None else 0
+
+
+def releases(root: int) -> list[Release]:
+    """The release files in the `/etc` below the directory with the descriptor `root`, by name."""
+    found = []
+    try:
+        directory = os.open("etc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+    except OSError:
+        return []
+    try:
+        name = RELEASES.partition("/")[2]
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        inner = os.open(name, flags, dir_fd=directory)
+    except OSError:
+        return []
+    finally:
+        os.close(directory)
+    try:
+        for entry in sorted(os.listdir(inner)):
+            full = entry.removeprefix(images.RELEASE_PREFIX)
+            if full and full != entry:
+                status = os.stat(entry, dir_fd=inner, follow_symlinks=False)
+                key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                lax = stat.S_ISREG(status.st_mode) and _is_lax(f"/proc/self/fd/{inner}/{entry}")
+                found.append(Release(full, status.st_dev, key, lax))
+    finally:
+        os.close(inner)
+    return found
+
+
+def _is_lax(path: str) -> bool:
+    """Whether a release file has the attribute that makes its name unimportant: os-release(5)."""
+    try:
+        return os.getxattr(path, "user.extension-release.strict").lower() in (b"0", b"no", b"n", b"false", b"f", b"off")
+    except OSError:
+        return False
+
+
+def match(paths: Iterable[str], seen: list[Release]) -> dict[str, Release]:
+    """Which release file belongs to which layer: the name itself counts first, then the name without a version."""
+    files = {path: images.layer_name(images.resolve(path)) for path in paths}
+    found: dict[str, Release] = {}
+    left = list(seen)
+    for rank in range(3):
+        for path, name in files.items():
+            if path in found:
+                continue
+            wanted = (name, images.base_name(name), images.base_name(name))[rank]
+            for release in left:
+                shown = images.base_name(release.name) if rank == 2 else release.name
+                if wanted and wanted == shown:
+                    found[path] = release
+                    left.remove(release)
+                    break
+    # Of several that go with any name, none can be told.
+    any_name = [release for release in left if release.lax]
+    nameless = [path for path in files if path not in found]
+    if len(any_name) == len(nameless) == 1:
+        found[nameless[0]] = any_name[0]
+    return found
+
+
+def _newest(path: str) -> int:
+    """The latest change time in a layer, in nanoseconds since the epoch."""
+    only: Properties = {"ExtensionImages": ("a(sba(ss))", [(path, True, [])])}
+    return identity.identify(only).newest
+
+
+def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[bool | None, Loop | None]:
+    """Whether the file of a running image changed since, and the loop device that it runs from if that is known."""
+    file = os.path.realpath(layer.file)
+    candidates = [one for one in attached if one.file == file and one.may_have(os.path.dirname(file))]
+    if layer.path != layer.file:
+        # Any of the versions in a `.v/` directory.
+        versions = os.path.realpath(layer.path)
+        candidates = [one for one in attached if one.may_have(versions)]
+    loop = candidates[0] if len(candidates) == 1 else None
+    try:
+        status = os.stat(file)
+    except OSError:
+        return True, loop
+    current = {one.file == file and not one.deleted for one in candidates}
+    if _newest(layer.path) > stacked.usec * 1000:
+        if stacked.certain or current == {False}:
+            return True, loop
+        # It may have been there when a hook that could not say so swapped /etc. The device tells, where the image
+        # has one to itself.
+        return (False if current == {True} else None), loop
+    # A directory on the way to it may be another one. Images with the same root hash may share a device.
+    if stat.S_ISREG(status.st_mode) and not layer.root_hash:
+        return True not in current, loop
+    return False, loop
+
+
+def _compare_directory(layer: Layer, release: Release, stacked: Since) -> tuple[bool | None, bool]:
+    """Whether any file of a running directory changed since, and whether it is still the one of that name."""
+    if not any(one.key[1:] == release.key[1:] for one in _releases_of(f"{layer.file}/etc")):
+        return True, False
+    if _newest(layer.path) > stacked.usec * 1000:
+        return (True if stacked.certain else None), True
+    return False, True
+
+
+def start_of(service: Service, view: View) -> int:
+    """When the process started, in microseconds since the epoch: the clock of file systems."""
+    main = service.properties.get("MainPID", ("u", 0))[1]
+    started = service.properties.get("ExecMainStartTimestamp", ("t", 0))[1]
+    if main == view.process.pid and isinstance(started, int) and started:
+        return started
+    ticks = int(view.process.key.partition(":")[2])
+    with open("/proc/stat", encoding="ascii") as file:
+        boot = next(int(line.split()[1]) for line in file if line.startswith("btime "))
+    return boot * 1_000_000 + ticks * 1_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def last_swap(unit: str) -> Note | None:
+    """The hook's note about the last swap; None if there is none.
+
+    Read without the lock, which a reload holds for as long as it takes; the note is replaced in one rename.
+    """
+    # Not to be made by looking.
+    if not os.path.exists(f"{RUN_DIRECTORY}/{unit}.lock"):
+        return None
+    notes = Notes(unit)
+    try:
+        return notes.read_stack()
+    finally:
+        notes.__exit__()
+
+
+def since(service: Service, view: View) -> Since:
+    """When the `/etc` of a service was stacked."""
+    start = start_of(service, view)
+    # The lock is there from the first run of the hook on.
+    if not os.path.exists(f"{RUN_DIRECTORY}/{service.name}.lock"):
+        return Since(start, False, True)
+    note = last_swap(service.name)
+    if note is None:
+        return Since(start, False, False)
+    if view.process.key in note.processes:
+        return Since(note.usec, True, True)
+    # The last one was swapped for an earlier process: a swap for this one would have replaced the note.
+    return Since(start, False, True)
+
+
+def read(service: Service, view: View) -> Stack:
+    """The layers that `service` has, and those that it would have."""
+    paths = layer_paths(service.properties)
+    own = releases(view.root)
+    base = base_of(service.properties)
+    # What the host itself has of these files is seen through an overlay with the host's own inode and times.
+    theirs = {(one.name, one.key) for one in _releases_of(base)} if base is not None else set()
+    seen = [one for one in own if (one.name, one.key) not in theirs] if view.overlay is not None else []
+    stacked = since(service, view)
+    matched = match(paths, seen)
+    attached = loops()
+    kinds = {path: path in image_paths(service.properties) for path in paths}
+    layers = [_running(path, kinds[path], matched.get(path), stacked, attached) for path in paths]
+    told = set(matched.values())
+    layers += [
+        Running(Layer(images.base_name(release.name) or release.name), None, release.name, device=release.device)
+        for release in seen
+        if release not in told
+    ]
+    complete = lower_count(view.overlay) == len(seen)
+    return Stack(layers, stacked, complete)
+
+
+def not_running(properties: Properties) -> list[Running]:
+    """The layers of a service of which none runs."""
+    kinds = image_paths(properties)
+    layers = [stacks.load(path) for path in layer_paths(properties)]
+    return [Running(layer, layer.path in kinds, source=layer.file) for layer in layers]
+
+
+def image_paths(properties: Properties) -> set[str]:
+    """Those of its layers that are images."""
+    name = "ExtensionImages"
+    return set(layer_paths({name: properties[name]})) if name in properties else set()
+
+
+def version_of(name: str) -> str:
+    """The version in the name of a confext; empty if there is none."""
+    return name[len(images.base_name(name)) + 1 :] if images.base_name(name) else ""
+
+
+def _releases_of(etc: str) -> list[Release]:
+    try:
+        root = os.open(os.path.dirname(etc) or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        return releases(root)
+    finally:
+        os.close(root)
+
+
+def _running(path: str, image: bool, release: Release | None, stacked: Since, attached: list[Loop]) -> Running:
+    layer = stacks.load(path)
+    if release is None:
+        return Running(layer, image, source=layer.file)
+    if not image:
+        changed, same = _compare_directory(layer, release, stacked)
+        return Running(layer, False, release.name, layer.file, release.device, changed, layer.file if same else "")
+    changed, loop = _compare_image(layer, stacked, attached)
+    if version_of(release.name) not in ("", layer.version):
+        changed = True
+    file, source = layer.file, layer.file
+    if changed is not False:
+        file, source = (loop.file, loop.device) if loop is not None else ("", "")
+    enforced = is_verity(loop.device) if loop is not None else None
+    return Running(layer, True, release.name, file, release.device, changed, source, enforced)

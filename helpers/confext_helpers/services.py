@@ -1,0 +1,162 @@
+"""A service that a verb of `unit-confext` looks at: its name, what the manager knows about it, and what it sees.
+
+Who runs *now* is asked of the kernel. Nothing is written, and no lock is taken: a reload goes on while this looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from confext_generator import names
+from confext_helpers.bus import Manager, Properties
+from confext_helpers.errors import ConfextError
+from confext_helpers.mounts import Mount, chain, parse_mountinfo
+from confext_helpers.processes import Process, find_processes
+
+
+class Service(NamedTuple):
+    """A service of the system manager.
+
+    Attributes:
+        name: its name, no alias.
+        state: ActiveState=, such as "active".
+        stale: NeedDaemonReload=, whether systemd itself finds its files changed.
+        properties: those of the interface org.freedesktop.systemd1.Service.
+        dropins: the paths of its drop-ins, in order.
+        processes: one for each mount namespace of its own.
+        hosted: why there is none, if it runs in the host's; None otherwise.
+    """
+
+    name: str
+    state: str
+    stale: bool
+    properties: Properties
+    dropins: list[str]
+    processes: list[Process]
+    hosted: ConfextError | None
+
+
+class View(NamedTuple):
+    """The file system as one process sees it.
+
+    Attributes:
+        process: which.
+        root: descriptor (O_PATH) of its root directory.
+        mounts: what is mounted in its mount namespace.
+    """
+
+    process: Process
+    root: int
+    mounts: list[Mount]
+
+    @property
+    def overlay(self) -> Mount | None:
+        """The stack on `/etc`; None if nothing of that kind is there."""
+        found = chain(self.mounts)
+        return found[-1] if found and found[-1].is_extension_overlay() else None
+
+
+def unit_name(word: str) -> str:
+    """The unit name that somebody means by `word`: a name without a type is that of a service.
+
+    Raises:
+        ConfextError: no service can have this name.
+    """
+    name = word if word.endswith(".service") else f"{word}.service"
+    if not names.is_valid_service(os.fsencode(name)):
+        raise ConfextError(f"{word!a} is no name of a service")
+    return name
+
+
+def need_root(verb: str) -> None:
+    """Refuse everybody who cannot look into other users' processes.
+
+    Raises:
+        ConfextError: this is not root.
+    """
+    if os.geteuid() != 0:
+        raise ConfextError(f"only root can look into running services; run '{verb}' as root")
+
+
+def find(manager: Manager, word: str) -> Service:
+    """The service that `word` names.
+
+    Raises:
+        ConfextError: the manager has none of that name.
+    """
+    name = unit_name(word)
+    if names.is_template(os.fsencode(name)):
+        raise ConfextError("a template does not run", unit=name, hint="name one of its instances")
+    about = manager.unit_properties(name)
+    name = str(about["Id"][1])
+    state = str(about["LoadState"][1])
+    if state != "loaded":
+        problem = {"not-found": "there is no such unit", "masked": "the unit is masked"}
+        raise ConfextError(problem.get(state, f"the unit cannot be loaded ({state})"), unit=name)
+    properties = manager.service_properties(name)
+    processes: list[Process] = []
+    hosted = None
+    try:
+        processes = find_processes(name, properties)
+    except ConfextError as error:
+        hosted = error
+    dropins = about["DropInPaths"][1]
+    assert isinstance(dropins, list)
+    return Service(
+        name=name,
+        state=str(about["ActiveState"][1]),
+        stale=bool(about["NeedDaemonReload"][1]),
+        properties=properties,
+        dropins=[str(path) for path in dropins],
+        processes=processes,
+        hosted=hosted,
+    )
+
+
+@contextlib.contextmanager
+def seen(service: Service) -> Iterator[View]:
+    """What the first process of `service` sees.
+
+    Raises:
+        ConfextError: nothing runs, or it runs in the host's mount namespace.
+    """
+    if service.hosted is not None:
+        raise service.hosted
+    if not service.processes:
+        raise not_running(service)
+    process = service.processes[0]
+    try:
+        root = os.open(f"/proc/{process.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with open(f"/proc/{process.pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                mounts = parse_mountinfo(file.read())
+            # The PID is that of the process which is held by its pidfd only for as long as that lives.
+            with open(f"/proc/{process.pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
+                same = process.key == f"{process.pid}:{file.read().rpartition(')')[2].split()[19]}"
+        except BaseException:
+            os.close(root)
+            raise
+    except (FileNotFoundError, ProcessLookupError):
+        raise not_running(service) from None
+    try:
+        if not same:
+            raise not_running(service)
+        yield View(process, root, mounts)
+    finally:
+        os.close(root)
+
+
+def not_running(service: Service) -> ConfextError:
+    """The error that nothing of `service` runs."""
+    hint = "" if service.state == "active" else f"run 'systemctl start {service.name}'"
+    return ConfextError("no process of it is running", unit=service.name, hint=hint)
+
+
+def base_of(properties: Properties) -> str | None:
+    """The `/etc` that lies below all layers; None if it is in an image that only systemd mounts."""
+    if properties.get("RootImage", ("s", ""))[1] or properties.get("RootMStack", ("s", ""))[1]:
+        return None
+    return str(properties.get("RootDirectory", ("s", ""))[1]).rstrip("/") + "/etc"

@@ -1,0 +1,115 @@
+"""The layers of a stack: those that the manager has loaded for a service, and those that an `/etc` shows.
+
+Every layer has a file `/etc/extension-release.d/extension-release.NAME`, or systemd would not mount it
+(systemd-confext(8)). These files tell which layers an `/etc` is made of, whoever stacked it and when. They also tell
+which layer any other file is from: overlayfs gives the files of each lower file system a device number of their own
+(Documentation/filesystems/overlayfs.rst, "Inode properties"), but for layers that are on one file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import NamedTuple
+
+from confext_helpers import images
+from confext_helpers.bus import Properties
+from confext_helpers.stage import layer_paths
+
+_RELEASES = "extension-release.d"
+_GPT = b"EFI PART"
+
+
+class Layer(NamedTuple):
+    """One layer.
+
+    Attributes:
+        name: of the confext, without a version.
+        path: as ExtensionImages= or ExtensionDirectories= has it; empty if that is not known any more.
+        file: the image or directory that systemd picks for it, see systemd.v(7).
+        version: what the name of that file says; empty if it says nothing.
+        root_hash: that of dm-verity, in hexadecimal; empty if there is none.
+    """
+
+    name: str
+    path: str = ""
+    file: str = ""
+    version: str = ""
+    root_hash: str = ""
+
+    @property
+    def label(self) -> str:
+        """What people call it: the name of the image, where that is known."""
+        return os.path.basename(self.file.rstrip("/")) or self.name
+
+
+def load(path: str) -> Layer:
+    """Describe the layer that `path` would become now."""
+    file = images.resolve(path)
+    full = images.layer_name(file)
+    name = images.base_name(full) or full
+    return Layer(name, path, file, full[len(name) + 1 :], _root_hash(file))
+
+
+def loaded(properties: Properties) -> list[Layer]:
+    """The layers of a service with these `properties` that are there, bottom to top; read from disk now."""
+    return [load(path) for path in layer_paths(properties) if os.path.exists(path)]
+
+
+def _root_hash(file: str) -> str:
+    """The root hash that is stated for an image, by a file beside it or by its partition table."""
+    try:
+        with open(f"{file.removesuffix('.raw')}.roothash", encoding="ascii") as beside:
+            return beside.read(4096).strip()
+    except (OSError, ValueError):
+        pass
+    try:
+        with open(file, "rb") as image:
+            head = image.read(4104)
+        # Behind the first sector, which has 512 or 4096 bytes.
+        return _stated_hash(file) if _GPT in (head[512:520], head[4096:4104]) else ""
+    except OSError:
+        return ""
+
+
+def _stated_hash(file: str) -> str:
+    """Discoverable Partitions Specification: the UUIDs of the two partitions are the halves of the root hash."""
+    # Only images with partitions need this.
+    from confext_helpers.image import bytesource, gpt
+    from confext_helpers.image.partitiontypes import Designator
+
+    source = bytesource.open_source(file)
+    try:
+        table, _ = gpt.read(source)
+    finally:
+        os.close(source.fd)
+    found: dict[Designator, str] = {}
+    for partition in table.partitions if table is not None else ():
+        if partition.type is not None and partition.type.designator is not None:
+            found.setdefault(partition.type.designator, partition.uuid.replace("-", ""))
+    if Designator.ROOT not in found or Designator.ROOT_VERITY not in found:
+        return ""
+    return found[Designator.ROOT] + found[Designator.ROOT_VERITY]
+
+
+def seen(etc: int) -> dict[str, int]:
+    """The confexts whose release files are in an `/etc`.
+
+    Args:
+        etc: descriptor of the directory.
+
+    Returns:
+        Their names, without versions, with the device number of the release file.
+    """
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError):
+        directory = os.open(_RELEASES, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=etc)
+        try:
+            for entry in os.listdir(directory):
+                full = entry.removeprefix(images.RELEASE_PREFIX)
+                if full and full != entry:
+                    device = os.stat(entry, dir_fd=directory, follow_symlinks=False).st_dev
+                    found[images.base_name(full) or full] = device
+        finally:
+            os.close(directory)
+    return found

@@ -1,0 +1,210 @@
+"""`unit-confext list`: its word on each entry is the generator's, for all golden trees; and what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from confext_generator import cli, words
+from confext_generator.report import Reporter
+from confext_generator.tree import Tree
+from confext_helpers.command import main
+from confext_helpers.errors import ConfextError
+from confext_helpers.ondisk import LAYERS, Disk, Verdict
+from golden import test_golden as golden
+
+UNIT = "foo.service"
+DROP = f"etc/systemd/system/{UNIT}.confext.d"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main.main([*arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def environment(case: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in golden.read(case / "env").splitlines())
+
+
+@pytest.mark.parametrize("name", golden.CASES)
+def test_list_says_what_the_generator_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers, order, text of the drop-in; and a word for every other name in the directories, with a reason."""
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
+    case = golden.HERE / name
+    golden.build(case, tmp_path / "root")
+    environ = environment(case)
+    messages: list[str] = []
+    tree = Tree(os.fsencode(tmp_path / "root"))
+    written = {os.fsdecode(unit): text for unit, text in cli.generate(tree, environ, Reporter(emit=messages.append))}
+    try:
+        disk = Disk(str(tmp_path / "root"), environ)
+    except ConfextError as error:
+        assert written == {}
+        assert [f"unit-confext-generator: {error}"] == messages
+        return
+
+    assert {unit.name: unit.dropin for unit in disk.units if unit.dropin is not None} == written
+    for unit in disk.units:
+        assert (unit.problem == "") == (unit.dropin is not None)
+        lines = (unit.dropin or b"").split(b"\n")
+        told = [line for line in lines if re.match(rb"Extension(Images|Directories)=", line)]
+        assert told == [
+            b"ExtensionImages=-" + words.escape_image(os.fsencode(entry.layer))
+            if entry.verdict is Verdict.IMAGE
+            else b"ExtensionDirectories=" + words.quote_word(b"-" + os.fsencode(entry.layer))
+            for entry in unit.entries
+            if entry.verdict in LAYERS
+        ]
+        assert all(entry.reason for entry in unit.entries if entry.verdict not in LAYERS)
+        if unit.dropin is not None:
+            there = [
+                f"{directory}/{os.fsdecode(entry)}"
+                for directory in unit.directories
+                if os.path.isdir(tree.real(os.fsencode(directory)))
+                for entry in os.listdir(tree.real(os.fsencode(directory)))
+            ]
+            assert sorted(entry.path for entry in unit.entries) == sorted(there)
+    # Whatever the generator says is said here as well, but that it does not know the version of systemd.
+    reasons = [entry.reason for unit in disk.units for entry in unit.entries]
+    reasons += [text for unit in disk.units for text in (unit.problem, *unit.warnings)]
+    for message in messages:
+        assert "the version of systemd" in message or any(text and text in message for text in reasons), message
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Path:
+    """A root directory with a unit that has an entry of each sort."""
+    root = tmp_path / "root"
+    vendor = root / f"usr/lib/systemd/system/{UNIT}.confext.d"
+    administrator = root / DROP
+    for directory in (vendor, administrator, root / "srv/tree"):
+        directory.mkdir(parents=True)
+    (root / f"usr/lib/systemd/system/{UNIT}").write_text("[Service]\nExecStart=/bin/true\n")
+    for name in ("10-a.raw", "10-a.verity", ".hidden.raw", "notes.txt", "20-writable.raw"):
+        (administrator / name).touch()
+    (administrator / "20-writable.raw").chmod(0o666)
+    (administrator / "30-off.raw").symlink_to("/dev/null")
+    (administrator / "70-tree").symlink_to("/srv/tree")
+    (administrator / "05-same.raw").symlink_to(f"/{DROP}/10-a.raw")
+    (administrator / "80-below").mkdir()
+    for name in ("10-a.raw", "30-off.raw", "60-vendor.raw"):
+        (vendor / name).touch()
+    return root
+
+
+def test_list(system: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIT_CONFEXT_SYSTEMD_VERSION", "257")
+    status, out, err = run(capsys, "list", f"--root={system}", "--json=short", "foo")
+    assert (status, err) == (0, "")
+    (said,) = json.loads(out)
+    vendor = f"/usr/lib/systemd/system/{UNIT}.confext.d"
+    hint = "chown it to root and take write permission from all others"
+    writable = next(entry["reason"] for entry in said["entries"] if entry["name"] == "20-writable.raw")
+    assert writable.startswith("refused, ") and hint[:5] in writable
+    text = next(entry["reason"] for entry in said["entries"] if entry["name"] == "notes.txt")
+    assert {key: value for key, value in said.items() if key != "entries"} == {
+        "unit": UNIT,
+        "directories": [f"/{DROP}", vendor],
+        "problem": None,
+        "warnings": [],
+        "replaced_by": None,
+    }
+    assert [(one["name"], one["verdict"], one["layer"], one["reason"]) for one in said["entries"]] == [
+        ("10-a.raw", "image", f"/{DROP}/10-a.raw", None),
+        ("60-vendor.raw", "image", f"{vendor}/60-vendor.raw", None),
+        ("70-tree", "directory", "/srv/tree", None),
+        (".hidden.raw", "ignored", None, "hidden or temporary"),
+        (
+            "05-same.raw", "duplicate", None,
+            "'05-same.raw' and '10-a.raw' are the same, the first is ignored; remove one of them",
+        ),
+        ("10-a.raw", "shadowed", None, f"shadowed by /{DROP}/10-a.raw"),
+        ("10-a.verity", "sidecar", None, "belongs to the image of this name"),
+        ("20-writable.raw", "refused", None, writable),
+        ("30-off.raw", "mask", None, "masks the entries of this name"),
+        ("30-off.raw", "masked", None, f"masked by /{DROP}/30-off.raw"),
+        (
+            "80-below", "ignored", None,
+            "ignored, a directory below /etc cannot be laid over /etc; "
+            "move it to /var/lib/confexts/ and leave a symlink here",
+        ),
+        ("notes.txt", "not-an-image", None, text),
+    ]  # fmt: skip
+    assert text.startswith("ignored, is a file whose name does not end in .raw; ")
+
+
+def test_list_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIT_CONFEXT_SYSTEMD_VERSION", "257")
+    assert run(capsys, "list", f"--root={tmp_path}") == (0, "", "")
+    assert run(capsys, "list", f"--root={tmp_path}", "--json=short") == (0, "[]\n", "")
+    units = tmp_path / "etc/systemd/system"
+    (units / f"{UNIT}.confext.d").mkdir(parents=True)
+    (units / "gone.service.confext.d").mkdir()
+    (units / UNIT).write_text("[Service]\nExecStart=/bin/true\n")
+    (units / f"{UNIT}.d").mkdir()
+    (units / f"{UNIT}.d/zz-unit-confext.conf").touch()
+    (units / "off.service.confext.d").symlink_to("/dev/null")
+    (tmp_path / "usr/lib/systemd/system/off.service.confext.d").mkdir(parents=True)
+    status, out, err = run(capsys, "list", f"--root={tmp_path}")
+    assert status == 0
+    assert [line.split() for line in out.splitlines()] == [
+        ["UNIT", "ENTRY", "VERDICT", "LAYER", "REASON"],
+        [UNIT, "-", "empty", "-", f"/etc/systemd/system/{UNIT}.confext.d"],
+        ["gone.service", "-", "left", "alone", "-", "/etc/systemd/system/gone.service.confext.d"],
+        ["off.service", "-", "left", "alone", "-", "/etc/systemd/system/off.service.confext.d"],
+        ["off.service", "-", "left", "alone", "-", "/usr/lib/systemd/system/off.service.confext.d"],
+    ]
+    assert err.splitlines() == [
+        f"unit-confext: {UNIT}: /etc/systemd/system/{UNIT}.d/zz-unit-confext.conf is read instead of the drop-in",
+        "unit-confext: gone.service: the unit is left alone, it has no unit file; units made by other generators or "
+        "from SysV scripts cannot be seen here: give the service a unit file",
+        "unit-confext: off.service: masks the directories of this name",
+        "unit-confext: off.service: masked by a link to /dev/null",
+    ]
+    assert run(capsys, "list", f"--root={tmp_path}", "-q", "--no-legend", "foo") == (
+        0, f"{UNIT} - empty - /etc/systemd/system/{UNIT}.confext.d\n", "",
+    )  # fmt: skip
+
+
+def test_list_escapes_names(system: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIT_CONFEXT_SYSTEMD_VERSION", "257")
+    (system / DROP / "evil\x1b[2J.raw").touch()
+    _, out, _ = run(capsys, "list", f"--root={system}")
+    assert "\x1b" not in out
+    assert "evil\\x1b[2J.raw refused" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("list", "--root=/nonexistent"), "this is no directory (/nonexistent); name another one with --root="),
+        (("list", "bar"), "bar.service: has no .confext.d/ directory"),
+        (("list", "foo.socket/x"), "'foo.socket/x' is no name of a service"),
+    ],
+)
+def test_list_errors(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = () if "--root=/nonexistent" in arguments else (f"--root={tmp_path}",)
+    assert run(capsys, *arguments, *root) == (1, "", f"unit-confext: {message}\n")
+
+
+def test_find_takes_aliases_and_instances(tmp_path: Path) -> None:
+    units = tmp_path / "etc/systemd/system"
+    for name in ("foo.service.confext.d", "bar@.service.confext.d"):
+        (units / name).mkdir(parents=True)
+    (units / "foo.service").touch()
+    (units / "bar@.service").touch()
+    (units / "alias.service").symlink_to("foo.service")
+    disk = Disk(str(tmp_path), {"UNIT_CONFEXT_SYSTEMD_VERSION": "257"})
+    found = {name: disk.find(name) for name in ("foo.service", "alias.service", "bar@1.service", "other.service")}
+    assert {name: unit.name if unit else None for name, unit in found.items()} == {
+        "foo.service": "foo.service", "alias.service": "foo.service", "bar@1.service": "bar@.service",
+        "other.service": None,
+    }  # fmt: skip
