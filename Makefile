@@ -123,6 +123,7 @@ PYTEST = $(VENV)/bin/python -m pytest
 
 # What a fresh Debian may lack, as COMMAND:PACKAGE.
 lab := mmdebstrap:mmdebstrap unshare:util-linux nsenter:util-linux ip:iproute2
+emulator := qemu-system-x86_64:qemu-system-x86
 
 # From pyproject.toml, so that it is said once. Without systemd-python, which would have to be compiled: the code that
 # needs it runs in the booted systems, which have it from Debian.
@@ -141,7 +142,10 @@ $(VENV)/installed: pyproject.toml
 # generator's messages, so that two at a time see each other's.
 .PHONY: test
 test: $(VENV)/installed ## Run all tests; as root on Debian, installs what they need
-	$(PYTEST) --ignore=tests/vm
+	tests/lab/need.sh $(emulator)
+# On Debian 12 it comes with the emulator.
+	tests/lab/need.sh virtiofsd:virtiofsd
+	$(PYTEST)
 
 .PHONY: test-fast
 test-fast: ## Run the tests that need neither root nor network
@@ -154,12 +158,6 @@ test-fast: ## Run the tests that need neither root nor network
 .PHONY: fuzz
 fuzz: $(VENV)/installed ## Give inspect and verify 100,000 damaged images
 	UNIT_CONFEXT_FUZZ=100000 $(PYTEST) tests/fuzz
-
-.PHONY: test-vm
-test-vm: $(VENV)/installed ## Run the tests with signed images in virtual machines (as root; takes ten minutes)
-	tests/lab/need.sh $(lab) qemu-system-x86_64:qemu-system-x86
-	tests/lab/need.sh virtiofsd:virtiofsd
-	$(PYTEST) tests/vm
 
 .PHONY: lint
 lint: $(VENV)/installed ## Run the linters and the type checker alone

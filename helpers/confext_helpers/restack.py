@@ -21,19 +21,17 @@ say which one that is.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from confext_helpers import change, checks, identity, images, messages, mounts, stage
+from confext_helpers import checks, identity, images, messages, stage
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.journal import say
 from confext_helpers.messages import Step
-from confext_helpers.mounts import Namespaces
-from confext_helpers.notes import Notes, Stack, Swap
+from confext_helpers.notes import Notes, Stack
 from confext_helpers.processes import Process, find_processes
 
 USAGE = """\
@@ -85,38 +83,14 @@ def parse_options(argv: list[str]) -> Options:
     return Options(unit, *(word in options for word in ("--refuse", "--recover", "--report", "--debug")))
 
 
-def recover(unit: str, notes: Notes, processes: list[Process]) -> None:
-    """Complete the swap that was under way when a hook was killed, if there was one."""
+def _recover(unit: str, notes: Notes, processes: list[Process]) -> None:
     swap = notes.read_swap()
     if swap is None:
         return
-    done = False
-    for process in processes:
-        if process.key == swap.process:
-            with Namespaces() as namespaces:
-                arguments = (process.namespace, _grave(unit), swap.old_top, swap.length)
-                done = mounts.finish(namespaces, *arguments) or done
-    notes.clear_swap()
-    notes.write_stack(None)
-    if done:
+    from confext_helpers import swapping  # Hardly ever needed here.
+
+    if swapping.complete(unit, notes, processes, swap):
         say(unit, messages.completed(unit))
-
-
-def _grave(unit: str) -> str:
-    return f".unit-confext-{unit}"
-
-
-def _swap(unit: str, notes: Notes, process: Process, new_stage: stage.Stage, nosuid: list[str]) -> None:
-    def announce(old_top: mounts.Mount, length: int) -> None:
-        notes.write_swap(Swap(process.key, old_top.id, length))
-
-    with Namespaces() as namespaces:
-        tree = mounts.copy_tree(namespaces, new_stage.namespace, nosuid)
-        try:
-            mounts.swap(namespaces, process.namespace, tree, _grave(unit), announce)
-        finally:
-            os.close(tree.fd)
-    notes.clear_swap()
 
 
 def _warn(unit: str, notes: Notes, warnings: Sequence[str]) -> None:
@@ -180,7 +154,11 @@ def restack(
     for layer in layers:
         images.check_whole(unit, layer)
     progress.begin(Step.STAGE)
-    new_stage = stage.start(manager, unit, properties)
+    pending = stage.begin(manager, unit, properties)
+    # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
+    from confext_helpers import change, swapping
+
+    new_stage = pending.wait()
     try:
         progress.begin(Step.CHECKS)
         wanted = checks.read(manager, unit)
@@ -203,11 +181,12 @@ def restack(
     nosuid = stage.nosuid_directories(properties)
     for process in processes:
         try:
-            _swap(unit, notes, process, new_stage, nosuid)
+            swapping.swap(unit, notes, process, new_stage, nosuid)
         except OSError as error:
-            problem = f"the new one cannot be put in place: {error}"
+            problem = f"the new one cannot be put in place: {error.strerror}"
             if progress.swapped:
-                problem = f"{progress.swapped} of {len(processes)} mount namespaces have the new /etc, then: {error}"
+                done = f"{progress.swapped} of {len(processes)} mount namespaces have the new /etc"
+                problem = f"{done}, then: {error.strerror}"
             raise ConfextError(problem, unit=unit, hint="reload again") from error
         progress.swapped += 1
     new_stage.close()
@@ -237,14 +216,14 @@ def run(options: Options) -> int:
                 say(unit, messages.cut_off(unit))
             return 0
         if options.recover:
-            recover(unit, notes, find_processes(unit, manager.service_properties(unit)))
+            _recover(unit, notes, find_processes(unit, manager.service_properties(unit)))
             return 0
         notes.write_done(False)
         progress = Progress()
         try:
             properties = manager.service_properties(unit)
             processes = find_processes(unit, properties)
-            recover(unit, notes, processes)
+            _recover(unit, notes, processes)
             if not processes:
                 say(unit, messages.no_process(unit))
             elif restack(unit, manager, notes, properties, processes, progress):

@@ -177,32 +177,62 @@ class Stage(NamedTuple):
         os.close(self.namespace)
 
 
-def start(manager: Manager, unit: str, properties: Properties) -> Stage:
-    """Start the stage of the service `unit` and wait until its `/etc` is there.
+class Pending(NamedTuple):
+    """A stage that is being started; wait() has to be called.
+
+    Attributes:
+        name: its unit name.
+        unit: the service that it is a stage of.
+        properties: those of that service.
+        ready: where its process will say its PID.
+        pipe: what its process will wait on.
+    """
+
+    name: str
+    unit: str
+    properties: Properties
+    ready: int
+    pipe: int
+
+    def wait(self) -> Stage:
+        """Wait until the stage's `/etc` is there.
+
+        Raises:
+            ConfextError: it could not be started; the reason is what systemd logged about it.
+        """
+        try:
+            pid = _read_pid(self.ready)
+            if pid is None:
+                raise _failure(self.name, self.unit, self.properties)
+            namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            os.close(self.pipe)
+            raise
+        finally:
+            os.close(self.ready)
+        return Stage(self.name, f"/proc/{pid}/root", namespace, self.pipe)
+
+
+def begin(manager: Manager, unit: str, properties: Properties) -> Pending:
+    """Have the manager start the stage of the service `unit`.
 
     Raises:
-        ConfextError: it could not be started; the reason is what systemd logged about it.
+        ConfextError: the manager does not want to.
     """
     os.makedirs(HOST_USR, mode=0o755, exist_ok=True)
     name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
     stdin, pipe = os.pipe()
     ready, stdout = os.pipe()
     try:
-        try:
-            manager.start_transient(name, build_properties(unit, properties, stdin, stdout))
-        finally:
-            os.close(stdin)
-            os.close(stdout)
-        pid = _read_pid(ready)
-        if pid is None:
-            raise _failure(name, unit, properties)
-        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        manager.start_transient(name, build_properties(unit, properties, stdin, stdout))
     except BaseException:
+        os.close(ready)
         os.close(pipe)
         raise
     finally:
-        os.close(ready)
-    return Stage(name, f"/proc/{pid}/root", namespace, pipe)
+        os.close(stdin)
+        os.close(stdout)
+    return Pending(name, unit, properties, ready, pipe)
 
 
 def _read_pid(ready: int) -> int | None:

@@ -120,13 +120,30 @@ def test_image_that_vanished_is_as_if_taken_away(machine: Machine, unit: str) ->
 
 @pytest.mark.real
 def test_no_space(machine: Machine, unit: str) -> None:
-    fill = "cat /dev/zero >/run/full; for number in $(seq 200); do echo x >/run/full.$number || :; done"
+    """Without a note about the swap, a hook that is killed in it would leave it half done."""
     try:
-        # Before anything is looked at: the size is among the options of what hides paths, too.
-        machine.run("mount", "-o", "remount,size=64M", "/run")
-        with refused(machine, unit):
+        with refused(machine, unit) as messages:
             images.build(machine, IMAGE, images.pair("v2"))
-            machine.run("sh", "-c", fill, check=False)
+            place = "/run/unit-confext"
+            machine.sh(f"mkdir -p {place}; mount -t tmpfs -o size=4k x {place}; head -c 4k /dev/zero >{place}/full")
+    finally:
+        machine.run("umount", "-l", "/run/unit-confext")
+    problem = "the new one cannot be put in place: No space left on device"
+    assert messages == [f"{unit}: /etc is unchanged, {problem}; reload again"]
+    next_reload_works(machine, unit)
+
+
+@pytest.mark.real
+def test_no_space_for_anybody(machine: Machine, unit: str) -> None:
+    """What can be done then depends on what others give back; it is done, or it is not."""
+    fill = "cat /dev/zero >/run/full; for number in $(seq 200); do echo x >/run/full.$number || :; done"
+    before = services.version(machine, unit)
+    try:
+        images.build(machine, IMAGE, images.pair("v2"))
+        machine.run("mount", "-o", "remount,size=64M", "/run")
+        machine.run("sh", "-c", fill, check=False)
+        status = machine.systemctl("reload", unit, check=False).returncode
+        assert (status, services.version(machine, unit)) in ((0, "v2"), (1, before))
     finally:
         machine.sh("rm -f /run/full*; mount -o remount,size=50% /run")
     next_reload_works(machine, unit)
