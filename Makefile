@@ -168,6 +168,11 @@ demo: ## Show it with nginx in a throwaway Debian 13 (as root)
 	@tests/lab/need.sh python3:python3 $(lab)
 	@PYTHONPATH=tests $(PYTHON) -B -m lab.demo
 
+.PHONY: bench
+bench: ## Measure, ROWS="NAME..." only these (as root; takes a quarter of an hour)
+	@tests/lab/need.sh python3:python3 $(lab)
+	@PYTHONPATH=tests $(PYTHON) -B -m bench $(ROWS)
+
 .PHONY: clean
 clean: ## Remove what make and the tests put into the checkout
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks *.egg-info

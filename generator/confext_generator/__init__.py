@@ -14,9 +14,10 @@ cli puts the steps together; tree is the file system below `--root=`; names and 
 syntax, manager its version; report takes the messages.
 
 It runs inside every daemon-reload and at boot before anything else, so it is written for a quick start:
-nothing but `os`, `sys` and builtin modules is imported, not even `typing` or `dataclasses` (15 ms, twice what
-Python itself takes to start); a test holds the list.  Records are therefore plain classes with `__slots__`,
-read-only by convention: the step that made one is the only one to assign to it.  Paths, names and file
-contents are `bytes` from end to end, because that is what the kernel and systemd deal in, whatever the locale
-is.
+nothing but `sys`, `stat` and builtin modules is imported, not even `typing` or `dataclasses` (15 ms, twice what
+Python itself takes to start); a test holds the list.  What the modules call `os` is its builtin half, `posix`,
+which has the system calls; the other half takes a tenth of a run with one unit, so it is imported where it is
+needed, which is hardly ever.  For the same reason records are plain classes with `__slots__`, read-only by
+convention: the step that made one is the only one to assign to it.  Paths, names and file contents are `bytes`
+from end to end, because that is what the kernel and systemd deal in, whatever the locale is.
 """

@@ -5,7 +5,7 @@ are loaded byte-compiled.  `-m` and `python3 DIRECTORY` go through runpy, which 
 generator.
 """
 
-import os
+import posix as os
 import sys
 
 if not __package__:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix as os
 import stat
 
 HINT = "chown root:root, chmod go-w"

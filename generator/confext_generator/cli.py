@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import posix as os
 import sys
 
 from confext_generator import config, manager, write
@@ -33,7 +33,7 @@ Write a drop-in to NORMAL-DIR for each service that has a .confext.d/ directory.
   --help      show this text
   --version   show the version
 
-systemd runs this at boot and at each daemon-reload; see unit-confext(7).
+systemd runs this at boot and at each daemon-reload; see unit-confext-generator(8).
 """
 
 # Where systemd would have had it written, for --dry-run without a directory.
@@ -87,11 +87,13 @@ class Options:
 
 
 def _value(root: str) -> str:
+    from os.path import abspath, isdir
+
     if not root:
         raise UsageError("--root= needs a directory")
-    if not os.path.isdir(root):
+    if not isdir(root):
         raise UsageError(f"--root={root!a} is not a directory")
-    root = os.path.abspath(root)
+    root = abspath(root)
     return "" if root == "/" else root
 
 
@@ -108,7 +110,7 @@ def main(
     written, 2 a wrong command line.
     """
     if environ is None:
-        environ = os.environ
+        environ = {_decode(name): _decode(value) for name, value in os.environ.items()}
     try:
         options = Options(argv)
     except UsageError as e:
@@ -124,9 +126,9 @@ def main(
             debugging=environ.get("SYSTEMD_LOG_LEVEL") in ("debug", "7"),
         )
 
-    output = os.fsencode(options.output)
+    output = _encode(options.output)
     status = 0
-    for unit, text in generate(Tree(os.fsencode(options.root)), environ, reporter):
+    for unit, text in generate(Tree(_encode(options.root)), environ, reporter):
         if options.dry_run:
             sys.stdout.flush()
             _print(b"# " + write.dropin_path(output, unit) + b"\n" + text + b"\n")
@@ -168,6 +170,16 @@ def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iter
             # Something went away while we looked at it.
             path = e.filename if isinstance(e.filename, bytes) else b""
             reporter.warn(ConfextError(stack.unit, path, f"the unit is left alone: {e.strerror or e}"))
+
+
+def _encode(text: str) -> bytes:
+    """Return what os.fsencode() returns."""
+    return text.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+
+
+def _decode(data: bytes) -> str:
+    """Return what os.fsdecode() returns."""
+    return data.decode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 
 def _print(text: bytes) -> None:

@@ -8,7 +8,7 @@ was asked for.
 
 from __future__ import annotations
 
-import os
+import posix as os
 import stat
 
 from confext_generator import access, entrynames, vpick

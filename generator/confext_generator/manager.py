@@ -7,7 +7,7 @@ service after ExecReload= instead of before it.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

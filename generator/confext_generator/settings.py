@@ -7,7 +7,7 @@ what comes after it may undo it.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from confext_generator import unitfile, words
 from confext_generator.config import DROPIN

@@ -6,7 +6,7 @@ it.
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 # As the kernel: more links than that are a loop.
 _LINKS_MAX = 40
@@ -82,7 +82,7 @@ class Tree:
                 continue
             hops += 1
             if hops > _LINKS_MAX:
-                raise OSError(f"too many links in {os.fsdecode(path)}")
+                raise OSError(f"too many links in {path.decode(errors='surrogateescape')}")
             if target.startswith(b"/"):
                 done = b""
             todo.extend(reversed(target.split(b"/")))

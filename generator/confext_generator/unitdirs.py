@@ -8,7 +8,7 @@ that stays in the unit directories is an alias, one that leads out of them is a 
 
 from __future__ import annotations
 
-import os
+import posix as os
 
 from confext_generator import names
 from confext_generator.report import ConfextError
@@ -60,9 +60,12 @@ def search_path(unit_path: str | None) -> list[tuple[bytes, bool]]:
     """
     found: dict[bytes, bool] = {}
     if unit_path is not None:
-        for part in os.fsencode(unit_path).split(b":"):
+        from os import fsencode
+        from os.path import abspath
+
+        for part in fsencode(unit_path).split(b":"):
             if part:
-                found.setdefault(os.path.abspath(part), True)
+                found.setdefault(abspath(part), True)
     if unit_path is None or unit_path.endswith(":"):
         for path, input_ in _SEARCH_PATH:
             found.setdefault(path, input_)

@@ -6,8 +6,6 @@ these refresh such services natively at reload, losing the mounts below /etc, an
 
 from __future__ import annotations
 
-import os
-
 from confext_generator import vercmp
 
 TYPE_CHECKING = False
@@ -63,6 +61,8 @@ def pick(tree: Tree, path: bytes, *, image: bool, machine: str = "") -> bytes | 
 
     Raises OSError if the directory cannot be read.
     """
+    import os  # Only two versions of systemd come here.
+
     suffix = b".raw" if image else b""
     if path.endswith(DIRECTORY_SUFFIX):
         directory = path

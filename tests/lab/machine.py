@@ -60,14 +60,18 @@ class Machine:
         copy: boot a full copy on a tmpfs instead of an overlay (slower; where `/` must not be an overlay, since
             overlays nest two deep at most).
         share: a directory of the host to show at /run/host/share.
+        more: packages to have besides those of every machine, see rootfs.ensure().
     """
 
-    def __init__(self, suite: str, *, copy: bool = False, share: Path | None = None) -> None:
+    def __init__(
+        self, suite: str, *, copy: bool = False, share: Path | None = None, more: tuple[str, ...] = ()
+    ) -> None:
         self.suite = suite
         self.version = rootfs.SUITES[suite]
         self.pid = 0
         self._copy = copy
         self._share = share
+        self._more = more
         self._unshare: subprocess.Popen[bytes] | None = None
         self._cgroup: Path | None = None
 
@@ -83,7 +87,7 @@ class Machine:
         self.stop()
 
     def _start(self) -> None:
-        lower = rootfs.ensure(self.suite)
+        lower = rootfs.ensure(self.suite, self._more)
         cgroup2 = _cgroup2()
         assert cgroup2 is not None
         self._cgroup = Path(tempfile.mkdtemp(prefix="unit-confext-lab-", dir=cgroup2))

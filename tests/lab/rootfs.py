@@ -80,26 +80,30 @@ def mirror() -> str | None:
     return candidates[0] if candidates else None
 
 
-def _key(suite: str) -> str:
-    made_of = "\n".join([suite, *PACKAGES, RECIPE, POLICY])
+def _key(suite: str, more: tuple[str, ...]) -> str:
+    made_of = "\n".join([suite, *PACKAGES, *more, RECIPE, POLICY])
     return f"{suite}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
 
 
-def path_of(suite: str) -> Path:
-    """The path that the tree of `suite` has once it is built."""
-    return cache_directory() / _key(suite)
+def path_of(suite: str, more: tuple[str, ...] = ()) -> Path:
+    """The path that the tree of `suite` has once it is built, with `more` packages in it."""
+    return cache_directory() / _key(suite, more)
 
 
-def ensure(suite: str) -> Path:
+def ensure(suite: str, more: tuple[str, ...] = ()) -> Path:
     """Return the tree of `suite`, building it first where it is missing (about a minute, needs the network).
+
+    Args:
+        suite: see SUITES.
+        more: packages that it has besides PACKAGES; such a tree is one of its own.
 
     Raises:
         RuntimeError: mmdebstrap is not there, or failed; the message has the end of its output.
     """
-    target = path_of(suite)
+    target = path_of(suite, more)
     with _locked(suite, target) as is_there:
         if not is_there:
-            _build(suite, target)
+            _build(suite, target, more)
     return target
 
 
@@ -159,13 +163,13 @@ def _fetch_kernel(suite: str, target: Path) -> None:
         kernel.rename(target)
 
 
-def _build(suite: str, target: Path) -> None:
+def _build(suite: str, target: Path, more: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{suite}-") as scratch:
         tree = Path(scratch) / "root"
         recipe = Path(scratch) / "recipe.sh"
         recipe.write_text(RECIPE)
         _mmdebstrap(
-            suite, tree, "--variant=minbase", f"--include={','.join(PACKAGES)}", f"--essential-hook={POLICY}",
+            suite, tree, "--variant=minbase", f"--include={','.join((*PACKAGES, *more))}", f"--essential-hook={POLICY}",
             f'--customize-hook=sh {recipe} "$1"',
         )  # fmt: skip
         tree.chmod(0o755)

@@ -98,7 +98,6 @@ def test_nobody_sends_readers_to_a_page_that_is_not_there() -> None:
     assert _names(text) <= THERE
 
 
-@pytest.mark.xfail(reason="the header of the drop-ins and --help of the generator name unit-confext(7)", strict=True)
 def test_nobody_in_the_generator_does() -> None:
     assert _names(_all("generator/**/*.py", "generator/*.in")) <= THERE
 
