@@ -18,10 +18,11 @@ docdir ?= $(PREFIX)/share/doc/unit-confext
 bashcompletiondir ?= $(PREFIX)/share/bash-completion/completions
 zshcompletiondir ?= $(PREFIX)/share/zsh/vendor-completions
 
-# Where that interpreter finds jeepney and systemd-python, with colons between. It is started without site(3), which
+# Where that interpreter finds the packages that are needed, with colons between. It is started without site(3), which
 # takes longer than all the rest, and so has to be told.
-SITEDIR ?= $(or $(shell $(PYTHON) -I -c 'from importlib.util import find_spec as find; \
-	print(*dict.fromkeys(find(name).origin.rsplit("/", 2)[0] for name in ("jeepney", "systemd")), sep=":")' \
+SITEDIR ?= $(or $(shell $(PYTHON) -I -c 'from importlib.util import find_spec; \
+	found = map(find_spec, ("jeepney", "systemd", "pyparsing", "cryptography")); \
+	print(*dict.fromkeys(spec.origin.rsplit("/", 2)[0] for spec in found if spec), sep=":")' \
 	2>/dev/null),/usr/lib/python3/dist-packages)
 
 ifneq ($(words x$(DESTDIR)$(PREFIX)),1)

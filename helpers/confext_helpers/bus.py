@@ -141,27 +141,27 @@ class Manager:
         assert isinstance(properties, dict)
         return properties
 
-    def _get(self, path: str, interface: str, name: str) -> object:
+    def _get(self, path: str, interface: str, *names: str) -> list[object]:
         address = DBusAddress(path, "org.freedesktop.systemd1", _PROPERTIES)
-        (body,) = self._call(new_method_call(address, "Get", "ss", (f"org.freedesktop.systemd1.{interface}", name)))
-        _, value = cast(Value, body[0])
-        return value
+        full = f"org.freedesktop.systemd1.{interface}"
+        bodies = self._call(*(new_method_call(address, "Get", "ss", (full, name)) for name in names))
+        return [cast(Value, body[0])[1] for body in bodies]
 
     def unit_files(self, unit: str) -> list[str]:
         """The files that systemd has read for `unit`: the unit file if it has one, then the drop-ins, in order."""
-        path = unit_path(unit)
-        found = [self._get(path, "Unit", "FragmentPath"), *cast(list[object], self._get(path, "Unit", "DropInPaths"))]
-        return [str(file) for file in found if file]
+        fragment, dropins = self._get(unit_path(unit), "Unit", "FragmentPath", "DropInPaths")
+        return [str(file) for file in (fragment, *cast(list[object], dropins)) if file]
 
     def version(self) -> int:
         """The number of the systemd that is asked, such as 257."""
-        text = str(self._get(_MANAGER.object_path, "Manager", "Version"))
-        return int("".join(takewhile(str.isdecimal, text)))
+        (text,) = self._get(_MANAGER.object_path, "Manager", "Version")
+        return int("".join(takewhile(str.isdecimal, str(text))))
 
     def cancel_reload(self, unit: str) -> bool:
         """Cancel the job that is to reload `unit`, if there is one; return whether there was."""
-        number, path = cast(tuple[int, str], self._get(unit_path(unit), "Unit", "Job"))
-        if not number or not str(self._get(path, "Job", "JobType")).startswith("reload"):
+        (job,) = self._get(unit_path(unit), "Unit", "Job")
+        number, path = cast(tuple[int, str], job)
+        if not number or not str(self._get(path, "Job", "JobType")[0]).startswith("reload"):
             return False
         self._call(new_method_call(_MANAGER, "CancelJob", "u", (number,)))
         return True

@@ -15,6 +15,7 @@ A service may have a root directory without a shell in it, or forbid to execute 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -172,7 +173,9 @@ class Stage(NamedTuple):
 
     def close(self) -> None:
         """Tell its process that all is well, and let go; the stage ends by itself."""
-        os.write(self.pipe, b"\n")
+        # It may have been killed. Its mounts live on for as long as the descriptor of its namespace does.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.pipe, b"\n")
         os.close(self.pipe)
         os.close(self.namespace)
 
