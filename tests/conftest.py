@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -11,24 +10,15 @@ import pytest
 from lab import machine as lab_machine
 from lab import rootfs
 from lab.machine import Machine
+from lab.promise import need
 
 CHECKOUT = Path(__file__).parent.parent
-
-
-def _need_real_systemd() -> None:
-    """Skip where no systemd can be booted; fail instead where that has been promised ($UNIT_CONFEXT_REQUIRE_REAL)."""
-    missing = lab_machine.missing_capability()
-    if missing is None:
-        return
-    if os.environ.get("UNIT_CONFEXT_REQUIRE_REAL"):
-        pytest.fail(f"cannot boot a systemd here: {missing}")
-    pytest.skip(f"cannot boot a systemd here: {missing}")
 
 
 @pytest.fixture(scope="module", params=list(rootfs.SUITES))
 def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A booted system without unit-confext, for the facts about systemd itself. One for each suite and module."""
-    _need_real_systemd()
+    need(lab_machine.missing_capability())
     with Machine(request.param, share=CHECKOUT) as machine:
         yield machine
 
@@ -36,7 +26,7 @@ def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 @pytest.fixture(scope="module", params=list(rootfs.SUITES))
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A booted system with this build installed. One for each suite and module."""
-    _need_real_systemd()
+    need(lab_machine.missing_capability())
     with Machine(request.param, share=CHECKOUT) as machine:
         install(machine)
         yield machine

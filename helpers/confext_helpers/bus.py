@@ -157,14 +157,18 @@ class Manager:
         (text,) = self._get(_MANAGER.object_path, "Manager", "Version")
         return int("".join(takewhile(str.isdecimal, str(text))))
 
-    def cancel_reload(self, unit: str) -> bool:
-        """Cancel the job that is to reload `unit`, if there is one; return whether there was."""
+    def reload_job(self, unit: str) -> int:
+        """The number of the job that is to reload `unit`; 0 if there is none."""
         (job,) = self._get(unit_path(unit), "Unit", "Job")
         number, path = cast(tuple[int, str], job)
-        if not number or not str(self._get(path, "Job", "JobType")[0]).startswith("reload"):
-            return False
-        self._call(new_method_call(_MANAGER, "CancelJob", "u", (number,)))
-        return True
+        return number if number and str(self._get(path, "Job", "JobType")[0]).startswith("reload") else 0
+
+    def cancel_reload(self, unit: str) -> bool:
+        """Cancel the job that is to reload `unit`, if there is one; return whether there was."""
+        number = self.reload_job(unit)
+        if number:
+            self._call(new_method_call(_MANAGER, "CancelJob", "u", (number,)))
+        return number != 0
 
     def start_transient(self, unit: str, properties: list[tuple[str, Value]], *, watch: bool = False) -> str:
         """Queue the start of a transient unit; StartTransientUnit() returns before it has started.

@@ -127,7 +127,7 @@ def check_releases(unit: str, layers: list[str], directory: str) -> None:
     except OSError:
         names = []
     # A file that says so with this attribute goes with any name.
-    if any(_is_lax(f"{directory}/{name}") for name in names):
+    if any(is_lax(f"{directory}/{name}") for name in names):
         return
     for layer in layers:
         path = resolve(layer)
@@ -191,7 +191,8 @@ def signature_problem(path: str) -> str:
     return findings[0].message if findings else ""
 
 
-def _is_lax(path: str) -> bool:
+def is_lax(path: str) -> bool:
+    """Whether a release file has the attribute that makes its name unimportant: os-release(5)."""
     try:
         return os.getxattr(path, "user.extension-release.strict").lower() in (b"0", b"no", b"n", b"false", b"f", b"off")
     except OSError:

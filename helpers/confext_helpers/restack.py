@@ -229,7 +229,8 @@ def run(options: Options) -> int:
             elif restack(unit, manager, notes, properties, processes, progress):
                 # It waits for the service's own reload, which comes next. If it cannot, less is said, and that is all.
                 with contextlib.suppress(ConfextError):
-                    manager.start_unit(REPORT_UNIT.format(unit))
+                    if manager.reload_job(unit):
+                        manager.start_unit(REPORT_UNIT.format(unit))
             notes.write_done(True)
         except Exception as error:
             if options.debug:

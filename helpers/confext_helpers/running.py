@@ -143,19 +143,11 @@ def releases(root: int) -> list[Release]:
             if full and full != entry:
                 status = os.stat(entry, dir_fd=inner, follow_symlinks=False)
                 key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                lax = stat.S_ISREG(status.st_mode) and _is_lax(f"/proc/self/fd/{inner}/{entry}")
+                lax = stat.S_ISREG(status.st_mode) and images.is_lax(f"/proc/self/fd/{inner}/{entry}")
                 found.append(Release(full, status.st_dev, key, lax))
     finally:
         os.close(inner)
     return found
-
-
-def _is_lax(path: str) -> bool:
-    """Whether a release file has the attribute that makes its name unimportant: os-release(5)."""
-    try:
-        return os.getxattr(path, "user.extension-release.strict").lower() in (b"0", b"no", b"n", b"false", b"f", b"off")
-    except OSError:
-        return False
 
 
 def match(paths: Iterable[str], seen: list[Release]) -> dict[str, Release]:
@@ -182,12 +174,6 @@ def match(paths: Iterable[str], seen: list[Release]) -> dict[str, Release]:
     return found
 
 
-def _newest(path: str) -> int:
-    """The latest change time in a layer, in nanoseconds since the epoch."""
-    only: Properties = {"ExtensionImages": ("a(sba(ss))", [(path, True, [])])}
-    return identity.identify(only).newest
-
-
 def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[bool | None, Loop | None]:
     """Whether the file of a running image changed since, and the loop device that it runs from if that is known."""
     file = os.path.realpath(layer.file)
@@ -202,7 +188,7 @@ def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[
     except OSError:
         return True, loop
     current = {one.file == file and not one.deleted for one in candidates}
-    if _newest(layer.path) > stacked.usec * 1000:
+    if identity.changed(layer.path) > stacked.usec * 1000:
         if stacked.certain or current == {False}:
             return True, loop
         # It may have been there when a hook that could not say so swapped /etc. The device tells, where the image
@@ -218,7 +204,7 @@ def _compare_directory(layer: Layer, release: Release, stacked: Since) -> tuple[
     """Whether any file of a running directory changed since, and whether it is still the one of that name."""
     if not any(one.key[1:] == release.key[1:] for one in _releases_of(f"{layer.file}/etc")):
         return True, False
-    if _newest(layer.path) > stacked.usec * 1000:
+    if identity.changed(layer.path) > stacked.usec * 1000:
         return (True if stacked.certain else None), True
     return False, True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab import machine as lab_machine
+from lab.promise import need
 
 CHECKOUT = Path(__file__).parents[2]
 LINES_MAX = 40
@@ -17,9 +17,7 @@ LINES_MAX = 40
 
 @pytest.mark.real
 def test_demo() -> None:
-    missing = lab_machine.missing_capability()
-    if missing is not None and not os.environ.get("UNIT_CONFEXT_REQUIRE_REAL"):
-        pytest.skip(f"cannot boot a systemd here: {missing}")
+    need(lab_machine.missing_capability())
     done = subprocess.run(
         [sys.executable, "-m", "lab.demo"], cwd=CHECKOUT / "tests", capture_output=True, text=True, check=False
     )

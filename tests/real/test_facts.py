@@ -14,6 +14,7 @@ from lab import images, services
 from lab import machine as lab_machine
 from lab.images import STORE, Format
 from lab.machine import Machine
+from lab.promise import need
 from lab.sleepers import build_versions, define, drop_in, image, read, reload_error, start_status
 
 EXIT_NAMESPACE = "226"
@@ -46,16 +47,14 @@ signal.pause()
 @pytest.fixture(scope="module")
 def copied_forky() -> Iterator[Machine]:
     """A forky whose root is no overlay, since systemd's own refresh does not work on one."""
-    if (missing := lab_machine.missing_capability()) is not None:
-        pytest.skip(f"cannot boot a systemd here: {missing}")
+    need(lab_machine.missing_capability())
     with Machine("forky", copy=True) as machine:
         yield machine
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("bare_machine", ["trixie"], indirect=True)
 def test_f1_systemd_257_refreshes_no_confext_on_reload(bare_machine: Machine) -> None:
-    if bare_machine.version >= 258:
-        pytest.skip("for older ones")
     versions = build_versions(bare_machine, "f1", 1)
     images.build(bare_machine, image("f1-plain"), {"plain": "v1"})
     define(bare_machine, "f1.service", f"ExtensionImages={versions} {image('f1-plain')}\nExecReload=/usr/bin/true")
@@ -116,9 +115,8 @@ def test_f2_refresh_of_systemd_262_uncovers_inaccessible_paths(copied_forky: Mac
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("bare_machine", ["forky"], indirect=True)
 def test_refresh_of_systemd_262_fails_on_an_overlay(bare_machine: Machine) -> None:
-    if bare_machine.version < 258:
-        pytest.skip("it has none")
     versions = build_versions(bare_machine, "overlay", 1)
     # It is not the refresh that says that it failed: the reload waits for it until its time is up.
     settings = f"ExtensionImages={versions}\nExecReload=/usr/bin/true\nTimeoutStartSec=4"

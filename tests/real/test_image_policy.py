@@ -6,7 +6,6 @@ refuses has to be refused here, and one that it takes has to give the same for e
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from confext_helpers.image import policy
 from confext_helpers.image.partitiontypes import Designator
 from confext_helpers.image.policy import Flag
 from lab import machine, rootfs
+from lab.promise import need
 
 pytestmark = pytest.mark.real
 
@@ -78,11 +78,7 @@ def _ours(text: str, old: bool) -> list[list[str]] | None:
 
 @pytest.mark.parametrize("suite", list(rootfs.SUITES))
 def test_random_policies(suite: str) -> None:
-    missing = machine.missing_capability()
-    if missing is not None:
-        if os.environ.get("UNIT_CONFEXT_REQUIRE_REAL"):
-            pytest.fail(f"no root file systems here: {missing}")
-        pytest.skip(f"no root file systems here: {missing}")
+    need(machine.missing_capability())
     root = str(rootfs.ensure(suite))
     seen = {"taken": 0, "refused": 0}
 
@@ -99,8 +95,7 @@ def test_random_policies(suite: str) -> None:
 
 def test_presets() -> None:
     """Ours for confexts are those of systemd, which prints them under a name that is not documented."""
-    if machine.missing_capability() is not None:
-        pytest.skip(f"no root file systems here: {machine.missing_capability()}")
+    need(machine.missing_capability())
     root = str(rootfs.ensure("forky"))
     assert _theirs(root, "@confext") == _ours(policy.CONFEXT, False)
     assert _theirs(root, "@confext-strict") == _ours(policy.CONFEXT_STRICT, False)

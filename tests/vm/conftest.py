@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from lab import rootfs, signed
 from lab import vm as lab_vm
+from lab.promise import need
 from lab.signed import Case, Key
 from lab.vm import Vm
 
@@ -38,11 +38,7 @@ Options=loop,ro
 @pytest.fixture(scope="session", params=list(rootfs.SUITES))
 def furnished(request: pytest.FixtureRequest) -> Iterator[Vm]:
     """A machine with this build, services and images, not booted yet."""
-    missing = lab_vm.missing_capability()
-    if missing is not None:
-        if os.environ.get("UNIT_CONFEXT_REQUIRE_REAL"):
-            pytest.fail(f"cannot run a virtual machine here: {missing}")
-        pytest.skip(f"cannot run a virtual machine here: {missing}")
+    need(lab_vm.missing_capability())
     with Vm(request.param, share=CHECKOUT) as vm:
         _furnish(vm)
         yield vm

@@ -7,6 +7,7 @@ is; and by the reload, which leaves the service as it was.
 
 from __future__ import annotations
 
+import json
 import shlex
 
 import pytest
@@ -90,6 +91,19 @@ def test_generator_ran_at_boot_only(vm: Vm) -> None:
     assert vm.run("journalctl", "-b", "-q", "-o", "cat", "--grep", pattern, check=False).stdout == ""
     generated = int(vm.systemctl("show", "--value", "-p", "GeneratorsFinishTimestampMonotonic").stdout)
     assert 0 < generated < int(vm.show("var-lib-late.mount", "ActiveEnterTimestampMonotonic"))
+
+
+def test_status_tells_who_signed_it(vm: Vm) -> None:
+    """And that the kernel holds the data to it, which cannot be had where there is no device mapper."""
+    done = vm.run("unit-confext", "--json=short", "status", "demo")
+    (layer,) = json.loads(done.stdout)[0]["layers"]
+    image = f"{DIRECTORY}/10-site.raw"
+    expected = {"label": "10-site.raw", "file": image, "state": "current", "enforced": True, "signature": "trusted"}
+    expected["root_hash"] = signed.root_hash(vm.path(image).read_bytes())
+    assert {name: layer[name] for name in expected} == expected
+    (found,) = json.loads(vm.run("unit-confext", "--json=short", "which", "demo", "/etc/demo/version").stdout)
+    assert (found["from"], found["evidence"]) == ("layer", "device")
+    assert found["layer"]["signature"] == "trusted"
 
 
 def test_signed_update(vm: Vm) -> None:
