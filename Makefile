@@ -170,7 +170,7 @@ demo: ## Show it with nginx in a throwaway Debian 13 (as root)
 	@PYTHONPATH=tests $(PYTHON) -B -m lab.demo
 
 .PHONY: bench
-bench: ## Measure, ROWS="NAME..." only these (as root; takes a quarter of an hour)
+bench: ## Measure, ROWS="NAME..." only these (as root; takes twenty minutes)
 	@tests/lab/need.sh python3:python3 $(lab)
 	@PYTHONPATH=tests $(PYTHON) -B -m bench $(ROWS)
 
