@@ -40,6 +40,7 @@ pages := $(wildcard docs/*.[1-8].md)
 # What is installed, by its installed path; uninstall removes this and nothing else.
 generator := $(generatordir)/unit-confext-generator
 hook := $(libdir)/restack
+guard := $(libdir)/restack-if-changed
 command := $(bindir)/unit-confext
 installed_packages := $(addprefix $(libdir)/,$(notdir $(packages)))
 installed_units := $(addprefix $(unitdir)/,$(notdir $(units:.in=)))
@@ -75,6 +76,7 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 	$(PYTHON) -I -m compileall -q -f --invalidation-mode unchecked-hash $(if $(DESTDIR),-s $(DESTDIR) -p /) \
 		$(addprefix $(DESTDIR),$(installed_packages))
 	$(substitute) helpers/restack.in | install -m 755 /dev/stdin $(DESTDIR)$(hook)
+	$(substitute) helpers/restack-if-changed.in | install -m 755 /dev/stdin $(DESTDIR)$(guard)
 	$(substitute) helpers/unit-confext.in | install -D -m 755 /dev/stdin $(DESTDIR)$(command)
 	$(foreach unit,$(units),$(substitute) $(unit) | \
 		install -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/$(notdir $(unit:.in=)) && ) :
@@ -92,8 +94,8 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 
 .PHONY: uninstall
 uninstall: ## Remove what install put there
-	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(command) $(installed_units) $(installed_dropins) $(installed_pages) \
-		$(installed_catalog) $(installed_documents) $(installed_completions))
+	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(guard) $(command) $(installed_units) $(installed_dropins) \
+		$(installed_pages) $(installed_catalog) $(installed_documents) $(installed_completions))
 	rm -rf $(addprefix $(DESTDIR),$(installed_packages))
 # Directories that are the distribution's too go only from a DESTDIR, and nowhere if something is in them.
 	cd $(DESTDIR)/ && rmdir --ignore-fail-on-non-empty $(patsubst /%,%,$(libdir) $(docdir) $(dir $(installed_dropins))) \

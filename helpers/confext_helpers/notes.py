@@ -2,9 +2,10 @@
 
 `UNIT.swap` is there between the two system calls of a swap, and says how to complete it if it was cut off. `UNIT.stack`
 says what the `/etc` that is in place was made of. Both are void as soon as the service's main process is another
-one, and losing either costs no more than a reload that does more than it had to. `UNIT.done` says that the hook came to
-its end; unit-confext-restack@.service takes it away again. `UNIT.warnings` has what was said about the unit's settings,
-so that it is said once. `UNIT.lock` keeps two hooks apart.
+one, and losing either costs no more than a reload that does more than it had to. `UNIT.paths` and `UNIT.found` are for
+helpers/restack-if-changed.in: as long as find(1) says about the former what is in the latter, nothing has to be done.
+`UNIT.done` is empty unless a hook came to its end; unit-confext-restack@.service empties it again. `UNIT.warnings` has
+what was said about the unit's settings, so that it is said once. `UNIT.lock` keeps two hooks apart.
 """
 
 from __future__ import annotations
@@ -99,11 +100,23 @@ class Notes:
             return None
 
     def write_stack(self, stack: Stack | None) -> None:
-        """Note what the stack is made of; None takes the note away."""
+        """Note what the stack is made of; None takes the note away, and that of write_files() with it."""
         if stack is None:
+            self._remove("found")
             self._remove("stack")
         else:
             self._write("stack", json.dumps(stack))
+
+    def write_files(self, paths: Sequence[str], found: str) -> None:
+        """Note which files must be what they are now for nothing to have changed.
+
+        Args:
+            paths: where they are, or would be.
+            found: what find(1) says about those that there are.
+        """
+        self._remove("found")
+        self._write("paths", "".join(f"{path}\0" for path in paths))
+        self._write("found", found)
 
     def read_warnings(self) -> list[str]:
         """The warnings about the unit's settings that were said last."""
@@ -119,7 +132,7 @@ class Notes:
     def write_done(self, done: bool) -> None:
         """Note that this hook came to its end, whatever that was, or that none has yet."""
         if done:
-            self._write("done", "")
+            self._write("done", "yes\n")
         else:
             self._remove("done")
 

@@ -15,7 +15,7 @@ _EXECUTOR = "/systemd-executor"
 
 
 class Process(NamedTuple):
-    """A process of the service, held so that its PID cannot become another's.
+    """A process of the service.
 
     Attributes:
         pid: its PID.
@@ -28,6 +28,11 @@ class Process(NamedTuple):
     pidfd: int
     namespace: int
     key: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended; its PID may be another's then."""
+        return bool(select.select([self.pidfd], [], [], 0)[0])
 
 
 def _open_process(pid: int) -> Process | None:

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from confext_helpers import checks, identity, images, messages, stage
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
+from confext_helpers.identity import GENERATED, Files, Identity
 from confext_helpers.journal import say
 from confext_helpers.messages import Step
 from confext_helpers.notes import Notes, Stack
@@ -105,6 +106,23 @@ def _warn(unit: str, notes: Notes, warnings: Sequence[str]) -> None:
             notes.write_warnings(warnings)
 
 
+def _note_files(notes: Notes, files: Files, processes: list[Process], made_of: Identity) -> None:
+    """Note what has to be as it is for the next reload to have nothing to do; see helpers/restack-if-changed.in.
+
+    Args:
+        notes: about the unit.
+        files: GENERATED, as it was before the manager was asked for the settings.
+        processes: of the service.
+        made_of: what their `/etc` is made of.
+    """
+    for process in processes:
+        files.add(f"/proc/{process.pid}")
+    if any(process.has_ended for process in processes):
+        return
+    with contextlib.suppress(OSError):
+        notes.write_files([*files.paths, *made_of.paths], files.text() + made_of.text())
+
+
 class Progress:
     """How far the hook has come.
 
@@ -134,8 +152,11 @@ class Progress:
 
 def restack(
     unit: str, manager: Manager, notes: Notes, properties: Properties, processes: list[Process], progress: Progress
-) -> bool:
-    """Build the future `/etc` and put it in place in each of `processes`' namespaces; return whether it was needed.
+) -> Identity | None:
+    """Build the future `/etc` and put it in place in each of `processes`' namespaces, unless it is there already.
+
+    Returns:
+        What it is made of, if nothing of that can have changed meanwhile.
 
     Raises:
         ConfextError: it cannot be had; the service's `/etc` is what it was, unless the error says otherwise.
@@ -147,7 +168,7 @@ def restack(
         last = None
     if last is not None and last.settled and last.identity.is_same(before):
         say(unit, messages.unchanged(unit))
-        return False
+        return before
     if properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
     layers = stage.layer_paths(properties)
@@ -192,11 +213,12 @@ def restack(
     new_stage.close()
     progress.end()
     now = identity.now()
+    settled = same and before.settled(now)
     # Without the note, the next reload does more than it has to. This one is done.
     with contextlib.suppress(OSError):
-        notes.write_stack(Stack(keys, now // 1000, [*found.layers.all], before, same and before.settled(now)))
+        notes.write_stack(Stack(keys, now // 1000, [*found.layers.all], before, settled))
     say(unit, messages.restacked(unit, found.layers, found.files, progress.usec))
-    return True
+    return before if settled else None
 
 
 def run(options: Options) -> int:
@@ -221,12 +243,18 @@ def run(options: Options) -> int:
         notes.write_done(False)
         progress = Progress()
         try:
+            files = Files()
+            files.add(GENERATED)
             properties = manager.service_properties(unit)
             processes = find_processes(unit, properties)
             _recover(unit, notes, processes)
-            if not processes:
+            if processes:
+                made_of = restack(unit, manager, notes, properties, processes, progress)
+                if made_of is not None:
+                    _note_files(notes, files, processes, made_of)
+            else:
                 say(unit, messages.no_process(unit))
-            elif restack(unit, manager, notes, properties, processes, progress):
+            if progress.swapped:
                 # It waits for the service's own reload, which comes next. If it cannot, less is said, and that is all.
                 with contextlib.suppress(ConfextError):
                     if manager.reload_job(unit):

@@ -104,6 +104,13 @@ def set_entries(machine: Machine, units: Iterable[str], entries: dict[str, str])
     machine.sh("\n".join(script))
 
 
+def said_by_guard(machine: Machine, unit: str) -> list[str]:
+    """What was said in those reloads of a service for which the hook was not even started."""
+    # The hook's own messages are those of the unit as well, but not from its standard output.
+    source = f"_SYSTEMD_UNIT=unit-confext-restack@{unit}.service"
+    return machine.journal(source, "_TRANSPORT=stdout", "SYSLOG_IDENTIFIER=unit-confext").splitlines()
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What a process sees at and below `/etc`: files by path, and mounts from bottom to top."""

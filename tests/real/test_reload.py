@@ -61,7 +61,7 @@ def test_nothing_changed(machine: Machine) -> None:
     before = services.view(machine, unit)
     mount = machine.path(f"/proc/{services.main_pid(machine, unit)}/mountinfo").read_text()
     machine.systemctl("reload", unit)
-    assert said(machine, unit)[-1] == f"{unit}: nothing changed in its layers, /etc stays as it is"
+    assert services.said_by_guard(machine, unit) == [f"{unit}: nothing changed in its layers, /etc stays as it is"]
     assert machine.path(f"/proc/{services.main_pid(machine, unit)}/mountinfo").read_text() == mount
     # It is reloaded all the same.
     assert machine.journal("-u", unit).count("reloaded v2") == 2
@@ -69,6 +69,28 @@ def test_nothing_changed(machine: Machine) -> None:
     machine.systemctl("reload", unit)
     assert services.view(machine, unit) != before
     assert services.version(machine, unit) == "v3"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("change", ["restart", "settings"])
+def test_nothing_changed_in_the_files_alone(machine: Machine, change: str) -> None:
+    """What the files do not tell: another process, and settings that systemd has loaded meanwhile."""
+    unit, image = make(machine, f"alone-{change}", "ExecReload=/bin/kill -HUP $MAINPID", "--idle")
+    services.eventually(lambda: machine.path(image).stat().st_ctime + 0.1 < float(machine.sh("date +%s.%N")))
+    for _ in range(2):
+        machine.systemctl("reload", unit)
+    told = len(services.said_by_guard(machine, unit))
+    assert told > 0
+    if change == "restart":
+        machine.systemctl("restart", unit)
+    else:
+        machine.write(f"/etc/systemd/system/{unit}.d/x.conf", "[Service]\nInaccessiblePaths=/etc/demo\n")
+        machine.systemctl("daemon-reload")
+    machine.systemctl("reload", unit)
+    assert len(services.said_by_guard(machine, unit)) == told
+    reloaded = services.view(machine, unit)
+    machine.systemctl("restart", unit)
+    assert services.view(machine, unit) == reloaded
 
 
 @pytest.mark.real

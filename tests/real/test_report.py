@@ -168,9 +168,16 @@ def test_change_in_place_is_never_nothing(machine: Machine, unit: str, kind: str
     start(machine, {entry: f"{STORE}/{entry}"})
     dated(machine, f"{STORE}/{path}")
     assert reload(machine)["MESSAGE_ID"] == RESTACKED
-    # This one is: there is no other way to tell that the next one is not.
+    # These are: there is no other way to tell that the last one is not. First it is the guard who knows, then, since
+    # systemd may have loaded other settings, the hook.
+    told, quiet = len(entries_about(machine)), len(services.said_by_guard(machine, unit))
+    machine.systemctl("reload", UNIT)
+    assert (len(entries_about(machine)), len(services.said_by_guard(machine, unit))) == (told, quiet + 1)
+    machine.systemctl("daemon-reload")
     said = reload(machine)
     assert (said["MESSAGE_ID"], said["PRIORITY"]) == (UNCHANGED, "7")
+    machine.systemctl("reload", UNIT)
+    assert len(services.said_by_guard(machine, unit)) == quiet + 2
     change(machine)
     said = reload(machine)
     assert said["MESSAGE_ID"] == RESTACKED

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from confext_helpers import messages, notes
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.identity import TICK_NS, Identity, identify
+from confext_helpers.identity import TICK_NS, Files, Identity, identify
 from confext_helpers.images import check_releases, check_whole, claimed_size
+
+GUARD = Path(__file__).parents[2] / "helpers/restack-if-changed.in"
+UNIT = "foo.service"
 
 
 def stack(tmp_path: Path) -> Properties:
     """One layer of every kind."""
+    (tmp_path / "older").write_bytes(b"IMAGE")
     (tmp_path / "image.raw").write_bytes(b"image")
     (tmp_path / "versions.raw.v").mkdir()
     (tmp_path / "versions.raw.v" / "versions_1.raw").write_bytes(b"1")
     (tmp_path / "directory" / "etc" / "deep").mkdir(parents=True)
     (tmp_path / "directory" / "etc" / "deep" / "file").write_text("old")
+    (tmp_path / "directory" / "etc" / "link").symlink_to("deep/file")
+    (tmp_path / "directory" / "etc" / "dangling").symlink_to("nowhere")
+    (tmp_path / "directory" / "etc" / os.fsdecode(b"odd\n\xff %D\\n")).touch()
+    (tmp_path / "elsewhere.raw").write_bytes(b"2")
+    (tmp_path / "versions.raw.v" / "versions_0.raw").symlink_to(tmp_path / "elsewhere.raw")
     (tmp_path / "bound").mkdir()
     names = ("image.raw", "versions.raw.v", "missing.raw")
     images: list[tuple[str, bool, list[str]]] = [(str(tmp_path / name), True, []) for name in names]
@@ -41,6 +52,13 @@ def in_place(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def relink(link: Path, target: str) -> None:
+    """Replace a symbolic link in one rename."""
+    new = link.with_name("new-link")
+    new.symlink_to(target)
+    new.rename(link)
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "image replaced by rename": lambda p: (p / "image.raw").write_bytes(b"x") and (p / "image.raw").rename(p / "y"),
     "image changed in place": lambda p: in_place(p / "image.raw"),
@@ -52,6 +70,10 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "file in a directory changed mode": lambda p: (p / "directory" / "etc" / "deep" / "file").chmod(0o600),
     "file came to a directory": lambda p: (p / "directory" / "etc" / "new").touch(),
     "file in a directory removed": lambda p: (p / "directory" / "etc" / "deep" / "file").unlink(),
+    "link in a directory leads elsewhere": lambda p: relink(p / "directory" / "etc" / "link", "file"),
+    "link leads somewhere now": lambda p: (p / "directory" / "etc" / "nowhere").touch(),
+    "target of a version that is a link changed in place": lambda p: in_place(p / "elsewhere.raw"),
+    "image replaced by an older one": lambda p: (p / "older").rename(p / "image.raw"),
     "bind source replaced": lambda p: (p / "bound").rename(p / "other"),
     "hidden path appeared": lambda p: (p / "hidden").touch(),
 }
@@ -71,8 +93,79 @@ def test_setting_is_seen(tmp_path: Path) -> None:
     assert not identify({**properties, "ProtectSystem": ("s", "strict")}).is_same(identify(properties))
 
 
+@pytest.fixture
+def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """A function that runs the guard, and tells whether it has started the hook."""
+    run = tmp_path / "run"
+    monkeypatch.setattr(notes, "RUN_DIRECTORY", str(run))
+    script, hook = tmp_path / "guard", tmp_path / "restack"
+    text = GUARD.read_text()
+    assert text.count("/run/unit-confext/") == text.count("@libdir@/restack ") == 1
+    script.write_text(text.replace("/run/unit-confext", str(run)).replace("@libdir@", str(tmp_path)))
+    hook.write_text('#!/bin/sh\necho "hook: $*"\n')
+    script.chmod(0o755)
+    hook.chmod(0o755)
+
+    def is_hook_started() -> bool:
+        with notes.Notes(UNIT) as noted:
+            noted.write_done(False)
+        done = subprocess.run([script, UNIT], capture_output=True, text=True, check=True)
+        started = done.stdout == f"hook: -- {UNIT}\n"
+        assert done.stderr == ""
+        assert (run / f"{UNIT}.done").exists() is not started
+        if not started:
+            assert done.stdout == f"<7>{messages.unchanged(UNIT).text}\n"
+            assert (run / f"{UNIT}.done").stat().st_size > 0
+        return started
+
+    return is_hook_started
+
+
+def note(properties: Properties) -> None:
+    made_of = identify(properties)
+    with notes.Notes(UNIT) as noted:
+        noted.write_files(made_of.paths, made_of.text())
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_guard_sees_what_the_hook_would_see(tmp_path: Path, guard: Callable[[], bool], change: str) -> None:
+    properties = stack(tmp_path)
+    note(properties)
+    assert not guard()
+    assert not guard()
+    CHANGES[change](tmp_path)
+    assert guard()
+    note(properties)
+    assert not guard()
+
+
+def test_guard_has_the_hook_do_what_it_does_not_know(tmp_path: Path, guard: Callable[[], bool]) -> None:
+    properties = stack(tmp_path)
+    assert guard()
+    note(properties)
+    assert not guard()
+    # As before a swap, and where one was cut off.
+    with notes.Notes(UNIT) as noted:
+        noted.write_stack(None)
+    assert guard()
+    note(properties)
+    (tmp_path / "run" / f"{UNIT}.paths").unlink()
+    assert guard()
+
+
+def test_guard_sees_another_process(tmp_path: Path, guard: Callable[[], bool]) -> None:
+    files = Files()
+    with subprocess.Popen(["sleep", "infinity"]) as process:
+        files.add(f"/proc/{process.pid}")
+        with notes.Notes(UNIT) as noted:
+            noted.write_files(files.paths, files.text())
+        assert not guard()
+        process.kill()
+    assert guard()
+
+
 def test_young_files_prove_nothing() -> None:
-    identity = Identity({}, "", 1_000_000_000)
+    identity = Identity({}, "", "", [], 1_000_000_000)
     assert not identity.settled(1_000_000_000 + TICK_NS)
     assert identity.settled(1_000_000_001 + TICK_NS)
 
