@@ -4,8 +4,9 @@
 says what the `/etc` that is in place was made of. Both are void as soon as the service's main process is another
 one, and losing either costs no more than a reload that does more than it had to. `UNIT.paths` and `UNIT.found` are for
 helpers/restack-if-changed.in: as long as find(1) says about the former what is in the latter, nothing has to be done.
-`UNIT.done` is empty unless a hook came to its end; unit-confext-restack@.service empties it again. `UNIT.warnings` has
-what was said about the unit's settings, so that it is said once. `UNIT.lock` keeps two hooks apart.
+`UNIT.done` says that the hook came to its end; unit-confext-restack@.service takes it away again. It is empty, so as to
+need no space. `UNIT.warnings` has what was said about the unit's settings, so that it is said once. `UNIT.lock` keeps
+two hooks apart.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class Notes:
     def write_done(self, done: bool) -> None:
         """Note that this hook came to its end, whatever that was, or that none has yet."""
         if done:
-            self._write("done", "yes\n")
+            self._write("done", "")
         else:
             self._remove("done")
 
