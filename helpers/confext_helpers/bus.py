@@ -55,13 +55,25 @@ class Manager:
         self._parser = Parser()
         self._on_bus = False
         self._results: dict[str, str] = {}
-        self._socket = self._connect()
+        self._socket: socket.socket | None = None
+        self._connect()
 
     def __enter__(self) -> Manager:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._socket.close()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connection; the next call opens another one.
+
+        For as long as one is open, the manager sends over its private socket whatever happens to any unit. To read all
+        of that is most of the work where many services are reloaded at once.
+        """
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            self._parser = Parser()
 
     def _connect(self) -> socket.socket:
         problem: OSError | None = None
@@ -99,6 +111,7 @@ class Manager:
 
     def _call(self, *calls: Message) -> list[tuple[object, ...]]:
         """Send all of `calls` at once and return the bodies of their replies, in order."""
+        connection = self._socket or self._connect()
         serials = []
         for call in calls:
             self._serial += 1
@@ -107,11 +120,11 @@ class Manager:
             data = call.serialise(self._serial, fds)
             # The descriptors travel with the first byte of their message.
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
-            sent = self._socket.sendmsg([data], ancillary)
-            self._socket.sendall(data[sent:])
+            sent = connection.sendmsg([data], ancillary)
+            connection.sendall(data[sent:])
         replies: dict[int, Message] = {}
         while len(replies) < len(serials):
-            message = self._receive()
+            message = self._receive(connection)
             serial = message.header.fields.get(HeaderFields.reply_serial)
             if serial in serials:
                 replies[serial] = message
@@ -122,10 +135,10 @@ class Manager:
                 raise ConfextError(f"the service manager says: {' '.join(map(str, replies[serial].body))}")
         return [replies[serial].body for serial in serials]
 
-    def _receive(self) -> Message:
+    def _receive(self, connection: socket.socket) -> Message:
         while (message := self._parser.get_next_message()) is None:
             try:
-                data = self._socket.recv(1 << 16)
+                data = connection.recv(1 << 16)
             except TimeoutError:
                 raise ConfextError(f"the service manager did not answer within {TIMEOUT_SEC:.0f} s") from None
             if not data:
@@ -199,7 +212,8 @@ class Manager:
     def job_result(self, job: str) -> str:
         """Wait for a job that was started with `watch`; return "done", "failed", "timeout" or what else came of it."""
         while job not in self._results:
-            self._note(self._receive())
+            assert self._socket is not None, "the result of a job comes over the connection that started it"
+            self._note(self._receive(self._socket))
         return self._results[job]
 
     def reset_failed(self, unit: str) -> None:

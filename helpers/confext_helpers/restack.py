@@ -146,7 +146,7 @@ class Progress:
     def end(self) -> None:
         """The present step is over."""
         now = time.monotonic_ns()
-        self.usec[self.step] = (now - self._since) // 1000
+        self.usec[self.step] = self.usec.get(self.step, 0) + (now - self._since) // 1000
         self._since = now
 
 
@@ -174,15 +174,17 @@ def restack(
     layers = stage.layer_paths(properties)
     for layer in layers:
         images.check_whole(unit, layer)
+    progress.begin(Step.CHECKS)
+    wanted = checks.read(manager, unit)
     progress.begin(Step.STAGE)
     pending = stage.begin(manager, unit, properties)
+    manager.disconnect()
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
     from confext_helpers import change, swapping
 
     new_stage = pending.wait()
     try:
         progress.begin(Step.CHECKS)
-        wanted = checks.read(manager, unit)
         if wanted is not None:
             _warn(unit, notes, wanted.warnings)
             checks.run(manager, unit, properties, wanted)
