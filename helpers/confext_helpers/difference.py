@@ -8,7 +8,8 @@ inode number that it has in its layer. A directory has not, see _is_host_s_direc
 Every file of a new layer is read to its end here. dm-verity, and the kernel's file systems, notice damage when they
 read a block; if nobody reads it now, the service will.
 
-Directories do not count, nor what a sandbox mounts below `/etc`, nor extended attributes.
+A directory counts if it is in both with another mode or owner. What a sandbox mounts below `/etc` does not count, nor
+do extended attributes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Difference(NamedTuple):
 
     Attributes:
         added: files that are in the new tree only.
-        changed: files with other content, target, type, mode or owner.
+        changed: files with other content, target, type, mode or owner, and directories with other mode or owner.
         removed: files that are in the old tree only.
     """
 
@@ -152,9 +153,16 @@ class _Walk:
                 continue
             if in_new and after is not None and after.st_dev != new_device:
                 continue
+            if in_old and in_new:
+                self.attributes(path + name, before, after)
             if in_old or in_new:
                 self._descend(path + name, name, old if in_old else None, new if in_new else None, base)
             self._file(path + name, name, None if in_old else before, None if in_new else after, old, new)
+
+    def attributes(self, path: str, before: os.stat_result | None, after: os.stat_result | None) -> None:
+        """Compare two directories themselves."""
+        if before is not None and after is not None and _attributes(before) != _attributes(after):
+            self.found.changed.add(path)
 
     def _is_same(self, before: os.stat_result, after: os.stat_result, host: os.stat_result | None) -> bool:
         if os.path.samestat(before, after):
@@ -227,9 +235,13 @@ class _Walk:
                 os.close(other)
 
 
+def _attributes(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mode, status.st_uid, status.st_gid
+
+
 def _is_alike(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_mode, before.st_uid, before.st_gid, before.st_rdev, before.st_size) == (
-        after.st_mode, after.st_uid, after.st_gid, after.st_rdev, after.st_size,
+    return (*_attributes(before), before.st_rdev, before.st_size) == (
+        *_attributes(after), after.st_rdev, after.st_size,
     )  # fmt: skip
 
 
@@ -264,5 +276,6 @@ def compare(
         OSError: a directory cannot be read.
     """
     walk = _Walk(layers, limit)
+    walk.attributes(".", os.fstat(old), os.fstat(new))
     walk.directory("", old, new, base)
     return walk.found

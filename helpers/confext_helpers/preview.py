@@ -145,7 +145,7 @@ def _files(found: difference.Difference, old: int, new: int) -> list[FileChange]
         after, device = _side(path, new)
         # Directories may share a device number, with each other and with the host.
         layer = names.get(device, [])
-        files.append(FileChange(f"{ETC}/{path}", before, after, layer[0] if len(layer) == 1 else ""))
+        files.append(FileChange(f"{ETC}/{path}".removesuffix("/."), before, after, layer[0] if len(layer) == 1 else ""))
     return files
 
 

@@ -81,10 +81,13 @@ def test_mode_and_owner(tmp_path: Path) -> None:
     new = grow(tmp_path / "new", {"a": "1", "b": "1", "d/c": "1"})
     (new / "a").chmod(0o600)
     (new / "d").chmod(0o700)
-    assert compare(old, new).changed.paths == ["a"]
+    new.chmod(0o700)
+    assert compare(old, new).changed.paths == [".", "a", "d"]
     if os.geteuid() == 0:
         os.chown(new / "b", 1, 1)
-        assert compare(old, new).changed.paths == ["a", "b"]
+        os.chown(new / "d", 1, 1)
+        (new / "d").chmod((old / "d").stat().st_mode)
+        assert compare(old, new).changed.paths == [".", "a", "b", "d"]
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
