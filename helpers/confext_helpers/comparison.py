@@ -71,8 +71,9 @@ class Status(NamedTuple):
         since: when its `/etc` was stacked; None if nothing runs.
         complete: whether every layer of it is among the rows.
         rows: its layers, from bottom to top, then those that have no place in what is loaded.
+        reload_result: what became of the last reload of what runs, as systemd has it: `success`, `exit-code`...
         reasons: what differs, in words.
-        commands: what would mend that, in order.
+        commands: what would mend that, and a reload that failed, in order.
     """
 
     service: Service
@@ -80,8 +81,14 @@ class Status(NamedTuple):
     since: Since | None
     complete: bool
     rows: list[Row]
+    reload_result: str
     reasons: list[str]
     commands: list[str]
+
+    @property
+    def reload_failed(self) -> bool:
+        """Whether the service has its `/etc`, but may not have read it."""
+        return self.reload_result != "success"
 
 
 def status_of(service: Service, disk: Disk) -> Status:
@@ -113,8 +120,10 @@ def status_of(service: Service, disk: Disk) -> Status:
         reasons.append(service.hosted.problem)
     if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK) for row in rows):
         reasons.append("the unit or its drop-ins changed on disk since they were loaded")
-    commands = _commands(service, rows, reload_needed, pid is not None)
-    return Status(service, pid, since, complete, rows, reasons, commands)
+    # systemd keeps the result when the service ends.
+    result = str(service.properties.get("ReloadResult", ("s", "success"))[1]) if pid is not None else "success"
+    status = Status(service, pid, since, complete, rows, result, reasons, [])
+    return status._replace(commands=_commands(status, reload_needed))
 
 
 def _row(layer: Running, there: Sequence[str]) -> Row:
@@ -162,12 +171,15 @@ def _lines_for(path: str) -> set[bytes]:
     }
 
 
-def _commands(service: Service, rows: Sequence[Row], reload_needed: bool, runs: bool) -> list[str]:
-    """What would make all three the same."""
+def _commands(status: Status, reload_needed: bool) -> list[str]:
+    """What would make all three the same, and have the service read them."""
+    service, rows = status.service, status.rows
     commands = ["systemctl daemon-reload"] if reload_needed else []
     if service.hosted is not None and (rows or reload_needed):
         commands.append(f"systemctl restart {service.name}")
-    elif runs and any(row.state not in (State.CURRENT, State.MISSING) for row in rows):
+    elif status.pid is not None and (
+        status.reload_failed or any(row.state not in (State.CURRENT, State.MISSING) for row in rows)
+    ):
         ephemeral = service.properties.get("RootEphemeral", ("b", False))[1]
         commands.append(f"systemctl {'restart' if ephemeral else 'reload'} {service.name}")
     return commands

@@ -101,12 +101,12 @@ CURRENT = dict.fromkeys(("cmd-10.raw", "cmd-20.raw", "cmd-30_1.raw", "cmd-40", "
 
 def test_status(stack: Machine) -> None:
     code, found = status(stack)
-    layers = found.pop("layers")
-    since = found.pop("since")
+    layers, since = found.pop("layers"), found.pop("since")
     assert code == 0
     assert found == {
         "unit": UNIT, "active_state": "active", "pid": int(stack.show(UNIT, "MainPID")), "since_is": "start",
-        "namespaces": 1, "in_host_namespace": False, "complete": True, "differs": False, "reasons": [], "commands": [],
+        "namespaces": 1, "in_host_namespace": False, "complete": True, "reload_result": "success", "differs": False,
+        "reasons": [], "commands": [],
     }  # fmt: skip
     assert since.endswith("+00:00")
     unsigned: dict[str, Any] = {"root_hash": None, "signature": "unsigned", "signers": []}

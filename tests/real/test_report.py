@@ -201,6 +201,13 @@ def test_swapped_but_not_reloaded(machine: Machine, unit: str) -> None:
     assert restacked["MESSAGE_ID"] == RESTACKED
     assert failed["PRIORITY"] == "3"
     assert failed["CONFEXT_RESULT"] == "exit-code"
+    # That is neither a difference nor all right.
+    done = machine.run("unit-confext", "status", UNIT, check=False)
+    assert done.returncode == 5
+    assert done.stdout.splitlines()[-2:] == [
+        "Failed: its last reload (exit-code), so that it may not have read what it has now",
+        f"Run: systemctl reload {UNIT}",
+    ]
     assert failed["MESSAGE"] == (
         f"{unit}: /etc is the new one, but the service's own reload failed (exit-code); see journalctl -u {unit}, "
         "mend the configuration in the image and reload again"

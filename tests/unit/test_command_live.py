@@ -182,6 +182,22 @@ def test_status_names_the_command_that_mends(tmp_path: Path, disk: Disk, runs: l
     assert commands(processes=False) == []
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_status_of_a_service_whose_reload_failed(
+    tmp_path: Path, disk: Disk, runs: list[Running], changed: bool
+) -> None:
+    dropin, text = generated(tmp_path, "/a.raw")
+    on_disk(disk, text, "/a.raw")
+    runs.append(layer("/a.raw", changed=changed))
+    given = service(images=["/a.raw"], dropins=(dropin,))
+    given.properties["ReloadResult"] = ("s", "exit-code")
+    found = status_of(given, disk)
+    assert (found.reload_result, found.reload_failed, bool(found.reasons)) == ("exit-code", True, changed)
+    assert found.commands == [f"systemctl reload {UNIT}"]
+    # It is that of a process that has ended.
+    assert not status_of(given._replace(processes=[]), disk).reload_failed
+
+
 def test_status_of_a_unit_that_does_not_run(tmp_path: Path, disk: Disk) -> None:
     dropin, text = generated(tmp_path, "/a.raw")
     on_disk(disk, text, "/a.raw", "/b.raw")

@@ -13,4 +13,4 @@ class Exit(IntEnum):
     USAGE = 2  # the command line is wrong
     DIFFERS = 3  # status: what runs, is loaded and is on disk differ; diff: a reload would change something
     REFUSED = 4  # verify: a finding; build: the tree cannot be a confext; diff --check: the reload would be refused
-    RELOAD_FAILED = 5  # the new /etc is in place, but the service's own reload failed
+    RELOAD_FAILED = 5  # status: a service has its /etc, but its own last reload failed

@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Show the stacks of the services that the command line names.
 
     Returns:
-        Exit.DIFFERS if what runs, what is loaded and what is on disk are not the same.
+        Exit.RELOAD_FAILED if the last reload of one of them failed, or else Exit.DIFFERS if what runs, what is loaded
+        and what is on disk are not the same.
 
     Raises:
         ConfextError: one of them is not there, or this is not root.
@@ -56,6 +57,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             if number:
                 output.line()
             _show(as_data(one, anchors), output)
+    if any(one.reload_failed for one in found):
+        return Exit.RELOAD_FAILED
     return Exit.DIFFERS if any(one.reasons for one in found) else Exit.OK
 
 
@@ -101,6 +104,7 @@ def as_data(status: Status, anchors: Sequence[Certificate]) -> dict[str, object]
         "namespaces": len(status.service.processes),
         "in_host_namespace": status.service.hosted is not None,
         "complete": status.complete,
+        "reload_result": status.reload_result,
         "differs": bool(status.reasons),
         "reasons": status.reasons,
         "commands": status.commands,
@@ -152,13 +156,17 @@ def _show(data: dict[str, object], output: Output) -> None:
         output.line("Some layers cannot be told: their release files are hidden, or have other names.", Color.YELLOW)
     reasons, commands = data["reasons"], data["commands"]
     assert isinstance(reasons, list) and isinstance(commands, list)
+    failed = data["reload_result"] != "success"
     output.line()
-    if not reasons:
+    if not reasons and not failed:
         what = "what runs is what is loaded and what is on disk" if data["pid"] else "what is loaded is what is on disk"
         output.line(f"Up to date: {what}.", Color.GREEN)
         return
     for reason in reasons:
         output.line(f"Differs: {printable(reason)}", Color.YELLOW)
+    if failed:
+        why = printable(data["reload_result"])
+        output.line(f"Failed: its last reload ({why}), so that it may not have read what it has now", Color.YELLOW)
     if commands:
         output.line(f"Run: {printable(' && '.join(commands))}")
 
