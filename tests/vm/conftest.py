@@ -84,6 +84,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.when == "call" and report.failed and isinstance(item, pytest.Function):
         machine = item.funcargs.get("vm")
         if isinstance(machine, Vm):
-            lines = machine.run("journalctl", "-b", "--no-pager", "-q", "-n", "60", check=False).stdout
+            try:
+                lines = machine.run("journalctl", "-b", "--no-pager", "-q", "-n", "60", check=False).stdout
+            except AssertionError as error:  # It may be the machine that failed.
+                lines = str(error)
             report.sections.append((f"journal of {machine.suite}", lines))
     return report

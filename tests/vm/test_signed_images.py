@@ -147,6 +147,28 @@ def test_reload_under_limits(vm: Vm) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("updated")
+def test_hook_that_the_kernel_kills_for_want_of_memory(vm: Vm) -> None:
+    """The service is not reloaded then, and the next reload is as good as any."""
+    unit, command = "unit-confext-restack@demo.service.service", "/usr/lib/unit-confext/restack-if-changed"
+    directory = f"/run/systemd/system/{unit}.d"
+    # tail looks for the last lines of a file that has none. What comes after it is as it was.
+    vm.sh(f"""
+        mkdir {directory}
+        printf '[Service]\\nMemoryMax=64M\\n' >{directory}/memory.conf
+        cp -p {command} {command}.kept
+        printf '#!/bin/sh\\nexec tail /dev/zero\\n' >{command}
+        systemctl daemon-reload
+    """)
+    *state, said = reload(vm, "demo.service", stored("update"))
+    assert state == ["refused", "same", "update", "whole"]
+    assert said == "demo.service: not reloaded, since its re-stack was cut off; reload it again"
+    assert "killed by the OOM killer" in vm.run("journalctl", "-b", "-q", "-o", "cat", "-u", unit).stdout
+    assert vm.show(unit, "ActiveState") == "active"
+    vm.sh(f"mv {command}.kept {command}; rm -r {directory}; systemctl daemon-reload")
+    assert reload(vm, "demo.service", stored("update"))[:4] == ["reloaded", "same", "update", "whole"]
+
+
 # ---- verify, as anybody and without mounting: outside of the guest, where it is faster ----
 
 
