@@ -165,6 +165,11 @@ class Manager:
         fragment, dropins = self._get(unit_path(unit), "Unit", "FragmentPath", "DropInPaths")
         return [str(file) for file in (fragment, *cast(list[object], dropins)) if file]
 
+    def main_pid(self, unit: str) -> int:
+        """The PID of the main process of the service `unit`; 0 if there is none."""
+        (pid,) = self._get(unit_path(unit), "Service", "MainPID")
+        return cast(int, pid)
+
     def version(self) -> int:
         """The number of the systemd that is asked, such as 257."""
         (text,) = self._get(_MANAGER.object_path, "Manager", "Version")

@@ -99,7 +99,7 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     try:
         for layer in layers:
             images.check_whole(unit, layer)
-        new_stage = stage.begin(manager, unit, properties).wait()
+        new_stage = stage.begin(manager, unit, properties).wait(manager)
     except ConfextError as error:
         return Preview(None, [], error)
     found: Preview | None = None

@@ -182,7 +182,8 @@ def restack(
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
     from confext_helpers import change, swapping
 
-    new_stage = pending.wait()
+    new_stage = pending.wait(manager)
+    manager.disconnect()
     try:
         progress.begin(Step.CHECKS)
         if wanted is not None:

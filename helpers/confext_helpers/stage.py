@@ -4,19 +4,22 @@ systemd itself builds it, from the very properties that the service has: dissect
 `.v/` directories, release files and every sandbox setting are its business. All that this module does is to hand
 those properties over, and to keep the mount namespace alive for as long as it is needed.
 
-Its process is a shell of the host that says its PID and then waits for a line on a pipe that the hook holds. If the
-hook dies, however it dies, the pipe is closed, the shell fails, the stage goes away and its OnFailure= unit finishes
-what was begun (mounts.finish()). The shell has no business with the service: it runs as root without capabilities
-and not as the service's user, which could otherwise trace it and be out of its sandbox.
+Its process is the dynamic loader of the host, which is told to run what comes out of a pipe that the hook holds. It
+waits there for a program that never comes, and it is the only one that is ever executed in the stage: whoever can
+write into the service's root directory could slip a library into any other (ld.so(8), `/etc/ld.so.preload`), which
+would then run as root outside of the service's sandbox. To be told to end, it is sent a signal. If the hook dies,
+however it dies, there is an end of file instead, the loader fails, the stage goes away and its OnFailure= unit
+finishes what was begun (mounts.finish()).
 
-A service may have a root directory without a shell in it, or forbid to execute what it does not need. So the host's
-`/usr` is bound into the stage at a place of its own, and the dynamic loader in there is called by its path.
+Neither has the service's process any business with the stage's, even if both are root's. The latter has a capability
+that lets nobody trace it who has less (ptrace(2), "Ptrace access mode checking").
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import time
@@ -28,12 +31,15 @@ from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
 
 RUN_DIRECTORY = "/run/unit-confext"
-HOST_USR = f"{RUN_DIRECTORY}/usr"
+# Where the stage has the host's loader and /proc.
+LOADER = f"{RUN_DIRECTORY}/loader"
+PROC = f"{RUN_DIRECTORY}/proc"
 NAME_PREFIX = "unit-confext-stage-"
 RECOVER_UNIT = "unit-confext-recover@{}.service"
 TIMEOUT_SEC = 90
 
-_MS_REC = 16384
+# capabilities(7)
+_CAP_SYS_PTRACE = 1 << 19
 
 # Every property that shapes /etc, and nothing that has an effect beyond the mounts of the stage: RuntimeDirectory=,
 # StateDirectory= and their like are removed or change owner with the unit that has them. ConfigurationDirectory= does
@@ -102,35 +108,18 @@ def nosuid_directories(properties: Properties) -> list[str]:
     return [f"/etc/{directory}" for directory in directories]
 
 
-def _host_shell() -> tuple[str, list[str]]:
-    """The loader and the first arguments that start the host's shell from HOST_USR.
-
-    The loader and the directory of the C library are those of this very process, which runs on the host.
-    """
-    loader = library = ""
+def _host_loader() -> str:
+    """The path of the host's dynamic loader: that of this very process."""
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:
-            path = line.rstrip("\n").partition("/")[2]
-            name = path.rpartition("/")[2]
-            if name.startswith(("ld-linux", "ld-musl", "ld64", "ld.so")):
-                loader = "/" + path
-            elif name.startswith(("libc.so", "libc.musl")):
-                library = "/" + path.rpartition("/")[0]
-    shell = os.path.realpath("/bin/sh")
-    for path in (loader, shell):
-        if not path.startswith("/usr/"):
-            raise ConfextError("the host's shell and dynamic loader are not below /usr", path=path)
-    library = library or loader.rpartition("/")[0]
-    words = [loader, library, shell]
-    loader, library, shell = (HOST_USR + word.removeprefix("/usr") for word in words)
-    return loader, [loader, "--library-path", library, shell]
+            path = "/" + line.rstrip("\n").partition("/")[2]
+            if path.rpartition("/")[2].startswith(("ld-linux", "ld64", "ld.so")):
+                return path
+    raise ConfextError("the host has no dynamic loader of the GNU C library")
 
 
 def build_properties(unit: str, properties: Properties, stdin: int, stdout: int) -> list[tuple[str, Value]]:
     """The properties of the stage of `unit`, for StartTransientUnit()."""
-    loader, arguments = _host_shell()
-    # systemd takes `$$` for an escaped `$` in any command line (systemd.service(5), "Command lines").
-    arguments += ["-c", "echo $$$$ && read -r _"]
     shaping = shaping_properties(properties)
     bound = shaping.pop("BindReadOnlyPaths", ("a(ssbt)", []))[1]
     assert isinstance(bound, list)
@@ -143,16 +132,17 @@ def build_properties(unit: str, properties: Properties, stdin: int, stdout: int)
         ("LogLevelMax", ("i", 5)),
         ("TimeoutStartUSec", ("t", TIMEOUT_SEC * 1_000_000)),
         ("PrivateMounts", ("b", True)),
-        ("CapabilityBoundingSet", ("t", 0)),
+        ("CapabilityBoundingSet", ("t", _CAP_SYS_PTRACE)),
         ("StandardInputFileDescriptor", ("h", stdin)),
         ("StandardOutputFileDescriptor", ("h", stdout)),
-        ("ExecStart", ("a(sasb)", [(loader, arguments, False)])),
-        ("BindReadOnlyPaths", ("a(ssbt)", [*bound, ("/usr", HOST_USR, False, _MS_REC)])),
+        ("StandardError", ("s", "null")),
+        ("ExecStart", ("a(sasb)", [(LOADER, [LOADER, f"{PROC}/self/fd/0"], False)])),
+        ("BindReadOnlyPaths", ("a(ssbt)", [*bound, (_host_loader(), LOADER, False, 0), ("/proc", PROC, False, 0)])),
     ]
     if "NoExecPaths" in shaping:
         executable = shaping.pop("ExecPaths", ("as", []))[1]
         assert isinstance(executable, list)
-        stage.append(("ExecPaths", ("as", [*executable, HOST_USR])))
+        stage.append(("ExecPaths", ("as", [*executable, LOADER])))
     return [*stage, *shaping.items()]
 
 
@@ -163,21 +153,25 @@ class Stage(NamedTuple):
         name: its unit name.
         root: its root directory, as seen from here.
         namespace: descriptor of its mount namespace.
-        pipe: what its process waits on.
+        pidfd: of its process.
+        pipe: what that waits on.
     """
 
     name: str
     root: str
     namespace: int
+    pidfd: int
     pipe: int
 
     def close(self) -> None:
-        """Tell its process that all is well, and let go; the stage ends by itself."""
+        """Have its process end, and let go; the rest of the stage goes by itself."""
+        import signal  # By now all that was urgent is done.
+
         # It may have been killed. Its mounts live on for as long as the descriptor of its namespace does.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self.pipe, b"\n")
-        os.close(self.pipe)
-        os.close(self.namespace)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
+        for fd in (self.pipe, self.pidfd, self.namespace):
+            os.close(fd)
 
 
 class Pending(NamedTuple):
@@ -187,7 +181,7 @@ class Pending(NamedTuple):
         name: its unit name.
         unit: the service that it is a stage of.
         properties: those of that service.
-        ready: where its process will say its PID.
+        ready: closed at the other end if the stage ends.
         pipe: what its process will wait on.
     """
 
@@ -197,23 +191,36 @@ class Pending(NamedTuple):
     ready: int
     pipe: int
 
-    def wait(self) -> Stage:
+    def wait(self, manager: Manager) -> Stage:
         """Wait until the stage's `/etc` is there.
 
         Raises:
             ConfextError: it could not be started; the reason is what systemd logged about it.
         """
         try:
-            pid = _read_pid(self.ready)
-            if pid is None:
+            if not _is_up(self.pipe, self.ready):
                 raise _failure(self.name, self.unit, self.properties)
-            namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            return self._open(manager.main_pid(self.name))
         except BaseException:
             os.close(self.pipe)
             raise
         finally:
             os.close(self.ready)
-        return Stage(self.name, f"/proc/{pid}/root", namespace, self.pipe)
+
+    def _open(self, pid: int) -> Stage:
+        """Take hold of the stage's process, once it is sure that it is the loader."""
+        try:
+            pidfd = os.pidfd_open(pid)
+            try:
+                if not os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(_host_loader())):
+                    raise ProcessLookupError
+                namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            except BaseException:
+                os.close(pidfd)
+                raise
+        except OSError:
+            raise ConfextError("the stage ended before it was used", unit=self.unit, hint="reload again") from None
+        return Stage(self.name, f"/proc/{pid}/root", namespace, pidfd, self.pipe)
 
 
 def begin(manager: Manager, unit: str, properties: Properties) -> Pending:
@@ -222,11 +229,14 @@ def begin(manager: Manager, unit: str, properties: Properties) -> Pending:
     Raises:
         ConfextError: the manager does not want to.
     """
-    os.makedirs(HOST_USR, mode=0o755, exist_ok=True)
+    os.makedirs(PROC, mode=0o755, exist_ok=True)
     name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
     stdin, pipe = os.pipe()
     ready, stdout = os.pipe()
     try:
+        # One byte fills it. That there is space again will show that the loader has read it.
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, os.sysconf("SC_PAGE_SIZE"))
+        os.write(pipe, b"\0")
         manager.start_transient(name, build_properties(unit, properties, stdin, stdout))
     except BaseException:
         os.close(ready)
@@ -238,19 +248,12 @@ def begin(manager: Manager, unit: str, properties: Properties) -> Pending:
     return Pending(name, unit, properties, ready, pipe)
 
 
-def _read_pid(ready: int) -> int | None:
-    """The PID that the stage's process says, or None if it ended before it could."""
-    said = b""
+def _is_up(pipe: int, ready: int) -> bool:
+    """Wait until the stage's process has read from the pipe; return whether it did not end before it could."""
     poll = select.poll()
+    poll.register(pipe, select.POLLOUT)
     poll.register(ready, select.POLLIN)
-    while not said.endswith(b"\n"):
-        if not poll.poll((TIMEOUT_SEC + 10) * 1000):
-            return None
-        data = os.read(ready, 64)
-        if not data:
-            return None
-        said += data
-    return int(said)
+    return poll.poll((TIMEOUT_SEC + 10) * 1000) == [(pipe, select.POLLOUT)]
 
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.

@@ -40,15 +40,17 @@ def test_api_file_systems_matter_with_a_root_alone() -> None:
     assert stage.shaping_properties(given) == {"RootDirectory": ("s", "/srv"), "MountAPIVFS": ("b", True)}
 
 
-def test_stage_runs_the_host_s_shell_and_nothing_of_the_service() -> None:
+def test_stage_executes_the_host_s_loader_and_nothing_of_the_service() -> None:
     given = properties(BindReadOnlyPaths=("a(ssbt)", [("/x", "/y", False, 0)]))
     built = dict(stage.build_properties("foo.service", given, 3, 4))
-    commands = built["ExecStart"][1]
-    assert isinstance(commands, list)
-    ((program, arguments, _),) = commands
-    assert program.startswith("/run/unit-confext/usr/")
-    assert arguments[-2:] == ["-c", "echo $$$$ && read -r _"]
-    assert built["BindReadOnlyPaths"][1] == [("/x", "/y", False, 0), ("/usr", "/run/unit-confext/usr", False, 16384)]
+    loader, proc = "/run/unit-confext/loader", "/run/unit-confext/proc"
+    assert built["ExecStart"][1] == [(loader, [loader, f"{proc}/self/fd/0"], False)]
+    bound = built["BindReadOnlyPaths"][1]
+    assert isinstance(bound, list)
+    assert bound[0] == ("/x", "/y", False, 0)
+    assert [target for _, target, _, _ in bound[1:]] == [loader, proc]
+    assert os.path.basename(bound[1][0]).startswith("ld")
+    assert bound[2][0] == "/proc"
     assert built["OnFailure"] == ("as", ["unit-confext-recover@foo.service.service"])
     assert {"User", "RuntimeDirectory", "ExecPaths"} & set(built) == set()
 
@@ -56,7 +58,7 @@ def test_stage_runs_the_host_s_shell_and_nothing_of_the_service() -> None:
 def test_stage_may_be_executed_where_nothing_else_may() -> None:
     given = properties(NoExecPaths=("as", ["/"]), ExecPaths=("as", ["/usr/sbin/x"]))
     built = dict(stage.build_properties("foo.service", given, 3, 4))
-    assert built["ExecPaths"] == ("as", ["/usr/sbin/x", "/run/unit-confext/usr"])
+    assert built["ExecPaths"] == ("as", ["/usr/sbin/x", "/run/unit-confext/loader"])
     assert built["NoExecPaths"] == ("as", ["/"])
 
 
