@@ -72,9 +72,12 @@ class Shape(StrEnum):
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
-    """Parse the content of a mountinfo file."""
+    """Parse the content of a mountinfo file.
+
+    The kernel escapes no more than a space, a tab, a newline and a backslash, so no other character ends a line.
+    """
     mounts = []
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         left, _, right = line.partition(" - ")
         number, parent, device, root, point, options, *optional = left.split(" ")
         shared = any(field.startswith("shared:") for field in optional)
@@ -158,7 +161,7 @@ class Namespaces:
     def mounts(self) -> list[Mount]:
         """The mounts in the namespace that this process is in."""
         fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        with open(fd, encoding="utf-8", errors="surrogateescape") as file:
+        with open(fd, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return parse_mountinfo(file.read())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import time
@@ -11,7 +12,9 @@ from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 
 SETUP_TIMEOUT_SEC = 10
+_EXIT_TIMEOUT_SEC = 1
 _EXECUTOR = "/systemd-executor"
+_NS_GET_USERNS = 0xB701  # ioctl_ns(2)
 
 
 class Process(NamedTuple):
@@ -32,15 +35,29 @@ class Process(NamedTuple):
     @property
     def has_ended(self) -> bool:
         """Whether it has ended; its PID may be another's then."""
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return _has_ended(self.pidfd, 0)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.pidfd)
+        os.close(self.namespace)
+
+
+def _has_ended(pidfd: int, timeout_sec: float) -> bool:
+    return bool(select.select([pidfd], [], [], timeout_sec)[0])
 
 
 def _open_process(pid: int) -> Process | None:
-    """Take hold of the process `pid` once it is what it is going to be, or return None if there is none."""
+    """Take hold of the process `pid` once it is what it is going to be, or return None if there is none.
+
+    Raises:
+        OSError: it runs, and cannot be looked into. This is so if its first thread has ended before the others.
+    """
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+    namespace = None
     try:
         # A service of Type=simple counts as started while systemd is still setting up its namespace. Nothing tells
         # when that is over but the program that runs, so this looks a few times if it comes that early.
@@ -50,10 +67,28 @@ def _open_process(pid: int) -> Process | None:
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
             start_time = file.read().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
+    except OSError:
+        # What is about to end has no namespace any more shortly before it has ended.
+        ended = _has_ended(pidfd, _EXIT_TIMEOUT_SEC)
         os.close(pidfd)
-        return None
+        if namespace is not None:
+            os.close(namespace)
+        if ended:
+            return None
+        raise
     return Process(pid, pidfd, namespace, f"{pid}:{start_time}")
+
+
+def _is_its_own(namespace: int) -> bool:
+    """Whether a mount namespace was made by one who is root in a user namespace only, such as the service itself.
+
+    The owner of a mount namespace can unmount what is mounted in it later, whatever the sandbox hides there.
+    """
+    owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    try:
+        return not os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user"))
+    finally:
+        os.close(owner)
 
 
 def _pids(properties: Properties) -> list[int]:
@@ -69,33 +104,38 @@ def _pids(properties: Properties) -> list[int]:
             try:
                 with open(f"{directory}/cgroup.procs", encoding="ascii") as file:
                     pids += [int(line) for line in file if int(line) != os.getpid()]
-            except (FileNotFoundError, OSError):
+            except OSError:
                 continue
     return pids
 
 
 def find_processes(unit: str, properties: Properties) -> list[Process]:
-    """One process for each mount namespace of the service that is not the host's.
+    """One process for each mount namespace of the service that systemd made for it.
 
     Raises:
-        ConfextError: the service runs, but in the host's own mount namespace.
+        ConfextError: the service runs, but in no such namespace.
     """
     ours = os.stat("/proc/self/ns/mnt").st_ino
     found: dict[int, Process] = {}
-    shared = False
+    problem = hint = ""
     for pid in _pids(properties):
-        process = _open_process(pid)
+        try:
+            process = _open_process(pid)
+        except OSError as error:
+            problem, hint = f"its process {pid} cannot be looked into: {error.strerror}", "restart it instead"
+            continue
         if process is None:
             continue
         number = os.fstat(process.namespace).st_ino
         if number == ours:
-            shared = True
-        else:
-            found.setdefault(number, process)
-    if shared and not found:
-        raise ConfextError(
-            "the service runs in the host's mount namespace, where its /etc cannot be changed for it alone",
-            unit=unit,
-            hint=f"run 'systemctl restart {unit}' once",
-        )
+            problem = "the service runs in the host's mount namespace, where its /etc cannot be changed for it alone"
+            hint = f"run 'systemctl restart {unit}' once"
+        elif number not in found and _is_its_own(process.namespace):
+            problem = "it runs in a mount namespace that belongs to a user namespace, and could take a new /etc apart"
+            hint = "restart it instead"
+        elif found.setdefault(number, process) is process:
+            continue
+        process.close()
+    if problem and not found:
+        raise ConfextError(problem, unit=unit, hint=hint)
     return list(found.values())

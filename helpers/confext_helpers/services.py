@@ -27,7 +27,7 @@ class Service(NamedTuple):
         properties: those of the interface org.freedesktop.systemd1.Service.
         dropins: the paths of its drop-ins, in order.
         processes: one for each mount namespace of its own.
-        hosted: why there is none, if it runs in the host's; None otherwise.
+        hosted: why there is none, if it runs in the host's, or in one that it made itself; None otherwise.
     """
 
     name: str
@@ -131,7 +131,8 @@ def seen(service: Service) -> Iterator[View]:
     try:
         root = os.open(f"/proc/{process.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with open(f"/proc/{process.pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            mountinfo = f"/proc/{process.pid}/mountinfo"
+            with open(mountinfo, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
                 mounts = parse_mountinfo(file.read())
             # The PID is that of the process which is held by its pidfd only for as long as that lives.
             with open(f"/proc/{process.pid}/stat", encoding="utf-8", errors="surrogateescape") as file:

@@ -74,3 +74,10 @@ def test_other_places_do_not_count() -> None:
 
 def test_only_systemd_s_own_overlay_is_one() -> None:
     assert [mount.is_extension_overlay() for mount in mounts(OLD, HOST)] == [False, True, False]
+
+
+@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\r", "\x1c", "\x85", "\u2028"])
+def test_no_other_character_ends_a_line(end: str) -> None:
+    line = f"40 1 0:50 / /tmp/a{end}b rw - tmpfs x{end}y rw"
+    (mount,) = parse_mountinfo(f"{line}\n")
+    assert (mount.point, mount.source) == (f"/tmp/a{end}b", f"x{end}y")
