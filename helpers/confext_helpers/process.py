@@ -30,9 +30,16 @@ def run(*argv: str, timeout_sec: float = 10) -> str:
 
 
 def page(text: str) -> bool:
-    """Show `text` on the terminal in less(1), with the options that systemd uses; return whether it is installed."""
+    """Show `text` on the terminal in less(1), with the options that systemd uses; return whether it is installed.
+
+    As in systemd, it is told not to run commands or to write files (less(1), "SECURITY"): it may have been root's only
+    by a sudo(8) that allows nothing but this command.
+    """
+    environment = {**os.environ, "LESSSECURE": "1"}
     try:
-        subprocess.run(["less", "-FRSXMK"], input=text.encode(errors="backslashreplace"), check=False)
+        subprocess.run(
+            ["less", "-FRSXMK"], input=text.encode(errors="backslashreplace"), check=False, env=environment
+        )
     except FileNotFoundError:
         return False
     return True

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from confext_helpers import process
 from confext_helpers.command import main
 from confext_helpers.command.verify import Bar
 from fuzz import ddi
@@ -154,3 +158,26 @@ def test_bar(capsys: pytest.CaptureFixture[str]) -> None:
     bar(16 << 20, 64 << 20)
     bar.end()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["inspect", "IMAGE"]], ids=str)
+def test_output_that_cannot_be_written(image: str, words: list[str], unbuffered: str) -> None:
+    code = "import sys; from confext_helpers.command.main import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", code, *(word.replace("IMAGE", image) for word in words)]
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, env=environment, text=True, check=False)
+    # It says what it has found out before.
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, last) == (1, "unit-confext: [Errno 28] No space left on device")
+
+
+def test_pager_runs_no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may run this command as root, by sudo, may not run every other for that."""
+    less = tmp_path / "less"
+    less.write_text(f"#!/bin/sh\necho $LESSSECURE >{tmp_path}/seen\n")
+    less.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert process.page("text")
+    assert (tmp_path / "seen").read_text() == "1\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -19,6 +20,30 @@ def main(argv: list[str]) -> int:
         arguments = options.parse(argv)
     except SystemExit as error:
         return int(error.code or 0)
+    output = Output(arguments)
+    try:
+        status = _run(arguments, output)
+        output.flush()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        _silence()
+        return Exit.ERROR
+    except (ConfextError, OSError) as error:
+        if arguments.debug:
+            raise
+        try:
+            output.flush()
+            sys.stdout.flush()
+        except OSError:
+            _silence()
+        print(f"{options.PROGRAM}: {error}", file=sys.stderr)
+        return Exit.ERROR
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.help:
         print(options.help_text(), end="")
         return Exit.OK
@@ -26,20 +51,10 @@ def main(argv: list[str]) -> int:
         print(f"{options.PROGRAM} {__version__}")
         return Exit.OK
     verb = importlib.import_module(f"confext_helpers.command.{arguments.verb}")
-    output = Output(arguments)
-    try:
-        status: int = verb.run(arguments, output)
-        output.flush()
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.ERROR
-    except (ConfextError, OSError) as error:
-        if arguments.debug:
-            raise
-        output.flush()
-        print(f"{options.PROGRAM}: {error}", file=sys.stderr)
-        return Exit.ERROR
-    except KeyboardInterrupt:
-        return 130
+    status: int = verb.run(arguments, output)
+    return status
+
+
+def _silence() -> None:
+    """Keep Python from writing at its end what could not be written, and from complaining about that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
