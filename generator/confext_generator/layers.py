@@ -119,6 +119,9 @@ class LayerReader:
         try:
             if source.is_link:
                 mount = self._tree.chase(source.path)
+                if not entrynames.is_expressible(mount):
+                    text = f"the unit is left alone, {_inexpressible(mount)}"
+                    raise ConfextError(unit, source.path, text, "rename it")
             real = self._tree.real(mount or source.path)
             problem = self._access.problem(os.stat(real))
             if problem:
@@ -195,12 +198,7 @@ class LayerReader:
                 raise ConfextError(unit, path, "ignored, is a loop of links")
             target = self._tree.follow(target, os.readlink(self._tree.real_nofollow(target)))
         if not entrynames.is_expressible(target):
-            raise ConfextError(
-                unit,
-                path,
-                f"refused, leads to {_quoted(target)}, which cannot be written into a unit file",
-                "rename it",
-            )
+            raise ConfextError(unit, path, f"refused, {_inexpressible(target)}", "rename it")
         return self._decide(unit, path, target, status, mounts)
 
     def _decide(
@@ -262,7 +260,11 @@ class LayerReader:
         if target is not path:
             # A directory may be a mount point itself, a file is on its parent's mount.
             needed = target if is_directory else target.rpartition(b"/")[0]
-            mounts = (*mounts, needed, self._tree.chase(needed))
+            place = self._tree.chase(needed)
+            # What the links on the way hold, nobody has looked at yet.
+            if not entrynames.is_expressible(place):
+                raise ConfextError(unit, path, f"refused, {_inexpressible(place)}", "rename it")
+            mounts = (*mounts, needed, place)
         versioned = shape & VERSIONS != 0 or vpick.is_versioned(given)
         if versioned and self._resolve_versions:
             picked = self._newest(unit, path, given, image)
@@ -287,6 +289,9 @@ class LayerReader:
             return versions
         if picked is None:
             raise ConfextError(unit, path, "ignored, holds no version for this machine", "see systemd.v(7)")
+        if not entrynames.is_expressible(picked):
+            text = f"refused, its newest version {_quoted(picked)} cannot be written into a unit file"
+            raise ConfextError(unit, path, text, "rename it")
         status = os.stat(self._tree.real(picked))
         kind = stat.S_IFMT(status.st_mode)
         if (kind == stat.S_IFDIR) if image else (kind != stat.S_IFDIR):
@@ -355,6 +360,10 @@ _LAYERS_ARE = "layers are NAME.raw, NAME.raw.v/, NAME/, NAME.v/ and links to the
 
 def _sort_key(layer: Layer) -> VersionKey:
     return VersionKey(entrynames.bare_name(layer.name), layer.name)
+
+
+def _inexpressible(path: bytes) -> str:
+    return f"leads to {_quoted(path)}, which cannot be written into a unit file"
 
 
 def _quoted(path: bytes) -> str:

@@ -191,6 +191,7 @@ class Disk:
         first = len(self._listener.complaints)
         try:
             dropin = decider.decide(stack)
+            text = render(dropin)
             of_this_unit = self._listener.complaints[first:]
             found = reader.read(stack.unit, stack.sources)
         except Complaint as error:
@@ -201,7 +202,7 @@ class Disk:
         entries = self._entries(stack, dropin, {layer.name: layer for layer in found}, of_this_unit)
         said = "\n".join(entry.reason for entry in entries)
         warnings = tuple(text for text in map(_words, of_this_unit) if text not in said)
-        return Unit(unit, directories, entries, "", render(dropin), warnings, self._replacement(stack.unit))
+        return Unit(unit, directories, entries, "", text, warnings, self._replacement(stack.unit))
 
     def _replacement(self, unit: bytes) -> str:
         """The first file that hides the drop-in: in a directory that comes before the generator's, systemd.unit(5)."""

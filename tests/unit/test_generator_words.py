@@ -7,6 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from confext_generator import words
+from confext_generator.decide import Dropin
+from confext_generator.render import render
+from confext_generator.report import ConfextError
 
 WHITESPACE = b" \t\n\r"
 
@@ -130,3 +133,14 @@ def test_utf8_is_what_systemd_calls_valid(data: bytes, valid: bool) -> None:
 def test_utf8_leaves_out_noncharacters_only(text: str) -> None:
     noncharacters = [c for c in text if 0xFDD0 <= ord(c) <= 0xFDEF or ord(c) & 0xFFFE == 0xFFFE]
     assert words.is_utf8(text.encode("utf-8", "surrogatepass")) is not bool(noncharacters)
+
+
+@pytest.mark.parametrize("path", [b"/srv/x\nExecStartPre=+/evil", b"/srv/x\r", b"/srv/\xff"])
+@pytest.mark.parametrize("attribute", ["images", "directories", "mounts", "sources"])
+def test_nothing_is_rendered_that_could_end_a_line(path: bytes, attribute: str) -> None:
+    dropin = Dropin(b"foo.service", [b"/etc/systemd/system/foo.service.confext.d"])
+    assert render(dropin).endswith(b"\n")
+    getattr(dropin, attribute).append(path)
+    text = r"^foo\.service: the unit is left alone, one of its paths cannot be written into a unit file; rename it$"
+    with pytest.raises(ConfextError, match=text):
+        render(dropin)
