@@ -1,39 +1,126 @@
-"""Who can change what a service will get as its configuration: root and nobody else."""
+"""Who can change what a service will get as its configuration: root and nobody else.
+
+That is the file itself and, where a link leads to it, the whole way there: who can put something else in the place of
+a directory or of a link on the way has the say over what lies at its end.
+"""
 
 from __future__ import annotations
 
 import posix as os
 import stat
 
+from confext_generator.report import quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confext_generator.tree import Tree
+
 HINT = "chown root:root, chmod go-w"
+
+_ACL = b"system.posix_acl_access"
 
 
 class Access:
-    """Judges files by owner and mode."""
+    """Judges files by owner and mode, and ways by the directories and links on them, each of these once."""
 
-    __slots__ = ("_groups", "_owners")
+    __slots__ = ("_directories", "_groups", "_owners", "_places", "_tree", "_ways")
 
-    def __init__(self) -> None:
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
         # Besides root whoever runs this, which is somebody else only in a build or a test.
         self._owners = (0, os.geteuid())
         self._groups = (0, os.getegid())
+        # As they are written: where they lead, and what is wrong with the way.
+        self._ways: dict[bytes, tuple[bytes, str]] = {}
+        # Free of links: what is wrong with them; whether others can add files to them, and replace files in them.
+        self._places: dict[bytes, str] = {}
+        self._directories: dict[bytes, tuple[bool, bool]] = {}
 
-    def problem(self, status: os.stat_result) -> str:
-        """Return how others can write the file with this `status`, empty if they cannot."""
+    def problem(self, status: os.stat_result, path: bytes) -> str:
+        """Return how others can write the file with this `status`, empty if they cannot; `path` is free of links."""
         mode = status.st_mode
-        if self.is_foreign(status):
+        if status.st_uid not in self._owners:
             return f"belongs to user {status.st_uid}"
         if mode & stat.S_IWOTH:
             return "can be written by everybody"
-        # Block devices are 0660 root:disk; that group can write every disk anyhow.
-        if mode & stat.S_IWGRP and status.st_gid not in self._groups and not stat.S_ISBLK(mode):
-            return f"can be written by group {status.st_gid}"
+        if mode & stat.S_IWGRP:
+            # Block devices are 0660 root:disk; that group can write every disk anyhow.
+            if status.st_gid not in self._groups and not stat.S_ISBLK(mode):
+                return f"can be written by group {status.st_gid}"
+            if self._has_acl(path):
+                return "has an access control list that lets others write it"
         return ""
 
-    def is_foreign(self, status: os.stat_result) -> bool:
-        """Return whether the file belongs to somebody else, who can remove it from a directory like /tmp."""
-        return status.st_uid not in self._owners
+    def follow(self, path: bytes) -> tuple[bytes, os.stat_result | None, str]:
+        """Return where `path` leads, the status of what is there, and how others could have it lead elsewhere.
 
-    def can_replace(self, directory: os.stat_result) -> bool:
-        """Return whether others can replace the files in the directory with this status."""
-        return not directory.st_mode & stat.S_ISVTX and bool(self.problem(directory))
+        The status is None if nothing is there (yet), the last is empty if others cannot. Raises OSError (a loop of
+        links).
+        """
+        parent, _, name = path.rpartition(b"/")
+        if name not in (b"", b".", b".."):
+            # Hundreds of links lead into the same directory, and mostly to what is no link itself.
+            way = self._ways.get(parent)
+            if way is None:
+                way = self._ways[parent] = self._walk(parent)
+            end, problem = way
+            if problem:
+                return end, None, problem
+            end = end.rstrip(b"/") + b"/" + name
+            status, problem = self._judge(end)
+            if status is None or not stat.S_ISLNK(status.st_mode):
+                return end, status, problem
+        end, problem = self._walk(path)
+        return end, self._status(end), problem
+
+    def _walk(self, path: bytes) -> tuple[bytes, str]:
+        passed: list[bytes] = []
+        end = self._tree.chase(path, passed)
+        for place in passed:
+            problem = self._places.get(place)
+            if problem is None:
+                problem = self._places[place] = self._judge(place)[1]
+            if problem:
+                return end, problem
+        return end, ""
+
+    def _judge(self, place: bytes) -> tuple[os.stat_result | None, str]:
+        """Return the status of what is at `place` and how others could make it something else."""
+        parent = place.rpartition(b"/")[0] or b"/"
+        can_add, can_replace = self._directory(parent)
+        status = self._status(place)
+        if status is not None and stat.S_ISLNK(status.st_mode) and status.st_uid not in self._owners:
+            return status, f"leads to {quoted(place)}, a link that belongs to user {status.st_uid}"
+        # Where nothing is, whoever can put something there decides what it is.
+        if can_replace or (can_add and status is None):
+            return status, f"leads into {quoted(parent)}, which others than root can write"
+        return status, ""
+
+    def _status(self, place: bytes) -> os.stat_result | None:
+        try:
+            return os.lstat(self._tree.root + place)
+        except OSError:
+            return None
+
+    def _directory(self, path: bytes) -> tuple[bool, bool]:
+        """Return whether others can add files to the directory, and whether they can replace those that are there."""
+        known = self._directories.get(path)
+        if known is None:
+            status = self._status(path)
+            if status is None:
+                known = False, False  # Not there; what counts is the directory where the way ends.
+            else:
+                can_add = bool(self.problem(status, path))
+                # In a sticky directory others can replace their own files only, but its owner can replace all.
+                is_foreign = status.st_uid not in self._owners
+                known = can_add, can_add and (is_foreign or not status.st_mode & stat.S_ISVTX)
+            self._directories[path] = known
+        return known
+
+    def _has_acl(self, path: bytes) -> bool:
+        """Return whether the file has an access control list, whose mask is then what looks like the group's mode."""
+        try:
+            os.getxattr(self._tree.root + path, _ACL)
+        except OSError:
+            return False
+        return True

@@ -14,8 +14,8 @@ import stat
 from confext_generator import access, entrynames, vpick
 from confext_generator.access import Access
 from confext_generator.entrynames import API_FILE_SYSTEMS, DIRECTORY, IMAGE, VERSIONS, shape_of
-from confext_generator.report import ConfextError, printable
-from confext_generator.tree import DEV_NULL
+from confext_generator.report import ConfextError, quoted
+from confext_generator.tree import DEV_NULL, beside
 from confext_generator.vercmp import VersionKey
 
 TYPE_CHECKING = False
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from confext_generator.report import Reporter
     from confext_generator.tree import Tree
     from confext_generator.unitdirs import Source
-
-_LINKS_MAX = 40
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -53,11 +51,11 @@ class Layer:
 class _Listing:
     """The names in one `.confext.d/` that may be layers, where it is, and what to mount if it is a link."""
 
-    __slots__ = ("mount", "names", "real")
+    __slots__ = ("mount", "names", "place")
 
-    def __init__(self, names: list[bytes], real: bytes, mount: bytes) -> None:
+    def __init__(self, names: list[bytes], place: bytes, mount: bytes) -> None:
         self.names = names
-        self.real = real
+        self.place = place
         self.mount = mount
 
 
@@ -68,7 +66,6 @@ class LayerReader:
         "_access",
         "_entries",
         "_listings",
-        "_parents",
         "_reporter",
         "_resolve_versions",
         "_tree",
@@ -81,8 +78,7 @@ class LayerReader:
         self._resolve_versions = resolve_versions
         self._listings: dict[bytes, _Listing] = {}
         self._entries: dict[bytes, Layer | None] = {}
-        self._parents: dict[bytes, bool] = {}
-        self._access = Access()
+        self._access = Access(tree)
 
     def read(self, unit: bytes, sources: list[Source]) -> list[Layer]:
         """Return the layers of `unit`, in order; raises ConfextError if a whole directory is refused."""
@@ -114,16 +110,19 @@ class LayerReader:
                 "the unit is left alone, this path cannot be written into a unit file",
                 "rename it",
             )
-        mount = real = b""
+        mount = place = b""
         listing: list[bytes] = []
         try:
             if source.is_link:
-                mount = self._tree.chase(source.path)
+                mount, _, problem = self._access.follow(source.path)
+                if problem:
+                    raise ConfextError(unit, source.path, f"the unit is left alone, {problem}", access.HINT)
                 if not entrynames.is_expressible(mount):
                     text = f"the unit is left alone, {_inexpressible(mount)}"
                     raise ConfextError(unit, source.path, text, "rename it")
-            real = self._tree.real(mount or source.path)
-            problem = self._access.problem(os.stat(real))
+            place = mount or self._tree.chase_nofollow(source.path)
+            real = self._tree.root + place
+            problem = self._access.problem(os.stat(real), place)
             if problem:
                 raise ConfextError(
                     unit,
@@ -138,7 +137,7 @@ class LayerReader:
                 ConfextError(
                     unit,
                     source.path,
-                    f"has no layers, leads to {_quoted(mount)}, which is not there now",
+                    f"has no layers, leads to {quoted(mount)}, which is not there now",
                     "run systemctl daemon-reload when it is",
                 )
             )
@@ -154,7 +153,7 @@ class LayerReader:
             elif not name.endswith(entrynames.SIDECAR_SUFFIXES):
                 names.append(name)
         names.sort()
-        known = self._listings[source.path] = _Listing(names, real, mount)
+        known = self._listings[source.path] = _Listing(names, place, mount)
         return known
 
     def _classify(self, unit: bytes, path: bytes, name: bytes, listing: _Listing) -> Layer | None:
@@ -170,46 +169,43 @@ class LayerReader:
     def _layer(self, unit: bytes, path: bytes, name: bytes, listing: _Listing) -> Layer | None:
         if not entrynames.is_expressible(path):
             raise ConfextError(unit, path, "refused, the name cannot be written into a unit file", "rename it")
-        real = listing.real + b"/" + name
-        status: os.stat_result | None = os.lstat(real)
-        assert status is not None
+        place = listing.place + b"/" + name
+        status: os.stat_result | None = os.lstat(self._tree.root + place)
         mounts = (listing.mount,) if listing.mount else ()
-        if not stat.S_ISLNK(status.st_mode):
-            return self._decide(unit, path, path, status, mounts)
+        if status is not None and not stat.S_ISLNK(status.st_mode):
+            return self._decide(unit, path, path, place, status, mounts)
 
-        target = self._tree.follow((listing.mount or path.rpartition(b"/")[0]) + b"/" + name, os.readlink(real))
-        hops = 0
-        while True:
+        link = (listing.mount or path.rpartition(b"/")[0]) + b"/" + name
+        held = os.readlink(self._tree.root + place)
+        try:
+            target = self._tree.follow(link, held)
             if target == DEV_NULL:
                 return None  # A mask.
-            try:
-                status = os.lstat(self._tree.real_nofollow(target))
-            except OSError:
-                status = None  # Not there, or not there yet.
-                break
-            self._check_parent(unit, path, target)
-            if not stat.S_ISLNK(status.st_mode):
-                break
-            if self._access.is_foreign(status):
-                text = f"refused, leads to {_quoted(target)}, a link that belongs to user {status.st_uid}"
-                raise ConfextError(unit, path, text, access.HINT)
-            hops += 1
-            if hops >= _LINKS_MAX:
-                raise ConfextError(unit, path, "ignored, is a loop of links")
-            target = self._tree.follow(target, os.readlink(self._tree.real_nofollow(target)))
+            place, status, problem = self._access.follow(beside(link, held))
+            if problem:
+                raise ConfextError(unit, path, f"refused, {problem}", access.HINT)
+            while target != place and (held := self._tree.readlink(target)):
+                target = self._tree.follow(target, held)
+                if target == DEV_NULL:
+                    return None
+        except OSError:
+            raise ConfextError(unit, path, "ignored, is a loop of links") from None
         if not entrynames.is_expressible(target):
             raise ConfextError(unit, path, f"refused, {_inexpressible(target)}", "rename it")
-        return self._decide(unit, path, target, status, mounts)
+        return self._decide(unit, path, target, place, status, mounts)
 
     def _decide(
         self,
         unit: bytes,
         path: bytes,
         target: bytes,
+        place: bytes,
         status: os.stat_result | None,
         mounts: tuple[bytes, ...],
     ) -> Layer | None:
-        """Decide what the entry at `path` is; `status` is that of `target`, which it leads to or is.
+        """Decide what the entry at `path` is, which is or leads to `target`.
+
+        `place` is where that is, with all links followed, and `status` its status, None if it is not there.
 
         systemd takes the image's name from the path that it is given.  That is the target's; but where the
         target's name says nothing (a device node, a file without .raw) it is the link's own path, so that the
@@ -225,7 +221,7 @@ class LayerReader:
                     given, shape = path, shape_of_link
             is_directory = shape != IMAGE
         else:
-            problem = self._access.problem(status)
+            problem = self._access.problem(status, place)
             if problem:
                 raise ConfextError(
                     unit,
@@ -254,13 +250,15 @@ class LayerReader:
             raise ConfextError(
                 unit,
                 path,
-                f"ignored, leads to {_quoted(given)}, where systemd takes no image from",
+                f"ignored, leads to {quoted(given)}, where systemd takes no image from",
                 "give the link a name that ends in .raw",
             )
         if target is not path:
             # A directory may be a mount point itself, a file is on its parent's mount.
-            needed = target if is_directory else target.rpartition(b"/")[0]
-            place = self._tree.chase(needed)
+            needed = target
+            if not is_directory:
+                needed = target.rpartition(b"/")[0]
+                place = place.rpartition(b"/")[0]
             # What the links on the way hold, nobody has looked at yet.
             if not entrynames.is_expressible(place):
                 raise ConfextError(unit, path, f"refused, {_inexpressible(place)}", "rename it")
@@ -290,37 +288,22 @@ class LayerReader:
         if picked is None:
             raise ConfextError(unit, path, "ignored, holds no version for this machine", "see systemd.v(7)")
         if not entrynames.is_expressible(picked):
-            text = f"refused, its newest version {_quoted(picked)} cannot be written into a unit file"
+            text = f"refused, its newest version {quoted(picked)} cannot be written into a unit file"
             raise ConfextError(unit, path, text, "rename it")
-        status = os.stat(self._tree.real(picked))
+        place = self._tree.chase(picked)
+        status = os.stat(self._tree.root + place)
         kind = stat.S_IFMT(status.st_mode)
         if (kind == stat.S_IFDIR) if image else (kind != stat.S_IFDIR):
-            raise ConfextError(unit, path, f"ignored, its newest version {_quoted(picked)} is of the wrong kind")
-        problem = self._access.problem(status)
+            raise ConfextError(unit, path, f"ignored, its newest version {quoted(picked)} is of the wrong kind")
+        problem = self._access.problem(status, place)
         if problem:
             raise ConfextError(
                 unit,
                 path,
-                f"refused, its newest version {_quoted(picked)} {problem}",
+                f"refused, its newest version {quoted(picked)} {problem}",
                 access.HINT,
             )
         return picked
-
-    def _check_parent(self, unit: bytes, path: bytes, target: bytes) -> None:
-        """Refuse a target that others could replace, although they could not write it."""
-        parent = target.rpartition(b"/")[0] or b"/"
-        safe = self._parents.get(parent)
-        if safe is None:
-            status = os.stat(self._tree.real(parent))
-            safe = not self._access.can_replace(status)
-            self._parents[parent] = safe
-        if not safe:
-            raise ConfextError(
-                unit,
-                path,
-                f"refused, leads into {_quoted(parent)}, which others than root can write",
-                access.HINT,
-            )
 
     def _without_duplicates(self, unit: bytes, layers: list[Layer]) -> list[Layer]:
         """Drop all but the topmost of layers with the same path: overlayfs takes no directory twice."""
@@ -333,7 +316,7 @@ class LayerReader:
             if top is layer:
                 kept.append(layer)
             else:
-                text = f"{_quoted(layer.name)} and {_quoted(top.name)} are the same, the first is ignored"
+                text = f"{quoted(layer.name)} and {quoted(top.name)} are the same, the first is ignored"
                 self._reporter.warn(ConfextError(unit, layer.path, text, "remove one of them"))
         return kept
 
@@ -347,7 +330,7 @@ class LayerReader:
                     ConfextError(
                         unit,
                         b"",
-                        f"the directory {_quoted(below.name)} lies above the image {_quoted(layer.name)}, "
+                        f"the directory {quoted(below.name)} lies above the image {quoted(layer.name)}, "
                         "although its name sorts before it",
                         "systemd puts all directories above all images; use one kind, or names in that order",
                     )
@@ -363,8 +346,4 @@ def _sort_key(layer: Layer) -> VersionKey:
 
 
 def _inexpressible(path: bytes) -> str:
-    return f"leads to {_quoted(path)}, which cannot be written into a unit file"
-
-
-def _quoted(path: bytes) -> str:
-    return f"'{printable(path)}'"
+    return f"leads to {quoted(path)}, which cannot be written into a unit file"

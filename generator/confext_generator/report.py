@@ -48,6 +48,11 @@ def printable(data: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def quoted(data: bytes) -> str:
+    """Return `data` printable and in quotes, as messages have names in them."""
+    return f"'{printable(data)}'"
+
+
 class Reporter:
     """Where messages go."""
 

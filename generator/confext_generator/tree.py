@@ -19,6 +19,11 @@ _FILE_MAX = 1 << 26
 DEV_NULL = b"/dev/null"
 
 
+def beside(link: bytes, target: bytes) -> bytes:
+    """Return the path that `target` means in the link at `link`."""
+    return target if target.startswith(b"/") else link.rpartition(b"/")[0] + b"/" + target
+
+
 class Tree:
     """A root directory."""
 
@@ -31,13 +36,6 @@ class Tree:
     def real(self, path: bytes) -> bytes:
         """Return where `path` is for the kernel, with all its links followed."""
         return self.root + self.chase(path) if self.root else path
-
-    def real_nofollow(self, path: bytes) -> bytes:
-        """Return where `path` is for the kernel, its last part not followed."""
-        if not self.root:
-            return path
-        parent, _, name = path.rpartition(b"/")
-        return self.real(parent) + b"/" + name
 
     def read(self, path: bytes) -> bytes:
         """Return the contents of `path`; raises OSError.
@@ -59,10 +57,11 @@ class Tree:
             os.close(fd)
         return data
 
-    def chase(self, path: bytes) -> bytes:
+    def chase(self, path: bytes, passed: list[bytes] | None = None) -> bytes:
         """Return `path` with all links followed; what is not there (yet) is taken as it stands.
 
-        Raises OSError (a loop of links).
+        Each directory and link on the way, and the end, is added to `passed`, its path free of other links. Raises
+        OSError (a loop of links).
         """
         todo = path.split(b"/")
         todo.reverse()
@@ -76,6 +75,8 @@ class Tree:
                 done = done.rpartition(b"/")[0]
                 continue
             here = done + b"/" + name
+            if passed is not None:
+                passed.append(here)
             target = self._readlink(here)
             if not target:
                 done = here
@@ -88,13 +89,22 @@ class Tree:
             todo.extend(reversed(target.split(b"/")))
         return done or b"/"
 
+    def chase_nofollow(self, path: bytes) -> bytes:
+        """Return `path` with all links followed but one that is its last part; raises OSError as chase() does."""
+        parent, _, name = path.rpartition(b"/")
+        return self.chase(parent).rstrip(b"/") + b"/" + name
+
+    def readlink(self, path: bytes) -> bytes:
+        """Return what the link at `path` holds, empty if it is none; raises OSError as chase() does."""
+        return self._readlink(self.chase_nofollow(path))
+
     def follow(self, link: bytes, target: bytes) -> bytes:
         """Return the path that `link`, which holds `target`, leads to, without following further links in it.
 
         systemd refuses paths with "..", so these, and only these, are resolved through the directories' own
         links.
         """
-        path = target if target.startswith(b"/") else link.rpartition(b"/")[0] + b"/" + target
+        path = beside(link, target)
         parts = [part for part in path.split(b"/") if part and part != b"."]
         if b".." not in parts:
             return b"/" + b"/".join(parts)

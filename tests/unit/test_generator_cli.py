@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -269,7 +270,23 @@ OTHER = 4242
     ],
 )
 def test_access(status: os.stat_result, problem: str) -> None:
-    assert Access().problem(status) == problem
+    assert Access(Tree()).problem(status, b"/nonexistent") == problem
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_an_access_control_list_is_seen(root: Path, tmp_path: Path, writable: bool) -> None:
+    """Its mask is what looks like the rights of the group, which is root's."""
+    image = root / "etc/systemd/system/foo.service.confext.d/a.raw"
+    # <linux/posix_acl_xattr.h>: version 2; owner, user 4242, group, mask, others.
+    entries = [(1, 6, -1), (2, 6, OTHER), (4, 4, -1), (16, 6 if writable else 4, -1), (32, 4, -1)]
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(image, "system.posix_acl_access", acl)
+    except OSError as e:
+        pytest.skip(f"no access control lists here: {e}")
+    text = "refused, has an access control list that lets others write it; chown root:root, chmod go-w"
+    complaint = f"unit-confext-generator: foo.service: /{image.relative_to(root)}: {text}"
+    assert run(root, str(tmp_path)) == (0, [complaint] if writable else [])
 
 
 NAMES = st.binary(min_size=1, max_size=40).filter(lambda n: b"\0" not in n and b"/" not in n and n not in (b".", b".."))

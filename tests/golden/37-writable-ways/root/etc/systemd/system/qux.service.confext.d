@@ -1,0 +1,1 @@
+/srv/alice/x/qux
