@@ -91,37 +91,45 @@ class UnitDirs:
 
         masked: set[bytes] = set()
         for order, (directory, input_) in enumerate(path):
+            links: list[bytes] = []
+            confexts: list[tuple[bytes, bool, bool]] = []
             try:
-                entries = os.scandir(tree.real(directory))
+                with os.scandir(tree.real(directory)) as entries:
+                    for entry in entries:
+                        name = entry.name
+                        try:
+                            if name.endswith(b".service"):
+                                if entry.is_symlink():
+                                    links.append(name)
+                                elif name not in self._ids and entry.is_file() and names.is_valid_service(name):
+                                    self._ids[name] = directory + b"/" + name
+                            elif not name.endswith(b".d"):
+                                continue
+                            elif name.endswith(b".service.d") or name == b"service.d":
+                                self._dropin_dirs.setdefault(name, []).append((order, directory + b"/" + name))
+                            elif input_ and name.endswith(CONFEXT_SUFFIX):
+                                is_link = entry.is_symlink()
+                                confexts.append((name, is_link, is_link or entry.is_dir()))
+                        except OSError:
+                            continue  # It went away, or its file system is broken.
             except OSError:
-                continue
-            links = []
-            confexts = []
-            with entries:
-                for entry in entries:
-                    name = entry.name
-                    if name.endswith(b".service"):
-                        if entry.is_symlink():
-                            links.append(name)
-                        elif name not in self._ids and entry.is_file() and names.is_valid_service(name):
-                            self._ids[name] = directory + b"/" + name
-                    elif not name.endswith(b".d"):
-                        continue
-                    elif name.endswith(b".service.d") or name == b"service.d":
-                        self._dropin_dirs.setdefault(name, []).append((order, directory + b"/" + name))
-                    elif input_ and name.endswith(CONFEXT_SUFFIX):
-                        is_link = entry.is_symlink()
-                        confexts.append((name, is_link, is_link or entry.is_dir()))
+                pass  # What was read until then counts.
             for name in links:
                 if name not in self._ids and names.is_valid_service(name):
                     self._add_link(path, directory, name)
             confexts.sort()
             for name, is_link, is_dir in confexts:
-                if name not in masked:
-                    if is_link and tree.chase(directory + b"/" + name) == DEV_NULL:
-                        masked.add(name)
-                    else:
-                        self._add_source(directory, name, order, is_link, is_dir, reporter)
+                if name in masked:
+                    continue
+                try:
+                    is_mask = is_link and tree.chase(directory + b"/" + name) == DEV_NULL
+                except OSError:
+                    reporter.warn(ConfextError(b"", directory + b"/" + name, "ignored, is a loop of links"))
+                    continue
+                if is_mask:
+                    masked.add(name)
+                else:
+                    self._add_source(directory, name, order, is_link, is_dir, reporter)
 
     def _add_source(
         self, directory: bytes, name: bytes, order: int, is_link: bool, is_dir: bool, reporter: Reporter
@@ -171,8 +179,7 @@ class UnitDirs:
                 parent, _, tail = target.rpartition(b"/")
                 parent = self.tree.chase(parent)
                 if self._expanded is None:
-                    real = [self.tree.chase(d) for d, _ in path]
-                    self._expanded = [d + b"/" for d in dict.fromkeys([*(d for d, _ in path), *real])]
+                    self._expanded = self._expand([d for d, _ in path])
                 if not any((parent + b"/").startswith(d) for d in self._expanded):
                     self._ids[name] = link
                     return
@@ -183,6 +190,16 @@ class UnitDirs:
         instance, of_target = names.split(name)[1], names.split(tail)[1]
         if instance == of_target or (instance and of_target == b""):
             self._ids[name] = tail
+
+    def _expand(self, directories: list[bytes]) -> list[bytes]:
+        """Return the unit directories as they are written and with their links followed, with a slash at the end."""
+        found = dict.fromkeys(directories)
+        for directory in directories:
+            try:
+                found[self.tree.chase(directory)] = None
+            except OSError:
+                continue  # A loop of links, so there are no units in it.
+        return [directory + b"/" for directory in found]
 
     def _find(self, name: bytes) -> bytes | None:
         """Return the unit file of exactly `name`, aliases followed, as unit_ids_map_get() does."""

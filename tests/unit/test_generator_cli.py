@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -327,6 +329,46 @@ def test_chase_stays_below_the_root(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"^too many links in /loop/x$"):
         tree.chase(b"/loop/x")
     assert tree.chase(b"/x" * 3000) == b"/x" * 3000
+
+
+class BrokenScan:
+    """Stands in for os.scandir(): names that cannot be examined, and an end that is an error."""
+
+    def __init__(self, path: bytes) -> None:
+        self.entries = iter([BrokenEntry(name) for name in (b"gone.service", b"gone.service.confext.d")])
+        self.real = os.scandir(path)
+
+    def __enter__(self) -> BrokenScan:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.real.close()
+
+    def __iter__(self) -> Iterator[BrokenEntry | os.DirEntry[bytes]]:
+        yield from self.entries
+        yield from self.real
+        raise OSError(errno.EIO, "Input/output error")
+
+
+class BrokenEntry:
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+
+    def is_symlink(self) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def is_dir(self) -> bool:
+        raise AssertionError
+
+    is_file = is_dir
+
+
+def test_a_directory_that_cannot_be_read_to_its_end(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posix.scandir", BrokenScan)
+    assert run(root, str(tmp_path)) == (0, [])
+    assert (tmp_path / "foo.service.d/zz-unit-confext.conf").exists()
 
 
 def test_fifo_as_a_unit_file_does_not_block(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+bar.service.confext.d
