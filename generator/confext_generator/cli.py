@@ -10,7 +10,7 @@ from confext_generator import config, manager, write
 from confext_generator.decide import Decider, Systemd
 from confext_generator.layers import LayerReader
 from confext_generator.render import render
-from confext_generator.report import ConfextError, Reporter
+from confext_generator.report import ConfextError, Reporter, printable
 from confext_generator.settings import SettingsReader
 from confext_generator.sources import find_stacks
 from confext_generator.tree import Tree
@@ -170,6 +170,11 @@ def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iter
             # Something went away while we looked at it.
             path = e.filename if isinstance(e.filename, bytes) else b""
             reporter.warn(ConfextError(stack.unit, path, f"the unit is left alone: {e.strerror or e}"))
+        except Exception as e:
+            # A fault of this program must not take the other units' drop-ins away.
+            told = printable(str(e).encode(errors="backslashreplace"))
+            text = f"the unit is left alone, unexpected {type(e).__name__}: {told}"
+            reporter.warn(ConfextError(stack.unit, b"", text, "please report this"))
 
 
 def _encode(text: str) -> bytes:

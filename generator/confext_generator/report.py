@@ -78,7 +78,7 @@ class Reporter:
             self._write(str(error), _PRIORITY_DEBUG)
 
     def _write(self, line: str, priority: int) -> None:
-        encoded = f"unit-confext-generator: {line}".encode()
+        encoded = f"unit-confext-generator: {line}".encode(errors="backslashreplace")
         if len(encoded) > _LINE_MAX:
             encoded = encoded[:_LINE_MAX].decode("utf-8", "ignore").encode() + "…".encode()
         if self._emit is not None:

@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+import errno
 import posix as os
 
 # As the kernel: more links than that are a loop.
@@ -83,7 +84,7 @@ class Tree:
                 continue
             hops += 1
             if hops > _LINKS_MAX:
-                raise OSError(f"too many links in {path.decode(errors='surrogateescape')}")
+                raise OSError(errno.ELOOP, "too many links", path)
             if target.startswith(b"/"):
                 done = b""
             todo.extend(reversed(target.split(b"/")))

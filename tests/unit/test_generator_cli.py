@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import struct
 import subprocess
 import sys
@@ -15,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confext_generator import cli, config, entrynames, manager
-from confext_generator.access import Access
+from confext_generator import cli, config, manager
+from confext_generator.decide import Decider, Dropin
 from confext_generator.report import ConfextError, Reporter, printable
+from confext_generator.sources import Stack
 from confext_generator.tree import Tree
 
 GENERATOR = Path(__file__).parents[2] / "generator"
@@ -130,6 +130,29 @@ def test_messages_are_cut() -> None:
     Reporter(emit=messages.append).warn(ConfextError(b"", "/é".encode() * 1000, "x"))
     assert len(messages[0].encode()) <= 903
     assert messages[0].endswith("é…") or messages[0].endswith("/…")
+
+
+def test_messages_can_have_any_text() -> None:
+    messages: list[str] = []
+    Reporter(emit=messages.append).warn(ConfextError(b"", b"", "x \udcff"))
+    assert messages == ["unit-confext-generator: x \\udcff"]
+
+
+def test_an_unexpected_error_is_one_units(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = root / "etc/systemd/system"
+    (units / "bar.service").write_text("[Service]\n")
+    (units / "bar.service.confext.d").mkdir()
+    decide = Decider.decide
+
+    def fail_for_bar(decider: Decider, stack: Stack) -> Dropin:
+        if stack.unit == b"bar.service":
+            raise ValueError("a\nb \udcff")
+        return decide(decider, stack)
+
+    monkeypatch.setattr(Decider, "decide", fail_for_bar)
+    text = "the unit is left alone, unexpected ValueError: a\\nb \\udcff; please report this"
+    assert run(root, str(tmp_path)) == (0, [f"unit-confext-generator: bar.service: {text}"])
+    assert (tmp_path / "foo.service.d/zz-unit-confext.conf").exists()
 
 
 @given(st.binary())
@@ -249,30 +272,7 @@ def test_version_from_the_environment_comes_first(tmp_path: Path) -> None:
     assert manager.find_version(Tree(os.fsencode(tmp_path)), {manager.ENVIRONMENT: "nonsense"}) is None
 
 
-def status(mode: int, uid: int = 0, gid: int = 0) -> os.stat_result:
-    return os.stat_result((mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
-
-
 OTHER = 4242
-
-
-@pytest.mark.parametrize(
-    ("status", "problem"),
-    [
-        (status(stat.S_IFREG | 0o644), ""),
-        (status(stat.S_IFREG | 0o664), ""),
-        (status(stat.S_IFREG | 0o644, os.geteuid(), os.getegid()), ""),
-        (status(stat.S_IFREG | 0o600, OTHER), "belongs to user 4242"),
-        (status(stat.S_IFREG | 0o666), "can be written by everybody"),
-        (status(stat.S_IFDIR | 0o1777), "can be written by everybody"),
-        (status(stat.S_IFREG | 0o664, 0, OTHER), "can be written by group 4242"),
-        (status(stat.S_IFREG | 0o640, 0, OTHER), ""),
-        (status(stat.S_IFBLK | 0o660, 0, OTHER), ""),
-        (status(stat.S_IFBLK | 0o666, 0, OTHER), "can be written by everybody"),
-    ],
-)
-def test_access(status: os.stat_result, problem: str) -> None:
-    assert Access(Tree()).problem(status, b"/nonexistent") == problem
 
 
 @pytest.mark.parametrize("writable", [True, False])
@@ -289,46 +289,6 @@ def test_an_access_control_list_is_seen(root: Path, tmp_path: Path, writable: bo
     text = "refused, has an access control list that lets others write it; chown root:root, chmod go-w"
     complaint = f"unit-confext-generator: foo.service: /{image.relative_to(root)}: {text}"
     assert run(root, str(tmp_path)) == (0, [complaint] if writable else [])
-
-
-NAMES = st.binary(min_size=1, max_size=40).filter(lambda n: b"\0" not in n and b"/" not in n and n not in (b".", b".."))
-
-
-@given(NAMES)
-def test_a_name_never_ends_a_line(name: bytes) -> None:
-    path = b"/etc/" + name
-    if entrynames.is_expressible(path):
-        assert not any(c < 32 or c == 127 for c in path)
-        path.decode()
-    else:
-        assert any(c < 32 or c == 127 for c in path) or not path.decode("utf-8", "replace").isascii()
-
-
-@pytest.mark.parametrize(
-    ("path", "expressible"),
-    [
-        (b"/" + b"x" * 255, True),
-        (b"/" + b"x" * 256, False),
-        (b"/x" * 2047, True),
-        (b"/x" * 2048, False),
-    ],
-)
-def test_paths_that_systemd_takes(path: bytes, expressible: bool) -> None:
-    assert entrynames.is_expressible(path) is expressible
-
-
-def test_chase_stays_below_the_root(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/up").symlink_to("../../../../a")
-    (tmp_path / "a/absolute").symlink_to("/a/up/../gone/x")
-    (tmp_path / "loop").symlink_to("loop")
-    tree = Tree(os.fsencode(tmp_path))
-    assert tree.chase(b"/a/up/up/../x") == b"/x"
-    assert tree.chase(b"/a/absolute") == b"/gone/x"
-    assert tree.chase(b"/..//./../") == b"/"
-    with pytest.raises(OSError, match=r"^too many links in /loop/x$"):
-        tree.chase(b"/loop/x")
-    assert tree.chase(b"/x" * 3000) == b"/x" * 3000
 
 
 class BrokenScan:
@@ -369,11 +329,6 @@ def test_a_directory_that_cannot_be_read_to_its_end(
     monkeypatch.setattr("posix.scandir", BrokenScan)
     assert run(root, str(tmp_path)) == (0, [])
     assert (tmp_path / "foo.service.d/zz-unit-confext.conf").exists()
-
-
-def test_fifo_as_a_unit_file_does_not_block(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    assert Tree(os.fsencode(tmp_path)).read(b"/fifo") == b""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
