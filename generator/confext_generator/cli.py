@@ -156,7 +156,7 @@ def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iter
         reporter.warn(e)
         return
     settings = SettingsReader(tree, dirs, shell_prefix=systemd.has_shell_prefix)
-    layers = LayerReader(tree, reporter, resolve_versions=systemd.resolve_versions)
+    layers = LayerReader(tree, reporter, resolve=systemd.resolve_versions, versions=systemd.has_versions)
     decider = Decider(systemd, dirs, settings, layers, reporter)
     for stack in stacks:
         try:

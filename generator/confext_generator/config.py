@@ -19,6 +19,9 @@ DROPIN = b"zz-unit-confext.conf"
 # The oldest systemd that takes confexts in ExtensionImages=.
 OLDEST_SYSTEMD = 255
 
+# The first systemd that picks the newest version out of a `.v/` directory.
+VERSIONS_SYSTEMD = 256
+
 # The first systemd that runs a command line in a shell if it starts with "|".
 SHELL_PREFIX_SYSTEMD = 258
 

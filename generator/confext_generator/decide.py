@@ -8,6 +8,7 @@ from confext_generator.config import (
     REFRESH_ON_RELOAD_SYSTEMD,
     SHELL_PREFIX_SYSTEMD,
     UNIT_NAME_MAX,
+    VERSIONS_SYSTEMD,
 )
 from confext_generator.report import ConfextError
 
@@ -25,8 +26,9 @@ _MODPROBE = b"modprobe@"
 # systemd's own list for RootImage= (unit_patch_contexts() in unit.c).
 _MODULES = (b"modprobe@loop.service", b"modprobe@dm_mod.service", b"modprobe@dm_verity.service")
 
-# These refresh natively where they see a `.v/` path, and cannot be told not to.
-_UNSWITCHABLE_SYSTEMDS = (258, 259)
+# They must not be given a `.v/` path: 255 takes it as it stands, the others refresh natively where they see one, and
+# cannot be told not to.
+_UNVERSIONED_SYSTEMDS = (255, 258, 259)
 
 
 class Dropin:
@@ -63,7 +65,7 @@ class Dropin:
 class Systemd:
     """What the version of systemd makes necessary."""
 
-    __slots__ = ("has_refresh_on_reload", "has_shell_prefix", "resolve_versions")
+    __slots__ = ("has_refresh_on_reload", "has_shell_prefix", "has_versions", "resolve_versions")
 
     def __init__(self, version: int | None, reporter: Reporter) -> None:
         """Take an unknown `version` for a new one; raises ConfextError for one that is too old."""
@@ -85,7 +87,8 @@ class Systemd:
             )
         self.has_refresh_on_reload = version is None or version >= REFRESH_ON_RELOAD_SYSTEMD
         self.has_shell_prefix = version is None or version >= SHELL_PREFIX_SYSTEMD
-        self.resolve_versions = version in _UNSWITCHABLE_SYSTEMDS
+        self.has_versions = version is None or version >= VERSIONS_SYSTEMD
+        self.resolve_versions = version in _UNVERSIONED_SYSTEMDS
 
 
 class Decider:

@@ -67,15 +67,17 @@ class LayerReader:
         "_entries",
         "_listings",
         "_reporter",
-        "_resolve_versions",
+        "_resolve",
         "_tree",
+        "_versions",
     )
 
-    def __init__(self, tree: Tree, reporter: Reporter, *, resolve_versions: bool) -> None:
-        """`resolve_versions` says whether `.v/` is resolved now instead of left to systemd."""
+    def __init__(self, tree: Tree, reporter: Reporter, *, resolve: bool, versions: bool) -> None:
+        """`resolve` says whether `.v/` is resolved now and not left to systemd, `versions` whether that knows it."""
         self._tree = tree
         self._reporter = reporter
-        self._resolve_versions = resolve_versions
+        self._resolve = resolve
+        self._versions = versions
         self._listings: dict[bytes, _Listing] = {}
         self._entries: dict[bytes, Layer | None] = {}
         self._access = Access(tree)
@@ -264,26 +266,27 @@ class LayerReader:
                 raise ConfextError(unit, path, f"refused, {_inexpressible(place)}", "rename it")
             mounts = (*mounts, needed, place)
         versioned = shape & VERSIONS != 0 or vpick.is_versioned(given)
-        if versioned and self._resolve_versions:
+        if versioned and self._resolve:
             picked = self._newest(unit, path, given, image)
             versioned = picked == given
             given = picked
         return Layer(path.rpartition(b"/")[2], given, image, versioned, mounts)
 
     def _newest(self, unit: bytes, path: bytes, versions: bytes, image: bool) -> bytes:
-        """Return the newest version, `versions` itself if it cannot be read now; raises ConfextError."""
+        """Return the newest version, or `versions` itself, for systemd to pick, if it cannot be read now.
+
+        Raises ConfextError if there is none for this machine, or none that root alone can write.
+        """
         try:
             picked = vpick.pick(self._tree, versions, image=image)
         except OSError as e:
-            self._reporter.warn(
-                ConfextError(
-                    unit,
-                    path,
-                    f"cannot be read now ({e.strerror or e}); until the next daemon-reload "
-                    "this systemd may refresh the service natively",
-                    "run systemctl daemon-reload when its file system is mounted",
-                )
-            )
+            text = f"cannot be read now ({e.strerror or e})"
+            hint = "run systemctl daemon-reload when its file system is mounted"
+            if not self._versions:
+                text = f"ignored, {text}, and this systemd picks no version itself"
+                raise ConfextError(unit, path, text, hint) from None
+            text += "; until the next daemon-reload this systemd may refresh the service natively"
+            self._reporter.warn(ConfextError(unit, path, text, hint))
             return versions
         if picked is None:
             raise ConfextError(unit, path, "ignored, holds no version for this machine", "see systemd.v(7)")

@@ -1,7 +1,8 @@
 """Picking the newest version out of a `.v/` directory (systemd.v(7); vpick.c of systemd).
 
-systemd does this itself when it starts a service.  Only on 258 and 259 it must not see the `.v/` path at all:
-these refresh such services natively at reload, losing the mounts below /etc, and have no switch against it.
+systemd does this itself when it starts a service, from 256 on; 255 knows no `.v/`.  Only 258 and 259 must not see the
+path at all: these refresh such services natively at reload, losing the mounts below /etc, and have no switch against
+it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def pick(tree: Tree, path: bytes, *, image: bool, machine: str = "") -> bytes | 
 
     Raises OSError if the directory cannot be read.
     """
-    import os  # Only two versions of systemd come here.
+    import os  # Only three versions of systemd come here.
 
     suffix = b".raw" if image else b""
     if path.endswith(DIRECTORY_SUFFIX):

@@ -140,7 +140,9 @@ class Disk:
             except Complaint as error:
                 raise ConfextError(_words(error)) from None
             settings = SettingsReader(self._tree, self._dirs, shell_prefix=systemd.has_shell_prefix)
-            layers = LayerReader(self._tree, self._listener, resolve_versions=systemd.resolve_versions)
+            layers = LayerReader(
+                self._tree, self._listener, resolve=systemd.resolve_versions, versions=systemd.has_versions
+            )
             decider = Decider(systemd, self._dirs, settings, layers, self._listener)
             self.units = [self._read(stack, decider, layers) for stack in stacks]
         self.units += [

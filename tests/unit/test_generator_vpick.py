@@ -1,4 +1,4 @@
-"""systemd.v(7), as systemd 258 and 259 are spared it."""
+"""systemd.v(7), as it is picked for systemd 255, 258 and 259."""
 
 from __future__ import annotations
 
