@@ -10,7 +10,7 @@ from confext_generator.config import (
     UNIT_NAME_MAX,
     VERSIONS_SYSTEMD,
 )
-from confext_generator.report import ConfextError
+from confext_generator.report import ConfextError, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,14 +149,18 @@ class Decider:
     def _directories(self, unit: bytes, settings: Settings, layers: list[Layer]) -> list[bytes]:
         """Return the directories among `layers` that systemd can use, having said which it cannot.
 
-        overlayfs takes no directory that lies in another one of the same stack, and `/etc` is always one of them.
+        overlayfs takes no directory that lies in another one of the same stack, and `/etc` is always one of them. Of
+        each layer it takes the `etc/`, which for `/` is that same `/etc`.
         """
+        etc = self._dirs.tree.chase(b"/etc")
         usable = []
         for layer in layers:
             if layer.image:
                 continue
-            if layer.path.startswith(b"/etc/") and not settings.has_root:
-                text = "ignored, a directory below /etc cannot be laid over /etc"
+            is_below = layer.path.startswith(b"/etc/")
+            if (is_below or layer.place in (b"/", etc) or layer.place.startswith(etc + b"/")) and not settings.has_root:
+                what = "a directory below /etc" if is_below else f"is {quoted(layer.place)}, which"
+                text = f"ignored, {what} cannot be laid over /etc"
                 hint = "move it to /var/lib/confexts/ and leave a symlink here"
                 self._reporter.warn(ConfextError(unit, layer.path, text, hint))
                 continue

@@ -35,14 +35,18 @@ _KINDS = {
 class Layer:
     """One confext of a stack: the entry's name, the path for systemd, and what has to be mounted for it.
 
-    `image` is false for a directory; `versioned` means that systemd picks the newest version at `path`.
+    `image` is false for a directory; `place` is then where that is, with all links followed. `versioned` means that
+    systemd picks the newest version at `path`.
     """
 
-    __slots__ = ("image", "mounts", "name", "path", "versioned")
+    __slots__ = ("image", "mounts", "name", "path", "place", "versioned")
 
-    def __init__(self, name: bytes, path: bytes, image: bool, versioned: bool, mounts: tuple[bytes, ...]) -> None:
+    def __init__(
+        self, name: bytes, path: bytes, place: bytes, image: bool, versioned: bool, mounts: tuple[bytes, ...]
+    ) -> None:
         self.name = name
         self.path = path
+        self.place = place
         self.image = image
         self.versioned = versioned
         self.mounts = mounts
@@ -257,20 +261,21 @@ class LayerReader:
             )
         if target is not path:
             # A directory may be a mount point itself, a file is on its parent's mount.
-            needed = target
+            needed, resolved = target, place
             if not is_directory:
-                needed = target.rpartition(b"/")[0]
-                place = place.rpartition(b"/")[0]
+                needed, resolved = target.rpartition(b"/")[0], place.rpartition(b"/")[0]
             # What the links on the way hold, nobody has looked at yet.
-            if not entrynames.is_expressible(place):
-                raise ConfextError(unit, path, f"refused, {_inexpressible(place)}", "rename it")
-            mounts = (*mounts, needed, place)
+            if not entrynames.is_expressible(resolved):
+                raise ConfextError(unit, path, f"refused, {_inexpressible(resolved)}", "rename it")
+            mounts = (*mounts, needed, resolved)
         versioned = shape & VERSIONS != 0 or vpick.is_versioned(given)
         if versioned and self._resolve:
             picked = self._newest(unit, path, given, image)
             versioned = picked == given
             given = picked
-        return Layer(path.rpartition(b"/")[2], given, image, versioned, mounts)
+            place = self._tree.chase(picked)
+        # overlayfs is about directories; the same image can be there twice, and only its path is compared.
+        return Layer(path.rpartition(b"/")[2], given, given if image else place, image, versioned, mounts)
 
     def _newest(self, unit: bytes, path: bytes, versions: bytes, image: bool) -> bytes:
         """Return the newest version, or `versions` itself, for systemd to pick, if it cannot be read now.
@@ -309,13 +314,13 @@ class LayerReader:
         return picked
 
     def _without_duplicates(self, unit: bytes, layers: list[Layer]) -> list[Layer]:
-        """Drop all but the topmost of layers with the same path: overlayfs takes no directory twice."""
-        last = {layer.path: layer for layer in layers}
+        """Drop all but the topmost of layers that are the same: overlayfs takes no directory twice."""
+        last = {_identity(layer): layer for layer in layers}
         if len(last) == len(layers):
             return layers
         kept = []
         for layer in layers:
-            top = last[layer.path]
+            top = last[_identity(layer)]
             if top is layer:
                 kept.append(layer)
             else:
@@ -346,6 +351,11 @@ _LAYERS_ARE = "layers are NAME.raw, NAME.raw.v/, NAME/, NAME.v/ and links to the
 
 def _sort_key(layer: Layer) -> VersionKey:
     return VersionKey(entrynames.bare_name(layer.name), layer.name)
+
+
+def _identity(layer: Layer) -> tuple[bytes, bytes]:
+    """Return what only layers that are the same have in common; the name of a `.v/` says which versions count."""
+    return layer.place, layer.path.rpartition(b"/")[2] if layer.versioned else b""
 
 
 def _inexpressible(path: bytes) -> str:

@@ -261,7 +261,7 @@ class Disk:
             return Entry(os.fsdecode(name), os.fsdecode(path), verdict, os.fsdecode(layer.path), "; ".join(about))
         if layer is not None:
             # decide.py leaves it out, and complains about what the entry leads to.
-            dropped = [_words(one) for one in complaints if one.path == layer.path]
+            dropped = [_words(one) for one in complaints if one.path == layer.path and one not in same]
             return _entry(name, path, Verdict.IGNORED, "; ".join(dropped))
         if self._leads_to_null(path):
             return _entry(name, path, Verdict.MASK, "masks the entries of this name")
