@@ -178,7 +178,7 @@ class Decider:
                 from confext_generator.ordering import Ordering  # Hardly ever needed.
 
                 self._ordering = Ordering(self._dirs, self._settings)
-            if self._ordering.is_before_udevd(dropin.unit, settings):
+            if self._ordering.is_before_udevd(dropin.unit):
                 return
         dropin.after.append(b"systemd-udevd.service")
 

@@ -12,47 +12,52 @@ from confext_generator import names, unitfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from confext_generator.settings import Settings, SettingsReader
+    from confext_generator.settings import SettingsReader
     from confext_generator.unitdirs import UnitDirs
 
 UDEVD = b"systemd-udevd.service"
 
 
 class Ordering:
-    """The ordering between services, as far as it has been asked for."""
+    """What is ordered before udevd by After= and Before= of all services, over units of any type between."""
 
-    __slots__ = ("_before_udevd", "_dependencies", "_dirs", "_reader")
+    __slots__ = ("_before", "_dirs", "_read", "_reader")
 
     def __init__(self, dirs: UnitDirs, reader: SettingsReader) -> None:
         self._dirs = dirs
         self._reader = reader
-        self._dependencies: dict[bytes, list[tuple[bytes, bytes]]] = {}
-        self._before_udevd: set[bytes] | None = None
+        # What comes right before each unit, and the units that have been read for that.
+        self._before: dict[bytes, set[bytes]] = {}
+        self._read: set[bytes] = set()
+        self._read_all(dirs.units())
 
-    def is_before_udevd(self, unit: bytes, settings: Settings) -> bool:
-        """Return whether `unit` is udevd, or ordered before it by Before= and After= of services between."""
-        if self._before_udevd is None:
-            self._before_udevd = self._reachable([UDEVD], b"After")
-        if unit in self._before_udevd:
-            return True
-        later = [name for value in settings.before for name in value.split()]
-        return not self._before_udevd.isdisjoint(self._reachable(later, b"Before"))
-
-    def _reachable(self, todo: list[bytes], key: bytes) -> set[bytes]:
+    def is_before_udevd(self, unit: bytes) -> bool:
+        """Return whether `unit` is udevd, or ordered before it; a template if this is so for one of its instances."""
+        self._read_all([unit])
         seen = set()
+        todo = [UDEVD]
+        while todo:
+            name = todo.pop()
+            if name == unit or (names.is_valid_service(name) and names.template_of(name) == unit):
+                return True
+            if name not in seen:
+                seen.add(name)
+                todo += self._before.get(name, ())
+        return False
+
+    def _read_all(self, units: list[bytes]) -> None:
+        """Read what `units` say, and the instances that they name, which have a template's file."""
+        todo = list(units)
         while todo:
             unit = todo.pop()
-            if names.is_valid_service(unit):
-                unit = self._dirs.unit_id(unit) or unit
-                if unit not in seen:
-                    seen.add(unit)
-                    todo += [n for k, value in self._read(unit) if k == key for n in value.split()]
-        return seen
-
-    def _read(self, unit: bytes) -> list[tuple[bytes, bytes]]:
-        found = self._dependencies.get(unit)
-        if found is None:
-            fragment = self._dirs.fragment(unit)
-            found = [] if fragment is None else self._reader.assignments(unit, fragment, unitfile.DEPENDENCIES)
-            self._dependencies[unit] = found
-        return found
+            fragment = None if unit in self._read else self._dirs.fragment(unit)
+            self._read.add(unit)
+            if fragment is None:
+                continue
+            for key, value in self._reader.assignments(unit, fragment, unitfile.DEPENDENCIES):
+                for name in value.split():
+                    if names.is_valid_service(name):
+                        name = self._dirs.unit_id(name) or name
+                        todo.append(name)
+                    first, then = (name, unit) if key == b"After" else (unit, name)
+                    self._before.setdefault(then, set()).add(first)

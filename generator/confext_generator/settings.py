@@ -28,7 +28,6 @@ class Settings:
     """The settings of one unit that the drop-in depends on."""
 
     __slots__ = (
-        "before",
         "default_dependencies",
         "device_allow",
         "device_policy",
@@ -50,7 +49,6 @@ class Settings:
         self.device_policy = b"auto"
         self.device_allow = False
         self.default_dependencies = True
-        self.before: list[bytes] = []
         # Drop-ins read after ours that take something of it back, as (path, setting).
         self.overridden: list[tuple[bytes, str]] = []
 
@@ -179,8 +177,6 @@ def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_s
             settings.device_allow = bool(value) and (settings.device_allow or _is_device(value))
         elif key == b"DefaultDependencies":
             settings.default_dependencies = _boolean(value, settings.default_dependencies)
-        elif key == b"Before":
-            settings.before.append(value)
         elif ours_seen and (not value or key == b"RefreshOnReload"):
             # ExtensionImages=, ExtensionDirectories=: adding to them is fine, taking ours away is not.
             settings.overridden.append((path, key.decode() + "="))

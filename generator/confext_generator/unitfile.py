@@ -12,7 +12,7 @@ from confext_generator.words import WHITESPACE
 
 # What matters, by section.
 SETTINGS = {
-    b"Unit": frozenset((b"Before", b"DefaultDependencies", b"SourcePath")),
+    b"Unit": frozenset((b"DefaultDependencies", b"SourcePath")),
     b"Service": frozenset(
         (
             b"DeviceAllow",
