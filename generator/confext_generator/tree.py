@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import errno
 import posix as os
+import stat
 
 # As the kernel: more links than that are a loop.
 _LINKS_MAX = 40
 
 _READ_SIZE = 1 << 15
 
-# A unit file is never that long; a link to /dev/zero is.
-_FILE_MAX = 1 << 26
+# A unit file is never that long.
+_FILE_MAX = 1 << 24
 
 DEV_NULL = b"/dev/null"
 
@@ -41,7 +42,8 @@ class Tree:
     def read(self, path: bytes) -> bytes:
         """Return the contents of `path`; raises OSError.
 
-        A mask (a link to /dev/null) is empty, even if the root has no such device.
+        A mask (a link to /dev/null, or to any other device, null_or_empty() of systemd) is empty, even if the root has
+        no such device.
         """
         if self.root:
             path = self.chase(path)
@@ -50,13 +52,19 @@ class Tree:
         # A FIFO must not hold up the boot: without a writer, O_NONBLOCK reads it as empty.
         fd = os.open(self.root + path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         try:
-            data = chunk = os.read(fd, _READ_SIZE)
-            while len(chunk) == _READ_SIZE and len(data) < _FILE_MAX:
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                return b""
+            chunk = os.read(fd, _READ_SIZE)
+            if len(chunk) < _READ_SIZE:
+                return chunk  # Nearly all.
+            chunks = [chunk]
+            while chunk and len(chunks) < _FILE_MAX // _READ_SIZE:
                 chunk = os.read(fd, _READ_SIZE)
-                data += chunk
+                chunks.append(chunk)
+            return b"".join(chunks)
         finally:
             os.close(fd)
-        return data
 
     def chase(self, path: bytes, passed: list[bytes] | None = None) -> bytes:
         """Return `path` with all links followed; what is not there (yet) is taken as it stands.

@@ -82,6 +82,18 @@ def test_chase_stays_below_the_root(tmp_path: Path) -> None:
     assert tree.chase(b"/x" * 3000) == b"/x" * 3000
 
 
+def test_a_long_unit_file_is_read_to_its_end(tmp_path: Path) -> None:
+    data = b"# x\n" * 50_000 + b"[Service]\n"
+    (tmp_path / "long").write_bytes(data)
+    assert Tree(os.fsencode(tmp_path)).read(b"/long") == data
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/urandom"])
+def test_device_as_a_unit_file_is_empty(device: str) -> None:
+    """As null_or_empty() of systemd has it, and /dev/zero has no end."""
+    assert Tree().read(os.fsencode(device)) == b""
+
+
 def test_fifo_as_a_unit_file_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert Tree(os.fsencode(tmp_path)).read(b"/fifo") == b""
