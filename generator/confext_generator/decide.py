@@ -122,6 +122,8 @@ class Decider:
         for path, setting in settings.overridden:
             if setting == "RefreshOnReload=" and not self._systemd.has_refresh_on_reload:
                 continue
+            if setting == "ExecReload=" and settings.is_reloadable:
+                continue  # Ours has none.
             self._reporter.warn(
                 ConfextError(
                     unit,

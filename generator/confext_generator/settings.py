@@ -93,7 +93,7 @@ class SettingsReader:
             raise ConfextError(unit, fragment, "the unit is left alone, it is masked")
 
         settings = Settings()
-        _apply(settings, unitfile.parse(data), ours_seen=False, path=fragment)
+        _apply(settings, unitfile.parse(data, shell_prefix=self._shell_prefix), ours_seen=False, path=fragment)
         dropins = self.dropins(unit)
         for name in sorted(dropins):
             # Our own name elsewhere is read instead of ours, or not at all, but not together with it.
@@ -157,6 +157,8 @@ def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_s
                 settings.exec_reload.append(value)
             else:
                 settings.exec_reload.clear()
+                if ours_seen:
+                    settings.overridden.append((path, "ExecReload="))
         elif key == b"Type":
             if value in _TYPES:
                 settings.type = value
@@ -177,6 +179,9 @@ def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_s
             settings.device_allow = bool(value) and (settings.device_allow or _is_device(value))
         elif key == b"DefaultDependencies":
             settings.default_dependencies = _boolean(value, settings.default_dependencies)
+        elif key == b"PrivateMounts":
+            if ours_seen and not _boolean(value, True):
+                settings.overridden.append((path, "PrivateMounts="))
         elif ours_seen and (not value or key == b"RefreshOnReload"):
             # ExtensionImages=, ExtensionDirectories=: adding to them is fine, taking ours away is not.
             settings.overridden.append((path, key.decode() + "="))

@@ -21,6 +21,7 @@ SETTINGS = {
             b"ExtensionDirectories",
             b"ExtensionImages",
             b"PrivateDevices",
+            b"PrivateMounts",
             b"RefreshOnReload",
             b"RootDirectory",
             b"RootImage",
@@ -51,8 +52,8 @@ def parse(
 ) -> list[tuple[bytes, bytes]]:
     """Return the assignments of `data` whose key is in `wanted` for its section, as (key, value), in order.
 
-    Command lines are looked at in a drop-in only: a unit file with a bad one is not loaded at all. `shell_prefix`
-    says whether this systemd knows the prefix "|".
+    Command lines from which systemd takes no command are left out, empty ones aside. Only a drop-in ends at a bad
+    one: a unit file that has one is not loaded at all. `shell_prefix` says whether this systemd knows the prefix "|".
     """
     found: list[tuple[bytes, bytes]] = []
     keys: frozenset[bytes] | None = None
@@ -79,14 +80,13 @@ def parse(
                 continue
             if key in keys:
                 found.append((key, value.lstrip(WHITESPACE)))
-            if (
-                dropin
-                and key.startswith(b"Exec")
-                and is_fatal_command(value.lstrip(WHITESPACE), shell_prefix=shell_prefix)
-            ):
-                if key in keys:
+            if (dropin or key in keys) and key.startswith(b"Exec"):
+                value = value.lstrip(WHITESPACE)
+                taken, stops = read_command(value, shell_prefix=shell_prefix)
+                if key in keys and value and not taken:
                     found.pop()
-                break
+                if stops and dropin:
+                    break
     return found
 
 
@@ -143,16 +143,19 @@ def ends_in_backslash(line: bytes) -> bool:
     return line.endswith(b"\\") and (len(line) - len(line.rstrip(b"\\"))) % 2 == 1
 
 
-def is_fatal_command(value: bytes, *, shell_prefix: bool) -> bool:
-    """Return whether systemd stops reading the file at this command line (config_parse_exec() fails).
+def read_command(value: bytes, *, shell_prefix: bool) -> tuple[bool, bool]:
+    """Return whether systemd takes a command from this command line, and whether it stops reading the file there.
 
-    Specifiers are taken as they stand; a command line that fails for what they expand to is not found.
+    As config_parse_exec() of load-fragment.c: what is wrong is skipped with the rest of the line if the command has the
+    prefix "-", and what came before it in the line stays. Specifiers are taken as they stand; a command line that fails
+    for what they expand to is not found.
     """
+    taken = False
     while value:
         try:
             word, value = _first_exec_word(value)
         except ValueError:
-            return False  # Reported by systemd, and skipped.
+            return taken, False  # Reported by systemd, and skipped.
         if word == b";":
             continue
         prefixes = _prefixes(word, shell_prefix)
@@ -160,13 +163,13 @@ def is_fatal_command(value: bytes, *, shell_prefix: bool) -> bool:
         ignored = b"-" in prefixes
         shell = b"|" in prefixes
         if not shell and (
-            not command
+            command in (b"", b".", b"..")
             or command.endswith((b"/", b"/.", b"/.."))
             or (b"/" in command and not command.startswith(b"/"))
             or words.has_control(command)
             or command.translate(None, b"\"'\\") != command
         ):
-            return not ignored
+            return taken, not ignored
         arguments = 0
         while value:
             if value[:1] == b";" and value[1:2] in (b"", b" ", b"\t"):
@@ -174,11 +177,12 @@ def is_fatal_command(value: bytes, *, shell_prefix: bool) -> bool:
             try:
                 _, value = _first_exec_word(value)
             except ValueError:
-                return not ignored
+                return taken, not ignored
             arguments += 1
         if b"@" in prefixes and not shell and not arguments:
-            return not ignored
-    return False
+            return taken, not ignored
+        taken = True
+    return taken, False
 
 
 def _prefixes(word: bytes, shell_prefix: bool) -> bytes:

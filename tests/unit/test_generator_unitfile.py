@@ -35,7 +35,7 @@ def reload_lines(data: bytes, *, dropin: bool = False, shell_prefix: bool = True
         (b"[Service]\nExecReload=/a\n[\nExecReload=/b\n", [b"/a"]),
         (b"[Service]\nExecReload=/a\nX=\xff\nExecReload=/b\n", [b"/a"]),
         (b"[Service]\n# \xff\nExecReload=/a\n", [b"/a"]),
-        (b"[Service]\n\x0bExecReload=/a\nExecReload=\x0b/b\n", [b"\x0b/b"]),
+        (b"[Service]\n\x0bExecReload=/a\nExecReload=/b \x0b\n", [b"/b \x0b"]),
     ],
 )
 def test_parse(data: bytes, expected: list[bytes]) -> None:
@@ -83,14 +83,43 @@ def test_lines_have_a_limit() -> None:
         (b"/a\x01", True),
         (b"|echo x/", False),
         (b"|/dir/", False),
+        (b"..", True),
     ],
 )
-def test_is_fatal_command(value: bytes, fatal: bool) -> None:
-    assert unitfile.is_fatal_command(value, shell_prefix=True) is fatal
+def test_commands_at_which_systemd_stops(value: bytes, fatal: bool) -> None:
+    assert unitfile.read_command(value, shell_prefix=True)[1] is fatal
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        (b"/bin/true", True),
+        (b"-relative/path", False),
+        (b"-/dir/", False),
+        (b"-@/bin/sh", False),
+        (b"-/bin/sh 'x", False),
+        (b"'x", False),
+        (b";", False),
+        (b"-", False),
+        (b"/a ; -b/c", True),
+        (b"/a ; b/c", True),
+        (b"-b/c ; /a", False),
+        (b"/a ; 'x", True),
+        (b"|", True),
+    ],
+)
+def test_commands_that_systemd_takes(value: bytes, taken: bool) -> None:
+    assert unitfile.read_command(value, shell_prefix=True)[0] is taken
+
+
+def test_command_lines_without_a_command_are_left_out() -> None:
+    data = b"[Service]\nExecReload=-b/c\nExecReload=\nExecReload='x\n"
+    assert reload_lines(data) == reload_lines(data, dropin=True) == [b""]
+    assert reload_lines(b"[Service]\nExecReload=/a ; b/c\nExecReload=/d\n", dropin=True) == [b"/a ; b/c"]
 
 
 def test_shell_prefix_is_new() -> None:
-    assert unitfile.is_fatal_command(b"|/bin/sh", shell_prefix=False)
+    assert unitfile.read_command(b"|/bin/sh", shell_prefix=False) == (False, True)
     data = b"[Service]\nExecReload=|/bin/sh\nExecReload=/a\n"
     assert reload_lines(data, dropin=True, shell_prefix=False) == []
     assert reload_lines(data, dropin=True, shell_prefix=True) == [b"|/bin/sh", b"/a"]
