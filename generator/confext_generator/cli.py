@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import posix as os
 import sys
 
@@ -131,16 +130,17 @@ def main(
     for unit, text in generate(Tree(_encode(options.root)), environ, reporter):
         if options.dry_run:
             sys.stdout.flush()
-            _print(b"# " + write.dropin_path(output, unit) + b"\n" + text + b"\n")
+            try:
+                _print(b"# " + write.dropin_path(output, unit) + b"\n" + text + b"\n")
+            except BrokenPipeError:
+                break  # Nobody reads on.
             continue
         try:
             write.write_dropin(output, unit, text)
         except OSError as e:
             path = write.dropin_path(output, unit)
             reporter.warn(ConfextError(unit, path, f"cannot be written ({e.strerror or e})"))
-            # A name too long for a directory is this unit's problem alone.
-            if e.errno != errno.ENAMETOOLONG:
-                status = EXIT_FAILURE
+            status = EXIT_FAILURE
     return status
 
 

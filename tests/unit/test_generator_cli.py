@@ -194,6 +194,20 @@ def test_start_as_a_script(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "foo.service.d/zz-unit-confext.conf").exists()
 
 
+def test_a_dry_run_ends_quietly_where_nobody_reads(root: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", MAIN, f"--root={root}", "--dry-run"],
+        env=ENVIRON,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_no_module_writes_but_one() -> None:
     """Only write.py touches the disk; the reporter's kernel log is no file."""
     for path in (GENERATOR / "confext_generator").glob("*.py"):
