@@ -265,7 +265,7 @@ class LayerReader:
             if not is_directory:
                 needed, resolved = target.rpartition(b"/")[0], place.rpartition(b"/")[0]
             # What the links on the way hold, nobody has looked at yet.
-            if not entrynames.is_expressible(resolved):
+            if resolved != needed and not entrynames.is_expressible(resolved):
                 raise ConfextError(unit, path, f"refused, {_inexpressible(resolved)}", "rename it")
             mounts = (*mounts, needed, resolved)
         versioned = shape & VERSIONS != 0 or vpick.is_versioned(given)

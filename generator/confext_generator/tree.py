@@ -29,11 +29,12 @@ def beside(link: bytes, target: bytes) -> bytes:
 class Tree:
     """A root directory."""
 
-    __slots__ = ("_links", "root")
+    __slots__ = ("_links", "_parents", "root")
 
     def __init__(self, root: bytes = b"") -> None:
         self.root = root.rstrip(b"/")
         self._links: dict[bytes, bytes] = {}
+        self._parents: dict[bytes, bytes] = {}
 
     def real(self, path: bytes) -> bytes:
         """Return where `path` is for the kernel, with all its links followed."""
@@ -101,7 +102,10 @@ class Tree:
     def chase_nofollow(self, path: bytes) -> bytes:
         """Return `path` with all links followed but one that is its last part; raises OSError as chase() does."""
         parent, _, name = path.rpartition(b"/")
-        return self.chase(parent).rstrip(b"/") + b"/" + name
+        place = self._parents.get(parent)
+        if place is None:
+            place = self._parents[parent] = self.chase(parent).rstrip(b"/")
+        return place + b"/" + name
 
     def readlink(self, path: bytes) -> bytes:
         """Return what the link at `path` holds, empty if it is none; raises OSError as chase() does."""
