@@ -7,7 +7,8 @@ those properties over, and to keep the mount namespace alive for as long as it i
 Its process is the dynamic loader of the host, which is told to run what comes out of a pipe that the hook holds. It
 waits there for a program that never comes, and it is the only one that is ever executed in the stage: whoever can
 write into the service's root directory could slip a library into any other (ld.so(8), `/etc/ld.so.preload`), which
-would then run as root outside of the service's sandbox. To be told to end, it is sent a signal. If the hook dies,
+would then run as root outside of the service's sandbox. For the same reason, nobody but root may be able to change
+where the loader's path leads (lookup.py). To be told to end, it is sent a signal. If the hook dies,
 however it dies, there is an end of file instead, the loader fails, the stage goes away and its OnFailure= unit
 finishes what was begun (mounts.finish()).
 
@@ -139,6 +140,12 @@ def build_properties(unit: str, properties: Properties, stdin: int, stdout: int)
         ("ExecStart", ("a(sasb)", [(LOADER, [LOADER, f"{PROC}/self/fd/0"], False)])),
         ("BindReadOnlyPaths", ("a(ssbt)", [*bound, (_host_loader(), LOADER, False, 0), ("/proc", PROC, False, 0)])),
     ]
+    hidden = shaping.pop("InaccessiblePaths", ("as", []))[1]
+    assert isinstance(hidden, list)
+    # These hide nothing of /etc, but where the stage has its loader.
+    hidden = [path for path in hidden if path.lstrip("-+").rstrip("/") not in ("/run", RUN_DIRECTORY)]
+    if hidden:
+        stage.append(("InaccessiblePaths", ("as", hidden)))
     if "NoExecPaths" in shaping:
         executable = shaping.pop("ExecPaths", ("as", []))[1]
         assert isinstance(executable, list)
@@ -170,6 +177,8 @@ class Stage(NamedTuple):
         # It may have been killed. Its mounts live on for as long as the descriptor of its namespace does.
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
+            # Root may have stopped it, even where it has no other power over it.
+            signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
         for fd in (self.pipe, self.pidfd, self.namespace):
             os.close(fd)
 
@@ -229,6 +238,10 @@ def begin(manager: Manager, unit: str, properties: Properties) -> Pending:
     Raises:
         ConfextError: the manager does not want to.
     """
+    if any(properties.get(name, ("", ""))[1] for name in ("RootDirectory", "BindPaths", "BindReadOnlyPaths")):
+        from confext_helpers import lookup  # Most services have none of these.
+
+        lookup.check(unit, properties, LOADER)
     os.makedirs(PROC, mode=0o755, exist_ok=True)
     name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
     stdin, pipe = os.pipe()

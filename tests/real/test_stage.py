@@ -56,6 +56,57 @@ def test_nothing_of_the_service_s_root_is_executed(machine: Machine) -> None:
 
 @pytest.mark.real
 @pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("settings", [f"RootDirectory={ROOT}", "BindPaths=/srv/other:/run"])
+def test_root_that_others_can_write(machine: Machine, settings: str) -> None:
+    """They could have put another program in the place of the loader."""
+    directory = settings.partition("=")[2].partition(":")[0]
+    machine.sh(f"mkdir -p {directory}; chown daemon {directory}")
+    try:
+        root = SETTINGS["root-directory"] if directory == ROOT else settings
+        start(machine, services.fragment(root, "--idle"))
+        services.main_pid(machine, UNIT)
+        done = machine.systemctl("reload", UNIT, check=False)
+        assert (done.returncode, services.version(machine, UNIT)) == (1, "v1")
+        assert "below a directory that others can change" in said(machine)
+    finally:
+        machine.sh(f"chown root {directory}")
+    machine.systemctl("reload", UNIT)
+    assert services.version(machine, UNIT) == "v2"
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("prepared")
+def test_service_that_may_not_see_the_place_of_the_loader(machine: Machine) -> None:
+    # With all of /run, 257 cannot start a service that has images.
+    hidden = "/run" if machine.version > 257 else "/run/unit-confext"
+    machine.sh("mkdir -p /run/unit-confext")
+    start(machine, services.fragment(f"InaccessiblePaths={hidden}", "--idle"))
+    services.main_pid(machine, UNIT)
+    machine.systemctl("reload", UNIT)
+    assert services.version(machine, UNIT) == "v2"
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("prepared")
+def test_main_process_of_another_service(machine: Machine) -> None:
+    """A service that runs as root may name any process as its own, whatever else it may not do."""
+    machine.write("/etc/systemd/system/victim.service", services.fragment("PrivateTmp=yes", "--idle"))
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "victim.service")
+    victim = services.main_pid(machine, "victim.service")
+    script = f"systemd-notify --ready; sleep 1; systemd-notify MAINPID={victim}; exec sleep infinity"
+    settings = "Type=notify\nNotifyAccess=all\nPrivateTmp=yes\n"
+    killed = "ExecStop=/bin/true\nSendSIGKILL=no\nKillMode=none\n"
+    start(machine, f"[Service]\n{settings}{killed}ExecStart=/bin/sh -c '{script}'\n")
+    services.eventually(lambda: machine.show(UNIT, "MainPID") == str(victim))
+    done = machine.systemctl("reload", UNIT, check=False)
+    assert done.returncode == 1
+    assert f"its main process {victim} is not in its control group" in said(machine)
+    assert not machine.path(f"/proc/{victim}/root/etc/demo/a").exists()
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("prepared")
 def test_root_with_less_power_cannot_look_into_the_stage(machine: Machine) -> None:
     """Nor can a service that runs as root, but is confined: the stage has not what the sandbox takes away from it."""
     fragment = services.fragment("", "--idle") + "[X-Confext]\nCheck=/usr/bin/sleep 5\n"

@@ -1,0 +1,61 @@
+"""Who can change where the path of a stage's program leads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from confext_helpers import lookup
+from confext_helpers.bus import Properties
+from confext_helpers.errors import ConfextError
+
+LOADER = "/run/unit-confext/loader"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o755)
+    for name in ("root", "root/run", "root/srv"):
+        (tmp_path / name).mkdir(mode=0o755)
+    return tmp_path / "root"
+
+
+def check(name: str, value: object) -> None:
+    properties: Properties = {name: ("", value)}
+    lookup.check("foo.service", properties, LOADER)
+
+
+def refused(name: str, value: object) -> bool:
+    try:
+        check(name, value)
+    except ConfextError as error:
+        assert "others can change" in error.problem
+        return True
+    return False
+
+
+@pytest.mark.parametrize("writable", ["", "run", "srv", ".."])
+def test_root_directory(root: Path, writable: str) -> None:
+    check("RootDirectory", str(root))
+    (root / writable).chmod(0o777)
+    assert refused("RootDirectory", str(root)) is (writable != "srv")
+
+
+def test_directory_that_others_could_make(root: Path) -> None:
+    (root / "run").rmdir()
+    check("RootDirectory", str(root))
+    root.chmod(0o1777)
+    assert refused("RootDirectory", str(root))
+
+
+@pytest.mark.parametrize(
+    ("target", "matters"),
+    [("/run", True), ("/run/", True), ("/", True), ("/run/unit-confext", True), ("/run/foo", False)],
+)
+@pytest.mark.parametrize("name", ["BindPaths", "BindReadOnlyPaths"])
+def test_bind_mounts(root: Path, name: str, target: str, matters: bool) -> None:
+    bound = [(str(root / "srv"), target, False, 0)]
+    check(name, bound)
+    (root / "srv").chmod(0o777)
+    assert refused(name, bound) is matters
