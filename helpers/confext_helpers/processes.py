@@ -14,7 +14,8 @@ from confext_helpers.errors import ConfextError
 SETUP_TIMEOUT_SEC = 10
 _EXIT_TIMEOUT_SEC = 1
 _EXECUTOR = "/systemd-executor"
-_NS_GET_USERNS = 0xB701  # ioctl_ns(2)
+# ioctl_ns(2); some architectures have another _IO() than all others (<asm/ioctl.h>).
+_NS_GET_USERNS = 0x2000B701 if os.uname().machine.startswith(("alpha", "mips", "ppc", "sparc")) else 0xB701
 
 
 class Process(NamedTuple):
@@ -79,6 +80,16 @@ def _open_process(pid: int) -> Process | None:
     return Process(pid, pidfd, namespace, f"{pid}:{start_time}")
 
 
+def _is_in(group: str, pid: int) -> bool:
+    """Whether the process is in the control group `group`, or below it.
+
+    A service that runs as root can name any process of the system as its main process (sd_notify(3), `MAINPID=`).
+    """
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        places = [line.removesuffix("\n").split(":", 2)[2] for line in file]
+    return any(f"{place}/".startswith(f"{group}/") for place in places)
+
+
 def _is_its_own(namespace: int) -> bool:
     """Whether a mount namespace was made by one who is root in a user namespace only, such as the service itself.
 
@@ -116,18 +127,24 @@ def find_processes(unit: str, properties: Properties) -> list[Process]:
         ConfextError: the service runs, but in no such namespace.
     """
     ours = os.stat("/proc/self/ns/mnt").st_ino
+    group = str(properties["ControlGroup"][1])
     found: dict[int, Process] = {}
     problem = hint = ""
     for pid in _pids(properties):
         try:
             process = _open_process(pid)
+            if process is None:
+                continue
+            member = _is_in(group, pid)
         except OSError as error:
             problem, hint = f"its process {pid} cannot be looked into: {error.strerror}", "restart it instead"
             continue
-        if process is None:
-            continue
         number = os.fstat(process.namespace).st_ino
-        if number == ours:
+        if process.has_ended:
+            pass
+        elif not member:
+            problem, hint = f"its main process {pid} is not in its control group", "restart it instead"
+        elif number == ours:
             problem = "the service runs in the host's mount namespace, where its /etc cannot be changed for it alone"
             hint = f"run 'systemctl restart {unit}' once"
         elif number not in found and _is_its_own(process.namespace):

@@ -21,6 +21,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[
     """Processes in this one's mount namespace, which count as those of the service."""
     started = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
     monkeypatch.setattr(processes, "_pids", lambda _: [child.pid for child in started])
+    monkeypatch.setattr(processes, "_is_in", lambda group, pid: True)
     yield started
     for child in started:
         child.kill()
@@ -60,3 +61,10 @@ def test_process_that_cannot_be_looked_into_is_not_none(monkeypatch: pytest.Monk
     with pytest.raises(ConfextError, match=f"its process {children[-1].pid} cannot be looked into"):
         processes.find_processes("foo.service", PROPERTIES)
     assert descriptors() == before
+
+
+def test_control_group_of_a_process() -> None:
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        group = file.readline().rstrip("\n").split(":", 2)[2]
+    assert processes._is_in(group.rstrip("/"), os.getpid())
+    assert not processes._is_in("/no/such", os.getpid())
