@@ -6,7 +6,7 @@ The data goes one way, one module per step:
     sources   which of those directories belong to which unit
     settings  what the unit already says; unitfile reads one file, settings puts the files in systemd's order
     layers    what lies in the directories; entrynames, access, vpick and vercmp have the rules
-    decide    what the drop-in has to say; ordering sees to it that nothing waits for itself
+    decide    what the drop-in has to say
     render    how that is written down so that systemd reads exactly it
     write     the only step that touches the disk
 

@@ -15,7 +15,6 @@ from confext_generator.report import ConfextError, quoted
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confext_generator.layers import Layer, LayerReader
-    from confext_generator.ordering import Ordering
     from confext_generator.report import Reporter
     from confext_generator.settings import Settings, SettingsReader
     from confext_generator.sources import Stack
@@ -94,7 +93,7 @@ class Systemd:
 class Decider:
     """Decides for one unit after the other."""
 
-    __slots__ = ("_dirs", "_layers", "_ordering", "_reporter", "_settings", "_systemd")
+    __slots__ = ("_dirs", "_layers", "_reporter", "_settings", "_systemd")
 
     def __init__(
         self,
@@ -109,7 +108,6 @@ class Decider:
         self._settings = settings
         self._layers = layers
         self._reporter = reporter
-        self._ordering: Ordering | None = None
 
     def decide(self, stack: Stack) -> Dropin:
         """Return the drop-in for `stack`; raises ConfextError if the unit is to be left alone."""
@@ -170,19 +168,17 @@ class Decider:
         return usable
 
     def _order(self, dropin: Dropin, settings: Settings) -> None:
-        """Have the modules and udev there before the images, as systemd has them for RootImage=."""
+        """Have the modules and udev there before the images, as systemd has them for RootImage=.
+
+        A unit without default dependencies may be one that udev itself waits for, in a way that takes all units to
+        find out, and systemd would break the cycle by leaving some unit of the boot out. udev's sockets start it, too.
+        """
         if dropin.unit.startswith(_MODPROBE):
             return
         dropin.wants = _MODULES
         dropin.after = [*_MODULES]
-        if not settings.default_dependencies:
-            if self._ordering is None:
-                from confext_generator.ordering import Ordering  # Hardly ever needed.
-
-                self._ordering = Ordering(self._dirs, self._settings)
-            if self._ordering.is_before_udevd(dropin.unit):
-                return
-        dropin.after.append(b"systemd-udevd.service")
+        if settings.default_dependencies:
+            dropin.after.append(b"systemd-udevd.service")
 
 
 def _mounts(layers: list[Layer], sources: list[bytes]) -> list[bytes]:

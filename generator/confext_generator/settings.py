@@ -102,19 +102,6 @@ class SettingsReader:
                 _apply(settings, self._parse(path), ours_seen=name > DROPIN, path=path)
         return settings
 
-    def assignments(
-        self, unit: bytes, fragment: bytes, wanted: dict[bytes, frozenset[bytes]]
-    ) -> list[tuple[bytes, bytes]]:
-        """Return what the unit says for the settings in `wanted`, in order; unreadable files say nothing."""
-        found = []
-        dropins = self.dropins(unit)
-        for path in (fragment, *(dropins[name] for name in sorted(dropins))):
-            try:
-                found += unitfile.parse(self._tree.read(path), wanted, dropin=path is not fragment)
-            except OSError:
-                continue
-        return found
-
     def dropins(self, unit: bytes) -> dict[bytes, bytes]:
         """Return the unit's drop-ins, file name to path."""
         found: dict[bytes, bytes] = {}

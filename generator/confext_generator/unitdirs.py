@@ -234,10 +234,6 @@ class UnitDirs:
         instance = names.split(name)[1]
         return names.with_instance(main, instance) if instance and names.is_template(main) else main
 
-    def units(self) -> list[bytes]:
-        """Return the main names of all units with a unit file, templates among them."""
-        return sorted({unit for name in self._ids if (unit := self.unit_id(name)) is not None})
-
     def aliases(self, unit: bytes) -> list[bytes]:
         """Return the other names of the unit called `unit`, sorted, as systemd's order is that of a hash."""
         if self._aliases is None:

@@ -32,13 +32,6 @@ SETTINGS = {
     b"Install": frozenset[bytes](),
 }
 
-# For ordering.py.
-DEPENDENCIES = {
-    b"Unit": frozenset((b"After", b"Before")),
-    b"Service": frozenset[bytes](),
-    b"Install": frozenset[bytes](),
-}
-
 # LONG_LINE_MAX of systemd's fileio.h: a line must be shorter.
 LINE_MAX = 1 << 20
 
