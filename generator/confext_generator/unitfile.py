@@ -40,10 +40,8 @@ _COMMENTS = b"#;"
 _BOM = b"\xef\xbb\xbf"
 
 
-def parse(
-    data: bytes, wanted: dict[bytes, frozenset[bytes]] = SETTINGS, *, dropin: bool = False, shell_prefix: bool = True
-) -> list[tuple[bytes, bytes]]:
-    """Return the assignments of `data` whose key is in `wanted` for its section, as (key, value), in order.
+def parse(data: bytes, *, dropin: bool = False, shell_prefix: bool = True) -> list[tuple[bytes, bytes]]:
+    """Return the assignments of `data` whose key is in SETTINGS for its section, as (key, value), in order.
 
     Command lines from which systemd takes no command are left out, empty ones aside. Only a drop-in ends at a bad
     one: a unit file that has one is not loaded at all. `shell_prefix` says whether this systemd knows the prefix "|".
@@ -54,7 +52,7 @@ def parse(
     lines = _physical_lines(data)
     if b"\\" in data or _BOM in data or len(data) >= LINE_MAX:
         lines = _logical_lines(lines)
-    # Hundreds of files go through this loop; comments need no test of their own, they have no wanted key.
+    # Hundreds of files go through this loop; comments need no test of their own, they have no key that is looked for.
     for line in lines:
         line = line.strip(WHITESPACE)
         if not line:
@@ -65,7 +63,7 @@ def parse(
             name = line[1:-1]
             if line[-1:] != b"]" or name.translate(None, b"\"'\\") != name or words.has_control(name):
                 break
-            keys = wanted.get(name)
+            keys = SETTINGS.get(name)
         elif keys is not None:
             key, equals, value = line.partition(b"=")
             key = key.rstrip(WHITESPACE)
