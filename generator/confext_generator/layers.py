@@ -176,10 +176,10 @@ class LayerReader:
         if not entrynames.is_expressible(path):
             raise ConfextError(unit, path, "refused, the name cannot be written into a unit file", "rename it")
         place = listing.place + b"/" + name
-        status: os.stat_result | None = os.lstat(self._tree.root + place)
+        own = os.lstat(self._tree.root + place)
         mounts = (listing.mount,) if listing.mount else ()
-        if status is not None and not stat.S_ISLNK(status.st_mode):
-            return self._decide(unit, path, path, place, status, mounts)
+        if not stat.S_ISLNK(own.st_mode):
+            return self._decide(unit, path, path, place, own, mounts)
 
         link = (listing.mount or path.rpartition(b"/")[0]) + b"/" + name
         held = os.readlink(self._tree.root + place)

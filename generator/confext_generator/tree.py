@@ -56,13 +56,9 @@ class Tree:
             mode = os.fstat(fd).st_mode
             if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
                 return b""
-            chunk = os.read(fd, _READ_SIZE)
-            if len(chunk) < _READ_SIZE:
-                return chunk  # Nearly all.
-            chunks = [chunk]
-            while chunk and len(chunks) < _FILE_MAX // _READ_SIZE:
-                chunk = os.read(fd, _READ_SIZE)
-                chunks.append(chunk)
+            chunks = [os.read(fd, _READ_SIZE)]
+            while len(chunks[-1]) == _READ_SIZE and len(chunks) < _FILE_MAX // _READ_SIZE:
+                chunks.append(os.read(fd, _READ_SIZE))
             return b"".join(chunks)
         finally:
             os.close(fd)

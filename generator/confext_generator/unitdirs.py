@@ -72,6 +72,18 @@ def search_path(unit_path: str | None) -> list[tuple[bytes, bool]]:
     return list(found.items())
 
 
+def _entries(tree: Tree, directory: bytes) -> list[os.DirEntry[bytes]]:
+    """Return what is in a directory, as far as it can be read."""
+    found: list[os.DirEntry[bytes]] = []
+    try:
+        with os.scandir(tree.real(directory)) as entries:
+            for entry in entries:
+                found.append(entry)  # Not a list(): those before an error count.
+    except OSError:
+        pass
+    return found
+
+
 class UnitDirs:
     """What the unit directories hold."""
 
@@ -93,27 +105,23 @@ class UnitDirs:
         for order, (directory, input_) in enumerate(path):
             links: list[bytes] = []
             confexts: list[tuple[bytes, bool, bool]] = []
-            try:
-                with os.scandir(tree.real(directory)) as entries:
-                    for entry in entries:
-                        name = entry.name
-                        try:
-                            if name.endswith(b".service"):
-                                if entry.is_symlink():
-                                    links.append(name)
-                                elif name not in self._ids and entry.is_file() and names.is_valid_service(name):
-                                    self._ids[name] = directory + b"/" + name
-                            elif not name.endswith(b".d"):
-                                continue
-                            elif name.endswith(b".service.d") or name == b"service.d":
-                                self._dropin_dirs.setdefault(name, []).append((order, directory + b"/" + name))
-                            elif input_ and name.endswith(CONFEXT_SUFFIX):
-                                is_link = entry.is_symlink()
-                                confexts.append((name, is_link, is_link or entry.is_dir()))
-                        except OSError:
-                            continue  # It went away, or its file system is broken.
-            except OSError:
-                pass  # What was read until then counts.
+            for entry in _entries(tree, directory):
+                name = entry.name
+                try:
+                    if name.endswith(b".service"):
+                        if entry.is_symlink():
+                            links.append(name)
+                        elif name not in self._ids and entry.is_file() and names.is_valid_service(name):
+                            self._ids[name] = directory + b"/" + name
+                    elif not name.endswith(b".d"):
+                        continue
+                    elif name.endswith(b".service.d") or name == b"service.d":
+                        self._dropin_dirs.setdefault(name, []).append((order, directory + b"/" + name))
+                    elif input_ and name.endswith(CONFEXT_SUFFIX):
+                        is_link = entry.is_symlink()
+                        confexts.append((name, is_link, is_link or entry.is_dir()))
+                except OSError:
+                    continue  # It went away, or its file system is broken.
             for name in links:
                 if name not in self._ids and names.is_valid_service(name):
                     self._add_link(path, directory, name)

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import os
 
-from confext_generator import access
-from confext_generator.access import Access
-from confext_generator.tree import Tree
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 
@@ -35,10 +32,16 @@ def check(unit: str, properties: Properties, path: str) -> None:
         for source, target, *_ in bound:
             if path.startswith(target.rstrip("/") + "/"):
                 places.append((source, path.removeprefix(target.rstrip("/"))))
+    if not places:
+        return
+    from confext_generator import access  # Most services have no such place.
+    from confext_generator.tree import Tree
+
     for directory, rest in places:
-        for tree, way in ((Tree(), directory), (Tree(os.fsencode(os.path.realpath(directory))), rest)):
+        end = b""
+        for way in (directory, rest):
             try:
-                _, _, problem = Access(tree).follow(os.fsencode(way))
+                end, _, problem = access.Access(Tree(end)).follow(os.fsencode(way))
             except OSError as error:
                 problem = f"cannot be followed: {error.strerror}"
             if problem:

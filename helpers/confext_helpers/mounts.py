@@ -71,6 +71,12 @@ class Shape(StrEnum):
     TAKE_AWAY = "take away"
 
 
+def read_mountinfo(file: str | int) -> list[Mount]:
+    """The mounts in a mountinfo file: its path, or a descriptor, which is closed."""
+    with open(file, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        return parse_mountinfo(lines.read())
+
+
 def parse_mountinfo(text: str) -> list[Mount]:
     """Parse the content of a mountinfo file.
 
@@ -160,9 +166,7 @@ class Namespaces:
 
     def mounts(self) -> list[Mount]:
         """The mounts in the namespace that this process is in."""
-        fd = os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        with open(fd, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            return parse_mountinfo(file.read())
+        return read_mountinfo(os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc))
 
 
 class Tree(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from confext_generator import names
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.mounts import Mount, chain, parse_mountinfo
+from confext_helpers.mounts import Mount, chain, read_mountinfo
 from confext_helpers.processes import Process, find_processes
 
 
@@ -131,9 +131,7 @@ def seen(service: Service) -> Iterator[View]:
     try:
         root = os.open(f"/proc/{process.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            mountinfo = f"/proc/{process.pid}/mountinfo"
-            with open(mountinfo, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-                mounts = parse_mountinfo(file.read())
+            mounts = read_mountinfo(f"/proc/{process.pid}/mountinfo")
             # The PID is that of the process which is held by its pidfd only for as long as that lives.
             with open(f"/proc/{process.pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
                 same = process.key == f"{process.pid}:{file.read().rpartition(')')[2].split()[19]}"

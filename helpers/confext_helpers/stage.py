@@ -8,9 +8,9 @@ Its process is the dynamic loader of the host, which is told to run what comes o
 waits there for a program that never comes, and it is the only one that is ever executed in the stage: whoever can
 write into the service's root directory could slip a library into any other (ld.so(8), `/etc/ld.so.preload`), which
 would then run as root outside of the service's sandbox. For the same reason, nobody but root may be able to change
-where the loader's path leads (lookup.py). To be told to end, it is sent a signal. If the hook dies,
-however it dies, there is an end of file instead, the loader fails, the stage goes away and its OnFailure= unit
-finishes what was begun (mounts.finish()).
+where the loader's path leads (lookup.py). To be told to end, it is sent a signal. If the hook dies, however it dies,
+there is an end of file instead, the loader fails, the stage goes away and its OnFailure= unit finishes what was begun
+(mounts.finish()).
 
 Neither has the service's process any business with the stage's, even if both are root's. The latter has a capability
 that lets nobody trace it who has less (ptrace(2), "Ptrace access mode checking").
@@ -21,13 +21,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import select
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from confext_helpers import images
+from confext_helpers import images, lookup
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
 
@@ -109,6 +110,7 @@ def nosuid_directories(properties: Properties) -> list[str]:
     return [f"/etc/{directory}" for directory in directories]
 
 
+@functools.cache
 def _host_loader() -> str:
     """The path of the host's dynamic loader: that of this very process."""
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
@@ -238,10 +240,7 @@ def begin(manager: Manager, unit: str, properties: Properties) -> Pending:
     Raises:
         ConfextError: the manager does not want to.
     """
-    if any(properties.get(name, ("", ""))[1] for name in ("RootDirectory", "BindPaths", "BindReadOnlyPaths")):
-        from confext_helpers import lookup  # Most services have none of these.
-
-        lookup.check(unit, properties, LOADER)
+    lookup.check(unit, properties, LOADER)
     os.makedirs(PROC, mode=0o755, exist_ok=True)
     name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
     stdin, pipe = os.pipe()
