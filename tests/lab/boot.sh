@@ -27,6 +27,9 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mount --rbind /dev "$root/dev"
+# A node of its own: systemd locks it (flock(2)) around each loop device, and would wait for other machines' systemds.
+mknod "$new/loop-control" c 10 237
+mount --bind "$new/loop-control" "$root/dev/loop-control"
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mkdir -p "$root/run/host" "$root/run/lab"
