@@ -126,6 +126,8 @@ PYTEST = $(VENV)/bin/python -m pytest
 
 # What a fresh Debian may lack, as COMMAND:PACKAGE.
 lab := mmdebstrap:mmdebstrap unshare:util-linux nsenter:util-linux ip:iproute2
+tools := mkfs.erofs:erofs-utils mksquashfs:squashfs-tools unsquashfs:squashfs-tools mkfs.ext4:e2fsprogs \
+	debugfs:e2fsprogs openssl:openssl zsh:zsh shellcheck:shellcheck setpriv:util-linux
 emulator := qemu-system-x86_64:qemu-system-x86
 
 # From pyproject.toml, so that it is said once. Without systemd-python, which would have to be compiled: the code that
@@ -135,7 +137,7 @@ requirements = import tomllib; project = tomllib.load(open("pyproject.toml", "rb
 	if not r.startswith("systemd-python")), sep="\n")
 
 $(VENV)/installed: pyproject.toml
-	tests/lab/need.sh python3:python3 python3:ensurepip:python3-venv $(lab) shellcheck:shellcheck
+	tests/lab/need.sh python3:python3 python3:ensurepip:python3-venv $(lab) $(tools)
 	$(PYTHON) -m venv $(VENV)
 	$(PYTHON) -c '$(requirements)' >$(VENV)/requirements.txt
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
@@ -145,7 +147,7 @@ $(VENV)/installed: pyproject.toml
 # generator's messages, so that two at a time see each other's.
 .PHONY: test
 test: $(VENV)/installed ## Run all tests; as root on Debian, installs what they need
-	tests/lab/need.sh $(emulator)
+	tests/lab/need.sh $(lab) $(tools) $(emulator)
 # On Debian 12 it comes with the emulator.
 	tests/lab/need.sh virtiofsd:virtiofsd
 	$(PYTEST)
@@ -160,6 +162,7 @@ test-fast: ## Run the tests that need neither root nor network
 
 .PHONY: fuzz
 fuzz: $(VENV)/installed ## Give inspect and verify 100,000 damaged images
+	tests/lab/need.sh $(tools)
 	UNIT_CONFEXT_FUZZ=100000 $(PYTEST) tests/fuzz
 
 .PHONY: lint

@@ -10,7 +10,7 @@ import pytest
 from lab import machine as lab_machine
 from lab import rootfs
 from lab.machine import Machine
-from lab.promise import need
+from lab.promise import keep, need
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -39,9 +39,19 @@ def install(machine: Machine) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Keep the promise for modules that are skipped as a whole."""
+    report: pytest.CollectReport = yield
+    keep(report)
+    return report
+
+
+# First of all wrappers, hence with the last word: pytest itself makes skips of expected failures here.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep the end of the journal of a machine whose test failed."""
+    """Keep the promise, and the end of the journal of a machine whose test failed."""
     report: pytest.TestReport = yield
+    keep(report)
     if report.when == "call" and report.failed and isinstance(item, pytest.Function):
         for value in item.funcargs.values():
             if isinstance(value, Machine):
