@@ -19,7 +19,6 @@ that lets nobody trace it who has less (ptrace(2), "Ptrace access mode checking"
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import functools
 import os
@@ -28,7 +27,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from confext_helpers import images, lookup
+from confext_helpers import lookup
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
 
@@ -210,7 +209,9 @@ class Pending(NamedTuple):
         """
         try:
             if not _is_up(self.pipe, self.ready):
-                raise _failure(self.name, self.unit, self.properties)
+                from confext_helpers import failure  # It reads the journal, which only this one needs.
+
+                raise failure.of_stage(self.name, self.unit, self.properties)
             return self._open(manager.main_pid(self.name))
         except BaseException:
             os.close(self.pipe)
@@ -268,23 +269,6 @@ def _is_up(pipe: int, ready: int) -> bool:
     return poll.poll((TIMEOUT_SEC + 10) * 1000) == [(pipe, select.POLLOUT)]
 
 
-# What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
-_MEANINGS = {
-    errno.ENOPKG: "no partition table or file system that systemd knows is in it",
-    errno.ESTALE: "its extension-release file does not match this system",
-    errno.ERFKILL: "the image policy does not allow it as it is",
-    errno.ENOMSG: "it has no extension-release file",
-    errno.EMEDIUMTYPE: "it is no image of the kind that is needed here",
-    errno.EPROTONOSUPPORT: "the kernel cannot activate its partitions, see systemd-dissect(1)",
-    errno.ENOKEY: "its signature is by nobody who is trusted, or it has none",
-    errno.EKEYREJECTED: "its signature is by nobody who is trusted",
-    errno.EBADMSG: "its dm-verity data does not match",
-}
-# What it says of a bad signature may be no more than that, where the kernel did not want it either.
-_SAY_NOTHING = tuple(os.strerror(number) for number in (errno.EBUSY, errno.EINVAL, errno.EIO))
-_MOUNT_POINT = "/unit-extensions/"
-
-
 def layer_paths(properties: Properties) -> list[str]:
     """The layers of a service's stack, bottom to top."""
     paths = []
@@ -293,41 +277,3 @@ def layer_paths(properties: Properties) -> list[str]:
         assert isinstance(value, list)
         paths += [str(item[0]) if isinstance(item, tuple) else str(item).lstrip("-+") for item in value]
     return paths
-
-
-def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
-    """Say why a stage could not be started, from what was logged about it.
-
-    Args:
-        lines: systemd's messages, oldest first.
-        layers: from layer_paths(). systemd mounts the layer number N at `.../unit-extensions/N`, counting those
-            that are there.
-
-    Returns:
-        The reason, and the path of the layer that it is about, or an empty one.
-    """
-    for line in lines:
-        what, _, reason = line.partition("Failed to set up mount namespacing: ")
-        if what or not reason:
-            continue
-        place, _, text = reason.rpartition(": ")
-        for number, meaning in _MEANINGS.items():
-            if text == os.strerror(number):
-                text = f"{meaning} ({text})"
-        index = place.rpartition(_MOUNT_POINT)[2]
-        present = [layer for layer in layers if os.path.exists(layer)]
-        if _MOUNT_POINT in place and index.isdecimal() and int(index) < len(present):
-            return text, present[int(index)]
-        return (f"{place}: {text}" if place else text), ""
-    return (lines[0] if lines else "the stage ended before it was up"), ""
-
-
-def _failure(name: str, unit: str, properties: Properties) -> ConfextError:
-    from confext_helpers.journal import messages_about
-
-    reason, path = explain(messages_about(name), layer_paths(properties))
-    if path and reason.endswith(_SAY_NOTHING):
-        reason = images.signature_problem(path) or reason
-    hint = "replace it and reload again" if path else f"see journalctl -u {name}"
-    problem = f"the new one cannot be built: {reason}"
-    return ConfextError(problem, unit=unit, path=path, hint=hint)

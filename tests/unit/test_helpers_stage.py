@@ -1,10 +1,8 @@
-"""What a stage is started with, and how its failure is told."""
+"""What a stage is started with."""
 
 from __future__ import annotations
 
-import errno
 import os
-from pathlib import Path
 
 import pytest
 
@@ -71,29 +69,6 @@ def test_nosuid_directories(dynamic: bool, expected: list[str]) -> None:
 def test_layer_paths_are_in_the_order_of_the_stack() -> None:
     given = properties(ExtensionDirectories=("as", ["-/d"]), ExtensionImages=IMAGES)
     assert stage.layer_paths(given) == ["/a.raw", "/b.raw", "/d"]
-
-
-def test_failure_names_the_layer_that_is_there(tmp_path: Path) -> None:
-    (tmp_path / "b.raw").touch()
-    layers = [str(tmp_path / "a.raw"), str(tmp_path / "b.raw")]
-    line = f"Failed to set up mount namespacing: /run/systemd/unit-extensions/0: {os.strerror(errno.ENOPKG)}"
-    reason, path = stage.explain(["something else", line, "Failed at step NAMESPACE"], layers)
-    assert reason.startswith("no partition table or file system that systemd knows is in it (")
-    assert path == layers[1]
-
-
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        ([], "the stage ended before it was up"),
-        (["what systemd says"], "what systemd says"),
-        (["Failed to set up mount namespacing: /etc/x: No such file"], "/etc/x: No such file"),
-        (["Failed to set up mount namespacing: No such file"], "No such file"),
-        (["Failed to set up mount namespacing: /r/unit-extensions/7: E"], "/r/unit-extensions/7: E"),
-    ],
-)
-def test_failure_that_is_no_layer_s(lines: list[str], expected: str) -> None:
-    assert stage.explain(lines, []) == (expected, "")
 
 
 @pytest.mark.parametrize(
