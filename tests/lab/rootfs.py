@@ -23,7 +23,7 @@ SUITES = {"trixie": 257, "forky": 262}
 PACKAGES = (
     # systemd and what its images need
     "systemd", "systemd-sysv", "systemd-container", "systemd-repart", "systemd-resolved", "dbus", "udev", "kmod",
-    "cryptsetup-bin", "erofs-utils", "squashfs-tools", "fdisk", "libnss-myhostname", "polkitd",
+    "cryptsetup-bin", "e2fsprogs", "erofs-utils", "squashfs-tools", "fdisk", "libnss-myhostname", "polkitd",
     # what unit-confext runs on
     "python3", "python3-systemd", "python3-pyparsing", "python3-cryptography", "python3-jeepney",
     # tools of the tests
