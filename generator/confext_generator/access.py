@@ -32,9 +32,9 @@ class Access:
         self._groups = (0, os.getegid())
         # As they are written: where they lead, and what is wrong with the way.
         self._ways: dict[bytes, tuple[bytes, str]] = {}
-        # Free of links: what is wrong with them; whether others can add files to them, and replace files in them.
+        # Free of links: what is wrong with them; whether others can put files into them.
         self._places: dict[bytes, str] = {}
-        self._directories: dict[bytes, tuple[bool, bool]] = {}
+        self._directories: dict[bytes, bool] = {}
 
     def problem(self, status: os.stat_result, path: bytes) -> str:
         """Return how others can write the file with this `status`, empty if they cannot; `path` is free of links."""
@@ -87,12 +87,10 @@ class Access:
     def _judge(self, place: bytes) -> tuple[os.stat_result | None, str]:
         """Return the status of what is at `place` and how others could make it something else."""
         parent = place.rpartition(b"/")[0] or b"/"
-        can_add, can_replace = self._directory(parent)
         status = self._status(place)
         if status is not None and stat.S_ISLNK(status.st_mode) and status.st_uid not in self._owners:
             return status, f"leads to {quoted(place)}, a link that belongs to user {status.st_uid}"
-        # Where nothing is, whoever can put something there decides what it is.
-        if can_replace or (can_add and status is None):
+        if self._is_shared(parent):
             return status, f"leads into {quoted(parent)}, which others than root can write"
         return status, ""
 
@@ -102,19 +100,18 @@ class Access:
         except OSError:
             return None
 
-    def _directory(self, path: bytes) -> tuple[bool, bool]:
-        """Return whether others can add files to the directory, and whether they can replace those that are there."""
+    def _is_shared(self, path: bytes) -> bool:
+        """Return whether others can put files into the directory.
+
+        That goes for a sticky directory as well, although others cannot replace what is root's in there: it is only so
+        for as long as that is there. Such directories are cleaned (systemd-tmpfiles(8)), and then anybody can have the
+        name.
+        """
         known = self._directories.get(path)
         if known is None:
             status = self._status(path)
-            if status is None:
-                known = False, False  # Not there; what counts is the directory where the way ends.
-            else:
-                can_add = bool(self.problem(status, path))
-                # In a sticky directory others can replace their own files only, but its owner can replace all.
-                is_foreign = status.st_uid not in self._owners
-                known = can_add, can_add and (is_foreign or not status.st_mode & stat.S_ISVTX)
-            self._directories[path] = known
+            # Where it is not there, what counts is the directory where the way ends.
+            known = self._directories[path] = status is not None and bool(self.problem(status, path))
         return known
 
     def _has_acl(self, path: bytes) -> bool:

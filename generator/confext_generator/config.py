@@ -10,6 +10,9 @@ PROJECT_PREFIX = b"unit-confext-"
 # The unit whose reload re-stacks a service, before the service itself is reloaded.
 RESTACK_UNIT = PROJECT_PREFIX + b"restack@%n.service"
 
+# The unit that looks at who can write the layers, right before a service starts.
+ACCESS_UNIT = PROJECT_PREFIX + b"access@%n.service"
+
 # The longest name of a unit that RESTACK_UNIT can be named after (UNIT_NAME_MAX of systemd is 255).
 UNIT_NAME_MAX = 255 - len(RESTACK_UNIT.replace(b"%n", b""))
 

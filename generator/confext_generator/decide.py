@@ -34,6 +34,7 @@ class Dropin:
     """The contents of one drop-in, in the order of writing."""
 
     __slots__ = (
+        "access",
         "after",
         "device_allow",
         "directories",
@@ -56,6 +57,7 @@ class Dropin:
         self.after: list[bytes] = []
         self.images: list[bytes] = []
         self.directories: list[bytes] = []
+        self.access = False
         self.device_allow = False
         self.refresh_off = False
         self.make_reloadable = False
@@ -133,8 +135,9 @@ class Decider:
 
         sources = [source.path for source in stack.sources]
         dropin = Dropin(unit, sources)
-        dropin.images = [layer.path for layer in layers if layer.image]
+        dropin.images = self._images(unit, settings, layers)
         dropin.directories = self._directories(unit, settings, layers)
+        dropin.access = any(_leads_out(layer, sources) for layer in layers)
         if not settings.source_path:
             dropin.source_path = sources[0]
         if layers:
@@ -146,6 +149,27 @@ class Decider:
         dropin.make_reloadable = not settings.is_reloadable
         return dropin
 
+    def _images(self, unit: bytes, settings: Settings, layers: list[Layer]) -> list[bytes]:
+        """Return the images among `layers`, none where they would let the service open what it must not.
+
+        The loop device of an image has to be allowed for the life of the service, since systemd mounts the image again
+        for each of its commands. Such a rule is about all devices of a kind, those of other services included.
+        """
+        images = [layer.path for layer in layers if layer.image]
+        if not settings.restricts_devices or settings.hides_devices:
+            return images
+        gift = "every loop, device mapper and NVMe device of this machine, other services' images and disks included"
+        for path in images:
+            if settings.unsafe_device_allow:
+                text = f"UnsafeDeviceAllow=yes lets the service open {gift}, for as long as it has an image"
+                error = ConfextError(unit, path, text, "use PrivateDevices=yes, or a directory instead of an image")
+            else:
+                text = f"ignored, the service's device restrictions would have to let it open {gift}"
+                hint = "set PrivateDevices=yes, use a directory, or accept it by UnsafeDeviceAllow=yes in [X-Confext]"
+                error = ConfextError(unit, path, text, hint)
+            self._reporter.warn(error)
+        return images if settings.unsafe_device_allow else []
+
     def _directories(self, unit: bytes, settings: Settings, layers: list[Layer]) -> list[bytes]:
         """Return the directories among `layers` that systemd can use, having said which it cannot.
 
@@ -156,6 +180,10 @@ class Decider:
         usable = []
         for layer in layers:
             if layer.image:
+                continue
+            if settings.wants_signature:
+                text = "ignored, a directory cannot be signed, and ExtensionImagePolicy= asks for a signature"
+                self._reporter.warn(ConfextError(unit, layer.path, text, "use a signed image"))
                 continue
             is_below = layer.path.startswith(b"/etc/")
             if (is_below or layer.place in (b"/", etc) or layer.place.startswith(etc + b"/")) and not settings.has_root:
@@ -186,3 +214,11 @@ def _mounts(layers: list[Layer], sources: list[bytes]) -> list[bytes]:
     found = dict.fromkeys(mount for layer in layers for mount in layer.mounts)
     there = (*(source + b"/" for source in sources), b"/dev/", b"/proc/", b"/sys/")
     return sorted(m for m in found if m not in (b"", b"/") and not (m + b"/").startswith(there))
+
+
+def _leads_out(layer: Layer, sources: list[bytes]) -> bool:
+    """Return whether who can write the layer may change, or be seen, only after this run: the way to it is a long one.
+
+    What lies in a `.confext.d/` of root's itself has been looked at for good.
+    """
+    return bool(layer.mounts) or layer.versioned or layer.path.rpartition(b"/")[0] not in sources

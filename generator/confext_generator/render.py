@@ -7,21 +7,21 @@ should never come this far; should one do so all the same, nothing is written.
 from __future__ import annotations
 
 from confext_generator import words
-from confext_generator.config import RESTACK_UNIT
+from confext_generator.config import ACCESS_UNIT, RESTACK_UNIT
 from confext_generator.report import ConfextError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confext_generator.decide import Dropin
 
-# What systemd allows for RootImage= itself, but forgets for ExtensionImages=
-# (cgroup_context_add_device_allow()).
+# What systemd allows for RootImage= itself, but forgets for ExtensionImages= (cgroup_context_add_device_allow()). It
+# adds "m", which lets the service make such nodes of its own; nothing of systemd's needs that.
 _DEVICES = (
     b"/dev/loop-control rw",
     b"/dev/mapper/control rw",
-    b"block-loop rwm",
-    b"block-blkext rwm",
-    b"block-device-mapper rwm",
+    b"block-loop rw",
+    b"block-blkext rw",
+    b"block-device-mapper rw",
 )
 
 
@@ -35,7 +35,11 @@ def render(dropin: Dropin) -> bytes:
     lines += [b"RequiresMountsFor=" + words.quote_word(path) for path in dropin.mounts]
     if dropin.wants:
         lines.append(b"Wants=" + b" ".join(dropin.wants))
-    lines.append(b"After=" + b" ".join([*dropin.after, RESTACK_UNIT]))
+    after = [*dropin.after, RESTACK_UNIT]
+    if dropin.access:
+        lines.append(b"Requires=" + ACCESS_UNIT)
+        after.append(ACCESS_UNIT)
+    lines.append(b"After=" + b" ".join(after))
     # It is up while the service is, reloaded with it, and before it.
     lines += [b"Upholds=" + RESTACK_UNIT, b"PropagatesReloadTo=" + RESTACK_UNIT]
 

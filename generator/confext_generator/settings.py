@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posix as os
 
-from confext_generator import unitfile, words
+from confext_generator import imagepolicy, unitfile, words
 from confext_generator.config import DROPIN
 from confext_generator.report import ConfextError
 
@@ -28,15 +28,19 @@ class Settings:
     """The settings of one unit that the drop-in depends on."""
 
     __slots__ = (
+        "bound_devices",
         "default_dependencies",
         "device_allow",
         "device_policy",
         "exec_reload",
+        "mount_images",
         "overridden",
         "private_devices",
         "roots",
         "source_path",
         "type",
+        "unsafe_device_allow",
+        "wants_signature",
     )
 
     def __init__(self) -> None:
@@ -48,6 +52,11 @@ class Settings:
         self.private_devices = False
         self.device_policy = b"auto"
         self.device_allow = False
+        # BindPaths= and BindReadOnlyPaths= that bring the host's block devices in, those that are set.
+        self.bound_devices: set[bytes] = set()
+        self.mount_images = False
+        self.unsafe_device_allow = False
+        self.wants_signature = False
         self.default_dependencies = True
         # Drop-ins read after ours that take something of it back, as (path, setting).
         self.overridden: list[tuple[bytes, str]] = []
@@ -64,8 +73,18 @@ class Settings:
 
     @property
     def restricts_devices(self) -> bool:
-        """Whether the service may use only listed devices (systemd.resource-control(5))."""
+        """Whether the service may use only listed devices, loop devices not among them (systemd.resource-control(5)).
+
+        systemd adds them itself where the unit has an image of its own (unit_patch_contexts() in unit.c).
+        """
+        if b"RootImage" in self.roots or self.mount_images:
+            return False
         return self.private_devices or self.device_policy != b"auto" or self.device_allow
+
+    @property
+    def hides_devices(self) -> bool:
+        """Whether the service has no node of a block device, and cannot make one, whatever it is allowed to open."""
+        return self.private_devices and not self.bound_devices
 
 
 class SettingsReader:
@@ -164,6 +183,17 @@ def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_s
                 settings.device_policy = value
         elif key == b"DeviceAllow":
             settings.device_allow = bool(value) and (settings.device_allow or _is_device(value))
+        elif key in (b"BindPaths", b"BindReadOnlyPaths"):
+            if not value:
+                settings.bound_devices.discard(key)
+            elif _binds_devices(value):
+                settings.bound_devices.add(key)
+        elif key == b"MountImages":
+            settings.mount_images = bool(value)
+        elif key == b"ExtensionImagePolicy":
+            settings.wants_signature = imagepolicy.wants_signature(value, settings.wants_signature)
+        elif key == b"UnsafeDeviceAllow":
+            settings.unsafe_device_allow = _boolean(value, False)
         elif key == b"DefaultDependencies":
             settings.default_dependencies = _boolean(value, settings.default_dependencies)
         elif key == b"PrivateMounts":
@@ -190,3 +220,22 @@ def _is_device(value: bytes) -> bool:
     if path.startswith((b"block-", b"char-")) or b"%" in path:
         return True
     return path.startswith((b"/dev/", b"/run/systemd/inaccessible/")) and b".." not in path.split(b"/")
+
+
+# Directories with nodes of block devices in them, and the nodes that DeviceAllow= is about.
+_BLOCK_DEVICES = (b"/", b"/dev", b"/dev/block", b"/dev/disk", b"/dev/mapper")
+_BLOCK_DEVICE_PREFIXES = (b"/dev/block/", b"/dev/disk/", b"/dev/mapper/", b"/dev/loop", b"/dev/dm-", b"/dev/nvme")
+
+
+def _binds_devices(value: bytes) -> bool:
+    """Return whether a BindPaths= brings block devices of the host into the service; yes if it cannot be read."""
+    while value:
+        try:
+            word, value = words.first_word(value)
+        except ValueError:
+            return True
+        source = word.lstrip(b"-+").partition(b":")[0]
+        source = b"/" + b"/".join(part for part in source.split(b"/") if part not in (b"", b"."))
+        if source in _BLOCK_DEVICES or source.startswith(_BLOCK_DEVICE_PREFIXES):
+            return True
+    return False

@@ -15,11 +15,15 @@ SETTINGS = {
     b"Unit": frozenset((b"DefaultDependencies", b"SourcePath")),
     b"Service": frozenset(
         (
+            b"BindPaths",
+            b"BindReadOnlyPaths",
             b"DeviceAllow",
             b"DevicePolicy",
             b"ExecReload",
             b"ExtensionDirectories",
+            b"ExtensionImagePolicy",
             b"ExtensionImages",
+            b"MountImages",
             b"PrivateDevices",
             b"PrivateMounts",
             b"RefreshOnReload",
@@ -30,6 +34,7 @@ SETTINGS = {
         )
     ),
     b"Install": frozenset[bytes](),
+    b"X-Confext": frozenset((b"UnsafeDeviceAllow",)),
 }
 
 # LONG_LINE_MAX of systemd's fileio.h: a line must be shorter.

@@ -181,6 +181,16 @@ class Manager:
         number, path = cast(tuple[int, str], job)
         return number if number and str(self._get(path, "Job", "JobType")[0]).startswith("reload") else 0
 
+    def ordered_after(self, unit: str) -> list[str]:
+        """The units that `unit` is ordered after."""
+        (names,) = self._get(unit_path(unit), "Unit", "After")
+        return [str(name) for name in cast(list[object], names)]
+
+    def units_with_jobs(self) -> set[str]:
+        """The units for which a job is waiting or running."""
+        (body,) = self._call(new_method_call(_MANAGER, "ListJobs"))
+        return {str(job[1]) for job in cast(list[tuple[object, ...]], body[0])}
+
     def cancel_reload(self, unit: str) -> bool:
         """Cancel the job that is to reload `unit`, if there is one; return whether there was."""
         number = self.reload_job(unit)

@@ -142,6 +142,40 @@ def check_releases(unit: str, layers: list[str], directory: str) -> None:
             )
 
 
+def wants_signature(policy: str) -> bool:
+    """Whether an image policy asks for a signature of an image's root file system: systemd.image-policy(7)."""
+    # What this needs takes longer to load than all else here. The policy for all other partitions has no name in front.
+    rules = [rule for rule in policy.split(":") if rule.startswith(("root=", "="))]
+    if not any("signed" in rule and "unprotected" not in rule for rule in rules):
+        return False
+    from confext_helpers.image import policy as policies
+
+    return policies.wants_signature(policies.parse(policy))
+
+
+def check_directories(unit: str, directories: list[str], policy: str) -> None:
+    """Refuse a directory as a layer where the image policy asks for a signature: a directory cannot have one.
+
+    systemd has no policy for directories; the generator leaves them out. Here are those that it could not know of.
+
+    Args:
+        unit: the service that they are layers of.
+        directories: what ExtensionDirectories= names; what is not there is no layer.
+        policy: its ExtensionImagePolicy=, systemd.image-policy(7).
+
+    Raises:
+        ConfextError: there is one.
+    """
+    for path in directories:
+        if os.path.exists(path) and wants_signature(policy):
+            raise ConfextError(
+                "a directory cannot be signed, and ExtensionImagePolicy= asks for a signature",
+                unit=unit,
+                path=path,
+                hint="use a signed image, run systemctl daemon-reload, and reload again",
+            )
+
+
 def check_signers(unit: str, layers: list[str], policy: str) -> None:
     """Refuse an image whose signer's certificate is out of its time, where the image policy asks for a signature.
 
@@ -156,16 +190,11 @@ def check_signers(unit: str, layers: list[str], policy: str) -> None:
     Raises:
         ConfextError: a signer's certificate has expired, or is not valid yet.
     """
-    # What this needs takes longer to load than all else here. The policy for all other partitions has no name in front.
-    rules = [rule for rule in policy.split(":") if rule.startswith(("root=", "="))]
-    if not any("signed" in rule and "unprotected" not in rule for rule in rules):
+    if not wants_signature(policy):
         return
-    from confext_helpers.image import policy as policies
     from confext_helpers.image import signers, trust
     from confext_helpers.image.findings import Code
 
-    if not policies.wants_signature(policies.parse(policy)):
-        return
     anchors = trust.load(())
     for layer in layers:
         path = resolve(layer)

@@ -39,6 +39,7 @@ class Id(StrEnum):
     COMPLETED = "6077d2caf2794f98b368c65d41a1b412"
     RELOAD_FAILED = "4796ce3a55b442e2ad0f053c98dd379f"
     FAILED = "34613f216bfc4d6b85106594362d45b5"
+    NOT_STARTED = "07b7fc71b00b4a94a1504bf71afe1861"
     SECTION = "4b4fb5e1518043768fd00a4ac2072dd5"
 
 
@@ -191,6 +192,12 @@ def reload_failed(unit: str, result: str) -> Message:
         f"see journalctl -u {unit}, mend the configuration in the image and reload again"
     )
     return Message(Id.RELOAD_FAILED, Priority.ERROR, text, {"CONFEXT_RESULT": result})
+
+
+def not_started(error: ConfextError) -> Message:
+    """The service must not start, with layers that others can write."""
+    text = str(error).replace(error.problem, f"not started, {error.problem}", 1)
+    return Message(Id.NOT_STARTED, Priority.ERROR, text, {})
 
 
 def section(text: str) -> Message:

@@ -3,6 +3,7 @@
     restack UNIT              re-stack `/etc` of the service; cancel its reload if that fails
     restack --refuse UNIT     cancel the reload of a service whose hook died
     restack --recover UNIT    complete what a hook that died had begun
+    restack --access UNIT     fail if others than root can write a layer of the service, before it starts
     restack --report UNIT     say so if the service's own reload failed after a swap
 
 In order: ask the manager for the unit (bus.py); complete a swap that was cut off; leave it at that if nothing changed
@@ -36,12 +37,13 @@ from confext_helpers.notes import Notes, Stack
 from confext_helpers.processes import Process, find_processes
 
 USAGE = """\
-usage: restack [--refuse|--recover|--report] [--] UNIT
+usage: restack [--refuse|--recover|--access|--report] [--] UNIT
 
 Give the running service UNIT the /etc that a restart would give it.
 
   --refuse    only cancel the reload of UNIT, since a re-stack was cut off
   --recover   only complete a re-stack that was cut off
+  --access    only fail if others than root can write a layer of UNIT
   --report    only say so if the reload of UNIT failed
   --debug     show where an error comes from
   -h, --help  show this text
@@ -51,6 +53,10 @@ See unit-confext-restack(8).
 
 REPORT_UNIT = "unit-confext-report@{}.service"
 EXIT_USAGE = 2
+# In the order of Options.
+_FLAGS = ("--refuse", "--recover", "--access", "--report", "--debug")
+# How long a service that starts waits for the file systems that its layers are on, in seconds.
+MOUNT_TIMEOUT_SEC = 90.0
 
 
 class Options(NamedTuple):
@@ -59,6 +65,7 @@ class Options(NamedTuple):
     unit: str
     refuse: bool = False
     recover: bool = False
+    access: bool = False
     report: bool = False
     debug: bool = False
 
@@ -74,14 +81,14 @@ def parse_options(argv: list[str]) -> Options:
     options = [word for word in argv[:end] if word.startswith("-")]
     units = [word for word in argv[:end] if not word.startswith("-")] + argv[end + 1 :]
     for word in options:
-        if word not in ("--refuse", "--recover", "--report", "--debug"):
+        if word not in _FLAGS:
             raise ValueError(f"unknown option {word}")
     if len(units) != 1:
         raise ValueError("one unit name is needed")
     unit = units[0] if "." in units[0] else f"{units[0]}.service"
     if "/" in unit or not unit.endswith(".service"):
         raise ValueError(f"{unit!r} is no name of a service")
-    return Options(unit, *(word in options for word in ("--refuse", "--recover", "--report", "--debug")))
+    return Options(unit, *(word in options for word in _FLAGS))
 
 
 def _recover(unit: str, notes: Notes, processes: list[Process]) -> None:
@@ -171,7 +178,13 @@ def restack(
         return before
     if properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
+    from confext_helpers import writers  # Only needed where something changed.
+
+    writers.check(unit, properties)
     layers = stage.layer_paths(properties)
+    policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
+    directories = {"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))}
+    images.check_directories(unit, stage.layer_paths(directories), policy)
     for layer in layers:
         images.check_whole(unit, layer)
     progress.begin(Step.CHECKS)
@@ -190,12 +203,13 @@ def restack(
             _warn(unit, notes, wanted.warnings)
             checks.run(manager, unit, properties, wanted)
         progress.begin(Step.COMPARE)
+        writers.check(unit, properties)
         # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
         same = identity.identify(properties).is_same(before)
         if wanted is not None and wanted.commands and not same:
             raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
         images.check_releases(unit, layers, f"{new_stage.root}/etc/extension-release.d")
-        images.check_signers(unit, layers, str(properties.get("ExtensionImagePolicy", ("s", ""))[1]))
+        images.check_signers(unit, layers, policy)
         found = change.find(unit, properties, processes[0], new_stage.namespace, before, last)
     except BaseException:
         new_stage.close()
@@ -235,6 +249,8 @@ def run(options: Options) -> int:
     if options.report:
         report(unit)
         return 0
+    if options.access:
+        return look_before_start(unit)
     with Notes(unit) as notes, Manager() as manager:
         if options.refuse:
             if manager.cancel_reload(unit):
@@ -281,6 +297,19 @@ def _as_confext_error(error: Exception, unit: str) -> ConfextError:
     if isinstance(error, ConfextError):
         return error
     return ConfextError(f"it cannot be re-stacked: {error}", unit=unit)
+
+
+def look_before_start(unit: str) -> int:
+    """Return 0 if nobody but root can write the layers of `unit`, which is about to start; else say so and return 1."""
+    from confext_helpers import writers
+
+    try:
+        with Manager() as manager:
+            writers.check_before_start(unit, manager, MOUNT_TIMEOUT_SEC)
+    except ConfextError as error:
+        say(unit, messages.not_started(error if error.unit else _as_confext_error(error, unit)))
+        return 1
+    return 0
 
 
 def report(unit: str) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SECTION = "X-Confext"
 DEFAULT_TIMEOUT_USEC = 30_000_000
 INFINITY_USEC = (1 << 64) - 1
+# parse_boolean() of systemd's parse-util.c.
+_BOOLEANS = ("1", "yes", "y", "true", "t", "on", "0", "no", "n", "false", "f", "off")
 
 _BOM = b"\xef\xbb\xbf"
 _WHITESPACE = words.WHITESPACE.decode()
@@ -209,6 +211,11 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
                     timeout = parse_timeout(setting.value) if setting.value else DEFAULT_TIMEOUT_USEC
                 except ValueError:
                     problem = f'CheckTimeoutSec={setting.value}, which is no time span,'
+                    warnings.append(_warning(unit, path, setting.line, problem))
+            elif setting.key == "UnsafeDeviceAllow":
+                # For the generator; what that would not understand means no.
+                if setting.value and setting.value.lower() not in _BOOLEANS:
+                    problem = f"UnsafeDeviceAllow={setting.value}, which is no boolean,"
                     warnings.append(_warning(unit, path, setting.line, problem))
             elif not setting.key.startswith("X-"):
                 key = setting.key if setting.key.isprintable() else ascii(setting.key)

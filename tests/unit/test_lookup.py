@@ -14,11 +14,10 @@ LOADER = "/run/unit-confext/loader"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    tmp_path.chmod(0o755)
+def root(own_path: Path) -> Path:
     for name in ("root", "root/run", "root/srv"):
-        (tmp_path / name).mkdir(mode=0o755)
-    return tmp_path / "root"
+        (own_path / name).mkdir(mode=0o755)
+    return own_path / "root"
 
 
 def check(name: str, value: object) -> None:

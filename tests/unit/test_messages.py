@@ -180,6 +180,10 @@ def test_refused_too_late() -> None:
             messages.failed(ConfextError("cannot reach the service manager", unit=UNIT)),
             Message(Id.FAILED, Priority.ERROR, "a.service: cannot reach the service manager", {}),
         ),
+        (
+            messages.not_started(ConfextError("its layer is", unit="a.service", path="/b", hint="do")),
+            Message(Id.NOT_STARTED, Priority.ERROR, "a.service: not started, its layer is (/b); do", {}),
+        ),
         (messages.section("a line"), Message(Id.SECTION, Priority.WARNING, "a line", {})),
     ],
 )

@@ -272,6 +272,8 @@ def every_message() -> list[Message]:
     )
     failed = ConfextError("the check 'x' exited with status 1", unit=UNIT, hint="mend it", check="x")
     unknown = f"{UNIT}: the unknown key Chekc= in [X-Confext] is ignored (/etc/systemd/system/{UNIT}.d/50-check.conf:2)"
+    way = "its layer leads into '/data/user', which others than root can write"
+    way_hint = "chown root:root, chmod go-w, or take it away"
     few = Difference(_files(1), _files(2), _files(0))
     return [
         messages.restacked(UNIT, LayerChange((SITE, TLS), (TLS,), (SITE,), ()), few, dict.fromkeys(Step, 1)),
@@ -283,6 +285,7 @@ def every_message() -> list[Message]:
         messages.completed(UNIT),
         messages.reload_failed(UNIT, "exit-code"),
         messages.failed(ConfextError("there is no manager", unit=UNIT)),
+        messages.not_started(ConfextError(way, unit=UNIT, path="/data/user/10-a.raw", hint=way_hint)),
         messages.section(unknown),
     ]
 

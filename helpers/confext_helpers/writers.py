@@ -1,0 +1,84 @@
+"""Who can write what a service gets as its configuration: asked when a layer is used.
+
+The generator asks that too (access.py there), but it runs before file systems are mounted, and what it has found out
+may be true no longer: a directory was given away, a file is gone and its name is another user's to take. So the hook
+asks before systemd builds the new stack and once more after it, and unit-confext-access@.service asks right before the
+service starts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from confext_generator import access
+from confext_generator.access import Access
+from confext_generator.tree import Tree
+from confext_helpers import images
+from confext_helpers.errors import ConfextError
+from confext_helpers.stage import layer_paths
+
+if TYPE_CHECKING:
+    from confext_helpers.bus import Manager, Properties
+
+# What systemd finds beside an image by itself: systemd.exec(5), RootVerity= and RootHash=.
+_SIDECARS = (".verity", ".roothash", ".roothash.p7s")
+_INTERVAL_SEC = 0.1
+
+
+def check(unit: str, properties: Properties, root: str = "") -> None:
+    """Refuse layers that others than root can write, or put something else in the place of.
+
+    Args:
+        unit: the service.
+        properties: those that it has.
+        root: where its layers are; for tests.
+
+    Raises:
+        ConfextError: there is such a layer.
+    """
+    judge = Access(Tree(os.fsencode(root)))
+    for layer in layer_paths(properties):
+        file = images.resolve(layer)
+        for path in (layer, file) if file != layer else (layer,):
+            _check(judge, unit, layer, path)
+        if file.endswith(".raw"):
+            for suffix in _SIDECARS:
+                _check(judge, unit, layer, file.removesuffix(".raw") + suffix)
+
+
+def _check(judge: Access, unit: str, layer: str, path: str) -> None:
+    try:
+        place, status, problem = judge.follow(os.fsencode(path))
+    except OSError as error:
+        raise ConfextError(f"its layer cannot be looked at: {error.strerror}", unit=unit, path=layer) from error
+    if not problem and status is not None:
+        problem = judge.problem(status, place)
+    if problem:
+        what = "its layer" if path == layer else f"{os.path.basename(path)} of its layer"
+        raise ConfextError(f"{what} {problem}", unit=unit, path=layer, hint=f"{access.HINT}, or take it away")
+
+
+def check_before_start(unit: str, manager: Manager, timeout_sec: float) -> None:
+    """Do what check() does, once all file systems that the service waits for are mounted, or could not be.
+
+    This runs before the service starts and after nothing at all: which file systems that service waits for is
+    something that a unit cannot say of another one.
+
+    Args:
+        unit: the service.
+        manager: to ask.
+        timeout_sec: how long to wait for file systems.
+
+    Raises:
+        ConfextError: as check(), or the time is over.
+    """
+    deadline = time.monotonic() + timeout_sec
+    mounts = {name for name in manager.ordered_after(unit) if name.endswith((".mount", ".automount"))}
+    while waiting := mounts & manager.units_with_jobs():
+        if time.monotonic() > deadline:
+            problem = f"its layers cannot be looked at, {min(waiting)} is still being mounted"
+            raise ConfextError(problem, unit=unit, hint="start it again when it is")
+        time.sleep(_INTERVAL_SEC)
+    check(unit, manager.service_properties(unit))

@@ -1,0 +1,5 @@
+"""Fixtures of the unit tests."""
+
+from lab.ownplace import own_path
+
+__all__ = ["own_path"]

@@ -1,0 +1,122 @@
+"""Who can write the layers of a service, asked when they are used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from confext_helpers import writers
+from confext_helpers.bus import Manager, Properties
+from confext_helpers.errors import ConfextError
+
+UNIT = "foo.service"
+
+
+def images(*paths: Path) -> Properties:
+    return {"ExtensionImages": ("a(sba(ss))", [(str(path), True, []) for path in paths])}
+
+
+@pytest.fixture
+def image(own_path: Path) -> Path:
+    (own_path / "store").mkdir(mode=0o755)
+    path = own_path / "store/10-a.raw"
+    path.touch(0o644)
+    return path
+
+
+def refused(properties: Properties) -> str:
+    with pytest.raises(ConfextError) as caught:
+        writers.check(UNIT, properties)
+    assert caught.value.unit == UNIT
+    assert caught.value.hint == "chown root:root, chmod go-w, or take it away"
+    return f"{caught.value.problem} ({caught.value.path})"
+
+
+def test_root_s_own_are_fine(image: Path) -> None:
+    writers.check(UNIT, images(image, image.parent / "missing.raw"))
+    directories: Properties = {"ExtensionDirectories": ("as", [f"-{image.parent}"])}
+    writers.check(UNIT, directories)
+
+
+def test_a_file_that_others_can_write(image: Path) -> None:
+    image.chmod(0o666)
+    assert refused(images(image)) == f"its layer can be written by everybody ({image})"
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_directory_that_others_can_write(image: Path, mode: int, there: bool) -> None:
+    image.parent.chmod(mode)
+    if not there:
+        image.unlink()
+    text = f"its layer leads into '{image.parent}', which others than root can write ({image})"
+    assert refused(images(image)) == text
+
+
+def test_a_link_on_the_way(image: Path, own_path: Path) -> None:
+    (own_path / "open").mkdir()
+    (own_path / "open").chmod(0o777)
+    (own_path / "open/store").symlink_to(image.parent)
+    (own_path / "way").symlink_to("open/store")
+    path = own_path / "way/10-a.raw"
+    text = f"its layer leads into '{own_path}/open', which others than root can write ({path})"
+    assert refused(images(path)) == text
+
+
+def test_the_version_that_is_picked(own_path: Path) -> None:
+    versions = own_path / "10-a.raw.v"
+    versions.mkdir(mode=0o755)
+    for name in ("10-a_1.raw", "10-a_2.raw"):
+        (versions / name).touch(0o644)
+    writers.check(UNIT, images(versions))
+    (versions / "10-a_1.raw").chmod(0o666)
+    writers.check(UNIT, images(versions))
+    (versions / "10-a_2.raw").chmod(0o666)
+    assert refused(images(versions)) == f"10-a_2.raw of its layer can be written by everybody ({versions})"
+
+
+@pytest.mark.parametrize("suffix", [".verity", ".roothash", ".roothash.p7s"])
+def test_files_beside_an_image(image: Path, suffix: str) -> None:
+    beside = image.with_name(f"10-a{suffix}")
+    beside.touch(0o644)
+    writers.check(UNIT, images(image))
+    beside.chmod(0o602)
+    assert refused(images(image)) == f"10-a{suffix} of its layer can be written by everybody ({image})"
+
+
+def test_a_loop_of_links(own_path: Path) -> None:
+    (own_path / "a.raw").symlink_to("a.raw")
+    with pytest.raises(ConfextError, match="cannot be looked at: too many links"):
+        writers.check(UNIT, images(own_path / "a.raw"))
+
+
+class Jobs(Manager):
+    """A manager with jobs."""
+
+    def __init__(self, properties: Properties, jobs: list[set[str]]) -> None:
+        self.properties = properties
+        self.jobs = jobs
+
+    def ordered_after(self, unit: str) -> list[str]:
+        return ["srv.mount", "srv.automount", "basic.target"]
+
+    def units_with_jobs(self) -> set[str]:
+        return self.jobs.pop(0) if len(self.jobs) > 1 else self.jobs[0]
+
+    def service_properties(self, unit: str) -> Properties:
+        assert len(self.jobs) == 1, "the file systems are not there yet"
+        return self.properties
+
+
+def test_file_systems_are_waited_for(image: Path) -> None:
+    jobs = [{"srv.mount", UNIT}, {"srv.automount"}, {UNIT, "home.mount", "basic.target"}]
+    writers.check_before_start(UNIT, Jobs(images(image), jobs), 60)
+    image.chmod(0o666)
+    with pytest.raises(ConfextError, match="can be written by everybody"):
+        writers.check_before_start(UNIT, Jobs(images(image), jobs), 60)
+
+
+def test_not_forever(image: Path) -> None:
+    with pytest.raises(ConfextError, match=r"its layers cannot be looked at, srv\.mount is still being mounted"):
+        writers.check_before_start(UNIT, Jobs(images(image), [{"srv.mount"}]), 0)
