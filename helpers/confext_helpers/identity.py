@@ -1,30 +1,35 @@
-"""What the `/etc` of a service is made of, as texts that change when any of it does.
+"""What the `/etc` of a service is made of, as digests that change when any of it does.
 
-Equal texts mean that a re-stack would give the `/etc` that is there already, so that it can be left out. What
+Equal digests mean that a re-stack would give the `/etc` that is there already, so that it can be left out. What
 counts is what the kernel vouches for: device, inode, mode and change time of every image (and of what lies beside it:
-`.verity`, `.roothash`, `.roothash.p7s`), of every file of a directory layer, of every source of a bind mount, and
-the settings themselves. The change time (ctime) cannot be set by anybody, so an image written in place, or one with
-its modification time set back, is seen.
+`.verity`, `.roothash`, `.roothash.p7s`), of every file of a directory layer, of every source of a bind mount, of
+every file of the host's own `/etc` (or of that of the service's root directory), and the settings themselves. The
+change time (ctime) cannot be set by anybody, so an image written in place, or one with its modification time set back,
+is seen.
 
-A file system's clock ticks every few milliseconds only. A file that changed within the last tick could change once
-more without a trace; a text with so young a file in it is no proof of anything (`Identity.settled`).
+An overlay does not take in what happens below it: it keeps the names that it has looked up, so that a file of the
+host that was replaced by a rename is the old one until the overlay is made anew, and of each file the owner and the
+mode that it had when it was looked up, by which it goes on to grant and to refuse (ovl_permission() in the kernel's
+fs/overlayfs/inode.c). The change times of the host's files tell both. What is mounted below the host's `/etc` is not
+seen through an overlay at all.
 
-Files are described in the words of find(1), as helpers/restack-if-changed.in has it describe them, which so can find
-out that nothing changed without this module.
+Three things make a digest no proof of anything (`Identity.settled`). A file system's clock ticks every few milliseconds
+only, so that a file which changed within the last tick before it was looked at could change once more without a trace.
+Who can write a file of a directory layer may have it in memory and change it there, which moves no clock (mmap(2),
+"MAP_SHARED"). And what cannot be looked at may be anything.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from confext_helpers.bus import Properties
+from confext_helpers.filewords import Files, has_writer, sha256
 from confext_helpers.stage import layer_paths, shaping_properties
 
-SIDECARS = (".verity", ".roothash", ".roothash.p7s", ".usrhash", ".usrhash.p7s")
 TICK_NS = 50_000_000
 # The generator's drop-ins are in it, and systemd makes it anew whenever it loads units; their settings do not change
 # otherwise.
@@ -32,7 +37,8 @@ GENERATED = "/run/systemd/generator"
 
 # Which of the properties name files whose identity matters, and how to get at the paths in the property's value.
 _PLAIN_PATHS = ("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths")
-_PATH_FIRST = ("BindPaths", "BindReadOnlyPaths", "MountImages")
+_PATH_FIRST = ("BindPaths", "BindReadOnlyPaths")
+_IMAGES = ("MountImages",)
 _ONE_PATH = ("RootDirectory", "RootImage", "RootVerity", "RootHashPath", "RootHashSignaturePath")
 
 
@@ -40,30 +46,31 @@ class Identity(NamedTuple):
     """What an `/etc` is made of.
 
     Attributes:
-        layers: by their paths, bottom to top, texts that are equal if and only if nothing changed in that layer.
+        layers: by their paths, bottom to top, digests that are equal if and only if nothing changed in that layer.
         settings: likewise for the settings that shape it.
         places: likewise for the other files that these settings name.
-        paths: of all these files, see Files.
+        base: likewise for the `/etc` that lies below all layers; empty if that is within an image.
         newest: the latest change time in it, in nanoseconds since the epoch.
+        looked: when all of it was looked at, likewise.
+        certain: whether nothing of it could change without a trace after that.
     """
 
     layers: dict[str, str]
     settings: str
     places: str
-    paths: list[str]
+    base: str
     newest: int
+    looked: int
+    certain: bool = True
 
     def is_same(self, other: Identity) -> bool:
         """Whether both are one and the same `/etc`, order of the layers included."""
-        return (list(self.layers.items()), *self[1:3]) == (list(other.layers.items()), *other[1:3])
+        return (list(self.layers.items()), *self[1:4]) == (list(other.layers.items()), *other[1:4])
 
-    def settled(self, now: int) -> bool:
-        """Whether nothing in it changed so shortly before `now` (ns since the epoch) that a change could hide."""
-        return self.newest < now - TICK_NS
-
-    def text(self) -> str:
-        """What find(1) says about `paths`."""
-        return self.places + "".join(self.layers.values())
+    @property
+    def settled(self) -> bool:
+        """Whether every change that came after it was looked at can be seen."""
+        return self.certain and self.newest < self.looked - TICK_NS
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -72,88 +79,82 @@ def _strings(value: object) -> Iterator[str]:
         yield str(item[0] if isinstance(item, tuple) else item)
 
 
-class Files:
-    """Gathers what files are.
+def base_of(properties: Properties) -> str | None:
+    """The `/etc` that lies below all layers; None if it is in an image that only systemd mounts."""
+    if properties.get("RootImage", ("s", ""))[1] or properties.get("RootMStack", ("s", ""))[1]:
+        return None
+    return str(properties.get("RootDirectory", ("s", ""))[1]).rstrip("/") + "/etc"
 
-    Attributes:
-        paths: of those that were looked at. They have `/.` in front where the change time counts.
-        newest: the latest change time that counts, in nanoseconds since the epoch.
+
+def identify(properties: Properties, files: Files | None = None) -> Identity:
+    """Describe what the `/etc` of a service with these `properties` would be made of now.
+
+    Args:
+        properties: of the service.
+        files: gets all files that this depends on.
     """
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.newest = 0
-        self._words: list[str] = []
-
-    def text(self) -> str:
-        """find(1)'s words about those that there are."""
-        return "".join(self._words)
-
-    def _add(self, path: str) -> os.stat_result | None:
-        self.paths.append(path)
-        try:
-            status = os.stat(path)
-        except OSError:
-            # A symbolic link that leads nowhere is described itself; so does find -L.
-            try:
-                status = os.lstat(path)
-            except OSError:
-                return None
-        self._words.append(f"{status.st_dev} {status.st_ino} {status.st_mode & 0o7777:o} {path}\n")
-        return status
-
-    def add_place(self, path: str) -> None:
-        """Record a path that a setting names: whether it is there, and which file it is."""
-        self._add(path)
-
-    def add(self, path: str) -> os.stat_result | None:
-        """Record a file, and when it changed."""
-        status = self._add(f"/.{path}")
-        if status is not None:
-            self.newest = max(self.newest, status.st_ctime_ns)
-            # find's fractions have ten digits.
-            self._words.append("{}.{:09}0\n".format(*divmod(status.st_ctime_ns, 1_000_000_000)))
-        return status
-
-    def add_layer(self, path: str) -> None:
-        """Record an image, a directory, or a `.v/` directory of either, with all that is in it."""
-        status = self.add(path)
-        if status is not None and status.st_mode & 0o170000 == 0o040000:
-            self._add_directory(path)
-        elif path.endswith(".raw"):
-            for suffix in SIDECARS:
-                self.add(path.removesuffix(".raw") + suffix)
-
-    def _add_directory(self, path: str) -> None:
-        # One that cannot be read is only what it is itself.
-        with contextlib.suppress(OSError), os.scandir(path) as found:
-            for entry in sorted(found, key=lambda entry: entry.name):
-                self.add(entry.path)
-                if entry.is_dir(follow_symlinks=False):
-                    self._add_directory(entry.path)
-
-
-def identify(properties: Properties) -> Identity:
-    """Describe what the `/etc` of a service with these `properties` would be made of now."""
+    looked = now()
+    files = files if files is not None else Files()
+    files.newest = 0
+    files.part()
     shaping = shaping_properties(properties)
-    places = Files()
-    places.add_place("/etc")
+    files.add_place("/etc")
     for name in _ONE_PATH:
         if name in shaping:
-            places.add(str(shaping[name][1]))
+            files.add(str(shaping[name][1]))
     for name in _PLAIN_PATHS + _PATH_FIRST:
         if name in shaping:
             for path in _strings(shaping[name][1]):
-                places.add_place(path.lstrip("-+"))
+                files.add_place(path.lstrip("-+"))
+    for name in _IMAGES:
+        if name in shaping:
+            for path in _strings(shaping[name][1]):
+                files.add(path)
+    if "RootMStack" in shaping:
+        files.certain = False  # Many images and directories, which are systemd's to find.
+    places = files.part()
+    base = base_of(properties)
+    if base is not None:
+        files.add_tree(base, layer=False)
+    below = files.part() if base is not None else ""
     layers: dict[str, str] = {}
-    paths, newest = [*places.paths], places.newest
     for path in layer_paths(shaping):
-        layer = Files()
-        layer.add_layer(path)
-        layers[path] = layer.text()
-        paths += layer.paths
-        newest = max(newest, layer.newest)
-    return Identity(layers, repr(sorted(shaping.items())), places.text(), paths, newest)
+        files.add_layer(path)
+        layers[path] = files.part()
+    settings = sha256()
+    settings.update(os.fsencode(repr(sorted(shaping.items()))))
+    return Identity(layers, settings.hexdigest(), places, below, files.newest, looked, files.certain)
+
+
+def base(properties: Properties) -> Identity:
+    """Describe only what lies below all layers; everything else of the answer is empty."""
+    files = Files()
+    path = base_of(properties)
+    if path is not None:
+        files.add_tree(path, layer=False)
+    digest = files.part() if path is not None else ""
+    return Identity({}, "", "", digest, files.newest, now(), files.certain)
+
+
+def is_held_open(properties: Properties) -> bool:
+    """Whether somebody has a file of a directory layer open for writing, or in memory to write to, or may have.
+
+    It may be somebody who could write the file once, and cannot any more. To be asked after identify(): from then on
+    nobody gets hold of a file but by what changes its digest, or as root. An image is held open by systemd itself.
+    """
+    trees = [tree for path in layer_paths(properties) for tree in _trees(path)]
+    return bool(trees) and has_writer(trees)
+
+
+def _trees(path: str) -> list[str]:
+    """The directories that a layer is, or that are in its `.v/` directory."""
+    names = [path]
+    if path.endswith(".v"):
+        try:
+            names = [f"{path}/{name}" for name in os.listdir(path)]
+        except FileNotFoundError:
+            return []
+    return [name for name in names if os.path.isdir(name)]
 
 
 def changed(path: str) -> int:

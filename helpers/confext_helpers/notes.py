@@ -3,7 +3,9 @@
 `UNIT.swap` is there between the two system calls of a swap, and says how to complete it if it was cut off. `UNIT.stack`
 says what the `/etc` that is in place was made of. Both are void as soon as the service's main process is another
 one, and losing either costs no more than a reload that does more than it had to. `UNIT.paths` and `UNIT.found` are for
-helpers/restack-if-changed.in: as long as find(1) says about the former what is in the latter, nothing has to be done.
+helpers/restack-if-changed.in: as long as what find(1) says about the former has the digest that is in the latter,
+nothing has to be done. None of them grows with the files that a layer has: /run is small, and others than root may make
+those files.
 `UNIT.done` says that the hook came to its end; unit-confext-restack@.service takes it away again. It is empty, so as to
 need no space. `UNIT.warnings` has what was said about the unit's settings, so that it is said once. `UNIT.lock` keeps
 two hooks apart.
@@ -108,16 +110,16 @@ class Notes:
         else:
             self._write("stack", json.dumps(stack))
 
-    def write_files(self, paths: Sequence[str], found: str) -> None:
+    def write_files(self, paths: Sequence[str], digest: str) -> None:
         """Note which files must be what they are now for nothing to have changed.
 
         Args:
             paths: where they are, or would be.
-            found: what find(1) says about those that there are.
+            digest: the SHA-256 of what find(1) says about those that there are.
         """
         self._remove("found")
         self._write("paths", "".join(f"{path}\0" for path in paths))
-        self._write("found", found)
+        self._write("found", f"{digest}  -\n")  # As sha256sum(1) reads it.
 
     def read_warnings(self) -> list[str]:
         """The warnings about the unit's settings that were said last."""

@@ -30,7 +30,8 @@ from typing import NamedTuple
 from confext_helpers import checks, identity, images, messages, stage
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.identity import GENERATED, Files, Identity
+from confext_helpers.filewords import Files
+from confext_helpers.identity import GENERATED
 from confext_helpers.journal import say
 from confext_helpers.messages import Step
 from confext_helpers.notes import Notes, Stack
@@ -113,21 +114,20 @@ def _warn(unit: str, notes: Notes, warnings: Sequence[str]) -> None:
             notes.write_warnings(warnings)
 
 
-def _note_files(notes: Notes, files: Files, processes: list[Process], made_of: Identity) -> None:
+def _note_files(notes: Notes, files: Files, processes: list[Process]) -> None:
     """Note what has to be as it is for the next reload to have nothing to do; see helpers/restack-if-changed.in.
 
     Args:
         notes: about the unit.
-        files: GENERATED, as it was before the manager was asked for the settings.
+        files: what their `/etc` is made of, and GENERATED, as it was before the manager was asked for the settings.
         processes: of the service.
-        made_of: what their `/etc` is made of.
     """
     for process in processes:
         files.add(f"/proc/{process.pid}")
-    if any(process.has_ended for process in processes):
+    if not files.watchable or any(process.has_ended for process in processes):
         return
     with contextlib.suppress(OSError):
-        notes.write_files([*files.paths, *made_of.paths], files.text() + made_of.text())
+        notes.write_files(files.paths, files.digest())
 
 
 class Progress:
@@ -158,24 +158,30 @@ class Progress:
 
 
 def restack(
-    unit: str, manager: Manager, notes: Notes, properties: Properties, processes: list[Process], progress: Progress
-) -> Identity | None:
+    unit: str,
+    manager: Manager,
+    notes: Notes,
+    properties: Properties,
+    processes: list[Process],
+    progress: Progress,
+    files: Files,
+) -> bool:
     """Build the future `/etc` and put it in place in each of `processes`' namespaces, unless it is there already.
 
     Returns:
-        What it is made of, if nothing of that can have changed meanwhile.
+        Whether nothing of what it is made of can have changed meanwhile, which is what `files` gets.
 
     Raises:
         ConfextError: it cannot be had; the service's `/etc` is what it was, unless the error says otherwise.
     """
-    before = identity.identify(properties)
+    before = identity.identify(properties, files)
     keys = [process.key for process in processes]
     last = notes.read_stack()
     if last is not None and last.processes != keys:
         last = None
     if last is not None and last.settled and last.identity.is_same(before):
         say(unit, messages.unchanged(unit))
-        return before
+        return True
     if properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
     from confext_helpers import writers  # Only needed where something changed.
@@ -230,12 +236,12 @@ def restack(
     new_stage.close()
     progress.end()
     now = identity.now()
-    settled = same and before.settled(now)
+    settled = same and before.settled and not identity.is_held_open(properties)
     # Without the note, the next reload does more than it has to. This one is done.
     with contextlib.suppress(OSError):
         notes.write_stack(Stack(keys, now // 1000, [*found.layers.all], before, settled))
     say(unit, messages.restacked(unit, found.layers, found.files, progress.usec))
-    return before if settled else None
+    return settled
 
 
 def run(options: Options) -> int:
@@ -268,9 +274,8 @@ def run(options: Options) -> int:
             processes = find_processes(unit, properties)
             _recover(unit, notes, processes)
             if processes:
-                made_of = restack(unit, manager, notes, properties, processes, progress)
-                if made_of is not None:
-                    _note_files(notes, files, processes, made_of)
+                if restack(unit, manager, notes, properties, processes, progress, files):
+                    _note_files(notes, files, processes)
             else:
                 say(unit, messages.no_process(unit))
             if progress.swapped:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
+import shutil
 import struct
 import subprocess
 from collections.abc import Callable
@@ -13,7 +16,8 @@ import pytest
 from confext_helpers import messages, notes
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.identity import TICK_NS, Files, Identity, identify
+from confext_helpers.filewords import Files
+from confext_helpers.identity import TICK_NS, Identity, identify, is_held_open
 from confext_helpers.images import check_releases, check_whole, claimed_size
 
 GUARD = Path(__file__).parents[2] / "helpers/restack-if-changed.in"
@@ -36,7 +40,12 @@ def stack(tmp_path: Path) -> Properties:
     (tmp_path / "bound").mkdir()
     names = ("image.raw", "versions.raw.v", "missing.raw")
     images: list[tuple[str, bool, list[str]]] = [(str(tmp_path / name), True, []) for name in names]
+    (tmp_path / "root/etc/live").mkdir(parents=True)
+    (tmp_path / "root/etc/live/cert").write_text("old")
+    (tmp_path / "root/etc/link").symlink_to("live/cert")
+    (tmp_path / "root/etc" / os.fsdecode(b"odd\n\xff %D\\n")).mkdir()
     return {
+        "RootDirectory": ("s", str(tmp_path / "root")),
         "ExtensionImages": ("a(sba(ss))", images),
         "ExtensionDirectories": ("as", ["-" + str(tmp_path / "directory")]),
         "BindPaths": ("a(ssbt)", [(str(tmp_path / "bound"), "/etc/x", False, 0)]),
@@ -50,6 +59,20 @@ def in_place(path: Path) -> None:
     status = path.stat()
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace(path: Path) -> None:
+    """Replace a file by another one in one rename."""
+    new = path.with_name("new")
+    new.write_text("new")
+    new.rename(path)
+
+
+def copy_over(path: Path) -> None:
+    """Replace a directory by a copy of it."""
+    shutil.copytree(path, path.with_name("copy"))
+    path.rename(path.parent.parent / "old")
+    path.with_name("copy").rename(path)
 
 
 def relink(link: Path, target: str) -> None:
@@ -75,6 +98,13 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "target of a version that is a link changed in place": lambda p: in_place(p / "elsewhere.raw"),
     "image replaced by an older one": lambda p: (p / "older").rename(p / "image.raw"),
     "bind source replaced": lambda p: (p / "bound").rename(p / "other"),
+    "file of the base replaced": lambda p: replace(p / "root/etc/live/cert"),
+    "link of the base replaced": lambda p: relink(p / "root/etc/link", "live"),
+    "file came to the base": lambda p: (p / "root/etc/live/new").touch(),
+    "file of the base removed": lambda p: (p / "root/etc/live/cert").unlink(),
+    "directory of the base replaced": lambda p: copy_over(p / "root/etc/live"),
+    "directory of the base changed mode": lambda p: (p / "root/etc/live").chmod(0o700),
+    "file of the base changed mode": lambda p: (p / "root/etc/live/cert").chmod(0o600),
     "hidden path appeared": lambda p: (p / "hidden").touch(),
 }
 
@@ -83,7 +113,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 def test_change_is_seen(tmp_path: Path, change: str) -> None:
     properties = stack(tmp_path)
     before = identify(properties)
-    assert identify(properties) == before
+    assert identify(properties).is_same(before)
     CHANGES[change](tmp_path)
     assert not identify(properties).is_same(before)
 
@@ -122,9 +152,11 @@ def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]
 
 
 def note(properties: Properties) -> None:
-    made_of = identify(properties)
+    files = Files()
+    identify(properties, files)
+    assert files.watchable
     with notes.Notes(UNIT) as noted:
-        noted.write_files(made_of.paths, made_of.text())
+        noted.write_files(files.paths, files.digest())
 
 
 @pytest.mark.parametrize("change", list(CHANGES))
@@ -158,16 +190,93 @@ def test_guard_sees_another_process(tmp_path: Path, guard: Callable[[], bool]) -
     with subprocess.Popen(["sleep", "infinity"]) as process:
         files.add(f"/proc/{process.pid}")
         with notes.Notes(UNIT) as noted:
-            noted.write_files(files.paths, files.text())
+            noted.write_files(files.paths, files.digest())
         assert not guard()
         process.kill()
     assert guard()
 
 
+def others(path: Path, mode: int) -> Path:
+    """A directory layer with a file of this mode in it."""
+    (path / "etc").mkdir(parents=True)
+    (path / "etc/file").touch()
+    (path / "etc/file").chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(("mode", "certain"), [(0o644, True), (0o664, False), (0o646, False), (0o600, True)])
+def test_what_others_can_write_proves_nothing(tmp_path: Path, mode: int, certain: bool) -> None:
+    layer = others(tmp_path / "layer", mode)
+    assert identify({"ExtensionDirectories": ("as", [str(layer)])}).certain is certain
+    versions = tmp_path / "layer.v"
+    versions.mkdir()
+    (versions / "layer_1").symlink_to(layer)
+    assert identify({"ExtensionDirectories": ("as", [str(versions)])}).certain is certain
+
+
+def test_what_is_open_for_writing_proves_nothing(tmp_path: Path) -> None:
+    layer = others(tmp_path / "layer", 0o644)
+    properties: Properties = {"ExtensionDirectories": ("as", [str(layer)])}
+    assert not is_held_open(properties)
+    with open(layer / "etc/file", "r+b") as file:
+        file.write(b"good")
+        file.flush()
+        assert is_held_open(properties)
+        memory = mmap.mmap(file.fileno(), 4)
+    assert is_held_open(properties)
+    memory.close()
+    assert not is_held_open(properties)
+
+
+def nest(path: Path, depth: int) -> None:
+    """Make directories in each other, deeper than any path may lead."""
+    here = os.open(path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("nested", dir_fd=here)
+        inner = os.open("nested", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=here))
+    os.close(here)
+
+
+def test_depth_is_no_limit(tmp_path: Path, guard: Callable[[], bool]) -> None:
+    layer = others(tmp_path / "layer", 0o644)
+    nest(layer / "etc", 3000)
+    properties: Properties = {"ExtensionDirectories": ("as", [str(layer)])}
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        assert identify(properties).certain
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    note(properties)
+    assert not guard()
+    subprocess.run(["rm", "-r", layer], check=True)
+
+
+def test_notes_do_not_grow_with_the_files(tmp_path: Path, guard: Callable[[], bool]) -> None:
+    properties = stack(tmp_path)
+
+    def size() -> int:
+        note(properties)
+        made_of = identify(properties)
+        with notes.Notes(UNIT) as noted:
+            noted.write_stack(notes.Stack(["1:1"], 0, [], made_of, True))
+            read = noted.read_stack()
+        assert read is not None and read.identity.is_same(made_of)
+        return sum(file.stat().st_size for file in (tmp_path / "run").iterdir())
+
+    before = size()
+    for number in range(1000):
+        (tmp_path / f"directory/etc/{number}").touch()
+    assert abs(size() - before) < 32
+    assert not guard()
+
+
 def test_young_files_prove_nothing() -> None:
-    identity = Identity({}, "", "", [], 1_000_000_000)
-    assert not identity.settled(1_000_000_000 + TICK_NS)
-    assert identity.settled(1_000_000_001 + TICK_NS)
+    assert not Identity({}, "", "", "", 1_000_000_000, 1_000_000_000 + TICK_NS).settled
+    assert Identity({}, "", "", "", 1_000_000_000, 1_000_000_001 + TICK_NS).settled
 
 
 def erofs(blocks: int) -> bytes:

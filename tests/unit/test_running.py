@@ -251,7 +251,7 @@ def test_read(root: Path, view: View, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_since(view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "RUN_DIRECTORY", str(tmp_path))
     given = service(extensions([], []))
-    noted = {"note": Note(["1:1"], 9, [], Identity({}, "", "", [], 0), True)}
+    noted = {"note": Note(["1:1"], 9, [], Identity({}, "", "", "", 0, 0), True)}
 
     class Notes:
         def __init__(self, unit: str) -> None:
@@ -278,7 +278,7 @@ def test_since(view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_looking_waits_for_no_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (running, notes):
         monkeypatch.setattr(module, "RUN_DIRECTORY", str(tmp_path))
-    note = Note(["1:1"], 9, [], Identity({}, "", "", [], 0), True)
+    note = Note(["1:1"], 9, [], Identity({}, "", "", "", 0, 0), True)
 
     def late(*_: object) -> None:
         raise AssertionError("it waits for the lock")

@@ -1,0 +1,317 @@
+"""What files are, in the words of find(1), of which digests are made.
+
+helpers/restack-if-changed.in has find(1) say the same about the same files, and so finds out that nothing changed
+without any of this. The words are never kept: others than root may make as many files as they like.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+SIDECARS = (".verity", ".roothash", ".roothash.p7s", ".usrhash", ".usrhash.p7s")
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_SECOND = 1_000_000_000
+_LINES = 512
+
+_T = TypeVar("_T")
+
+
+def sha256() -> _Hash:
+    """A SHA-256 of nothing yet."""
+    # hashlib loads OpenSSL, which takes longer than all else here; these are what it falls back to.
+    for name in ("_sha2", "_sha256", "hashlib"):
+        with contextlib.suppress(ImportError):
+            made: _Hash = __import__(name).sha256()
+            return made
+    raise AssertionError
+
+
+class Files:
+    """Gathers what files are.
+
+    Attributes:
+        paths: of those that were looked at. They have `/.` in front where the change time counts, and `/./.` where all
+            that is below counts as well.
+        newest: the latest change time that counts, in nanoseconds since the epoch.
+        certain: whether all of them could be looked at, and none is somebody else's to change.
+        watchable: whether find(1) would look at the same files.
+    """
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.newest = 0
+        self.certain = True
+        self.watchable = True
+        self._all = sha256()
+        self._part = sha256()
+
+    def digest(self) -> str:
+        """The digest of find(1)'s words about `paths`."""
+        return self._all.hexdigest()
+
+    def part(self) -> str:
+        """Likewise for those that were added since this was called last."""
+        digest = self._part.hexdigest()
+        self._part = sha256()
+        return digest
+
+    def _take(self, words: str) -> None:
+        data = os.fsencode(words)
+        self._all.update(data)
+        self._part.update(data)
+
+    def _add(self, path: str, *, time: bool) -> os.stat_result | None:
+        self.paths.append(path)
+        try:
+            status = os.stat(path)
+        except OSError:
+            # A symbolic link that leads nowhere is described itself; so does find -H.
+            try:
+                status = os.lstat(path)
+            except OSError:
+                return None
+        self._take(f"{_words(status, time=time)}{path}\0")
+        return status
+
+    def add_place(self, path: str) -> None:
+        """Record a path that a setting names: whether it is there, and which file it is."""
+        self._add(path, time=False)
+
+    def add(self, path: str) -> os.stat_result | None:
+        """Record a file, and when it changed."""
+        status = self._add(f"/.{path}", time=True)
+        if status is not None:
+            self.newest = max(self.newest, status.st_ctime_ns)
+        return status
+
+    def add_layer(self, path: str) -> None:
+        """Record an image, a directory, or a `.v/` directory of either, with all that is in it."""
+        status = self.add(path)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            if path.endswith(".v"):
+                self._add_versions(path)
+            else:
+                self.add_tree(path, layer=True)
+            return
+        if status is not None and stat.S_ISBLK(status.st_mode):
+            self.certain = False  # It can be written with no trace.
+        if path.endswith(".raw"):
+            for suffix in SIDECARS:
+                self.add(path.removesuffix(".raw") + suffix)
+
+    def _add_versions(self, path: str) -> None:
+        try:
+            names = sorted(os.listdir(path))
+        except OSError:
+            self.certain = False
+            return
+        for name in names:
+            version = f"{path}/{name}"
+            status = self.add(version)
+            if status is not None and stat.S_ISDIR(status.st_mode):
+                self.add_tree(version, layer=True)
+
+    def add_tree(self, path: str, *, layer: bool) -> None:
+        """Record a directory with all that is in it, as an overlay sees it: without what is mounted in there.
+
+        Args:
+            path: of the directory.
+            layer: whether what others than root can write is nothing to rely on.
+        """
+        self.paths.append(f"/./.{path}")
+        try:
+            directory = self._open(path)
+        except OSError:
+            self.certain = False
+            return
+        status = os.fstat(directory)
+        self._take(f"{_words(status, time=True)}0 {path.rpartition('/')[2]}\0")
+        walk = _Walk(directory, layer=layer)
+        for lines in walk.lines():
+            self._take(lines)
+        self.newest = max(self.newest, status.st_ctime_ns, walk.newest)
+        self.certain = self.certain and walk.certain and not (layer and _is_loose(status))
+
+    def _open(self, path: str) -> int:
+        if not has_mounts_below(path):
+            return os.open(path, _DIRECTORY)
+        # What is mounted there may be storage that does not answer, and what it hides would not be seen.
+        self.watchable = False
+        from confext_helpers import syscalls  # Seldom needed, and it takes its time.
+
+        try:
+            copy = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE)
+        except PermissionError:
+            return os.open(path, _DIRECTORY)  # Not root.
+        try:
+            return os.open(".", _DIRECTORY, dir_fd=copy)
+        finally:
+            os.close(copy)
+
+
+def _words(status: os.stat_result, *, time: bool) -> str:
+    which = f"{status.st_dev} {status.st_ino} {status.st_mode & 0o7777:o} "
+    if not time:
+        return which
+    # find's fractions have ten digits.
+    seconds, rest = divmod(status.st_ctime_ns, _SECOND)
+    return f"{which}{seconds}.{rest:09}0 "
+
+
+def _is_loose(status: os.stat_result) -> bool:
+    """Whether others than root can write a file. An access control list that lets them shows as the group's mode."""
+    return status.st_uid not in (0, os.geteuid()) or (
+        not stat.S_ISLNK(status.st_mode) and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) != 0
+    )
+
+
+class _Walk:
+    """Everything below a directory, in find(1)'s order: that of the directories, what is within one right after it.
+
+    It holds a descriptor for each directory on the way down, so that paths may be longer than any system call takes.
+
+    Args:
+        directory: its descriptor, which is closed at the end.
+        layer: see Files.add_tree().
+    """
+
+    def __init__(self, directory: int, *, layer: bool) -> None:
+        self.newest = 0
+        self.certain = True
+        self._layer = layer
+        self._open: list[int] = [directory]
+
+    def lines(self) -> Iterator[str]:
+        """Yield find's words, some files at a time."""
+        lines: list[str] = []
+        for entry, status, depth in self.entries():
+            lines.append(f"{_words(status, time=True)}{depth} {entry.name}\0")
+            if len(lines) >= _LINES:
+                yield "".join(lines)
+                lines.clear()
+        yield "".join(lines)
+
+    def entries(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result, int]]:
+        """Yield each file and directory, and how far down it is."""
+        found = [self._scan(self._open[-1])]
+        try:
+            while found:
+                directory = self._open[-1]
+                for entry in found[-1]:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        self.certain = False
+                        continue
+                    self.newest = max(self.newest, status.st_ctime_ns)
+                    if self._layer and _is_loose(status):
+                        self.certain = False
+                    yield entry, status, len(found)
+                    if status.st_mode & 0o170000 == 0o040000 and self._descend(entry.name, directory):
+                        found.append(self._scan(self._open[-1]))
+                        break
+                else:
+                    found.pop()
+                    os.close(self._open.pop())
+        finally:
+            while self._open:
+                os.close(self._open.pop())
+
+    def has_writer(self) -> bool:
+        """Whether any file below is held open for writing, or cannot be asked about that."""
+        return any(
+            stat.S_ISREG(status.st_mode) and _has_writer(entry.name, self._open[-1])
+            for entry, status, _ in self.entries()
+        )
+
+    def _scan(self, directory: int) -> Iterator[os.DirEntry[str]]:
+        try:
+            return _with_descriptors(lambda: os.scandir(directory))
+        except OSError:
+            self.certain = False
+            return iter(())
+
+    def _descend(self, name: str, directory: int) -> bool:
+        try:
+            inner = _with_descriptors(lambda: os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory))
+        except OSError:
+            # One that cannot be read is only what it is itself.
+            self.certain = False
+            return False
+        self._open.append(inner)
+        return True
+
+
+def _with_descriptors(function: Callable[[], _T]) -> _T:
+    """Call something that needs one descriptor more; where there is none left, with as many as may be had."""
+    try:
+        return function()
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    import resource  # Only those who nest directories by the hundred have it needed.
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return function()
+
+
+def has_writer(trees: Iterable[str]) -> bool:
+    """Whether any file in these directories is held open for writing, or cannot be asked about that."""
+    import signal
+
+    # Who opens a file for writing in the instant that the lease on it lasts has to wait, and the kernel sends a signal,
+    # which is not to end this process.
+    old = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        return any(_Walk(os.open(tree, _DIRECTORY), layer=True).has_writer() for tree in trees)
+    finally:
+        signal.signal(signal.SIGIO, old)
+
+
+def _has_writer(name: str, directory: int) -> bool:
+    """Whether a regular file is held open for writing, or cannot be asked about that.
+
+    A lease for reading is given only where nobody writes: fcntl(2), "Leases".
+    """
+    try:
+        fd = os.open(name, _FILE, dir_fd=directory)
+    except OSError:
+        return True
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return True
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def has_mounts_below(path: str) -> bool:
+    """Whether anything is mounted below a directory: proc_pid_mountinfo(5)."""
+    real = os.fsencode(os.path.realpath(path))
+    for byte in b"\\", b" ", b"\t", b"\n":
+        real = real.replace(byte, b"\\%03o" % ord(byte))
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = file.read()
+    except OSError:
+        return False
+    inside = real.rstrip(b"/") + b"/"
+    return b" " + inside in mounts and any(
+        line.split(b" ", 5)[4].startswith(inside) for line in mounts.splitlines()
+    )  # fmt: skip
