@@ -87,11 +87,21 @@ def parse_mountinfo(text: str) -> list[Mount]:
         left, _, right = line.partition(" - ")
         number, parent, device, root, point, options, *optional = left.split(" ")
         shared = any(field.startswith("shared:") for field in optional)
-        kind, source, super_options = right.split(" ")[:3]
+        words = (root, point, options, *right.split(" ")[:3])
+        if "\\" in line:
+            words = tuple(map(_unescape, words))
+        root, point, options, kind, source, super_options = words
         mounts.append(
             Mount(int(number), int(parent), device, root, point, options, shared, kind, source, super_options)
         )
     return mounts
+
+
+def _unescape(word: str) -> str:
+    # Every backslash begins an escape, so that of the backslash itself has to come last.
+    for escape, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        word = word.replace(escape, character)
+    return word
 
 
 def chain(mounts: list[Mount], point: str = ETC) -> list[Mount]:

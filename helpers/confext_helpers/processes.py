@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -13,7 +14,6 @@ from confext_helpers.errors import ConfextError
 
 SETUP_TIMEOUT_SEC = 10
 _EXIT_TIMEOUT_SEC = 1
-_EXECUTOR = "/systemd-executor"
 # ioctl_ns(2); some architectures have another _IO() than all others (<asm/ioctl.h>).
 _NS_GET_USERNS = 0x2000B701 if os.uname().machine.startswith(("alpha", "mips", "ppc", "sparc")) else 0xB701
 
@@ -48,8 +48,28 @@ def _has_ended(pidfd: int, timeout_sec: float) -> bool:
     return bool(select.select([pidfd], [], [], timeout_sec)[0])
 
 
-def _open_process(pid: int) -> Process | None:
+def _is_executor(pid: int) -> bool:
+    """Whether the process `pid` is still the program with which systemd sets up what is going to be executed.
+
+    The manager keeps that file open. A name would be anybody's, and another file of it comes with each upgrade.
+    """
+    if "/systemd-executor" not in os.readlink(f"/proc/{pid}/exe"):
+        return False
+    program = os.stat(f"/proc/{pid}/exe")
+    with contextlib.suppress(OSError):
+        for number in os.listdir("/proc/1/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(f"/proc/1/fd/{number}"), program):
+                    return True
+    return False
+
+
+def _open_process(pid: int, deadline: float) -> Process | None:
     """Take hold of the process `pid` once it is what it is going to be, or return None if there is none.
+
+    Args:
+        pid: of the process.
+        deadline: until when systemd is given time to set it up, on the clock of time.monotonic().
 
     Raises:
         OSError: it runs, and cannot be looked into. This is so if its first thread has ended before the others.
@@ -62,12 +82,13 @@ def _open_process(pid: int) -> Process | None:
     try:
         # A service of Type=simple counts as started while systemd is still setting up its namespace. Nothing tells
         # when that is over but the program that runs, so this looks a few times if it comes that early.
-        deadline = time.monotonic() + SETUP_TIMEOUT_SEC
-        while os.readlink(f"/proc/{pid}/exe").endswith(_EXECUTOR) and time.monotonic() < deadline:
-            select.select([pidfd], [], [], 0.005)
-        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
             start_time = file.read().rpartition(")")[2].split()[19]
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(start_time) / os.sysconf("SC_CLK_TCK")
+        deadline = min(deadline, time.monotonic() + SETUP_TIMEOUT_SEC - age)
+        while time.monotonic() < deadline and _is_executor(pid):
+            select.select([pidfd], [], [], 0.005)
+        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         # What is about to end has no namespace any more shortly before it has ended.
         ended = _has_ended(pidfd, _EXIT_TIMEOUT_SEC)
@@ -130,9 +151,11 @@ def find_processes(unit: str, properties: Properties) -> list[Process]:
     group = str(properties["ControlGroup"][1])
     found: dict[int, Process] = {}
     problem = hint = ""
+    # One for all of them: a service whose program really is the manager's executor costs no more than this.
+    deadline = time.monotonic() + SETUP_TIMEOUT_SEC
     for pid in _pids(properties):
         try:
-            process = _open_process(pid)
+            process = _open_process(pid, deadline)
             if process is None:
                 continue
             member = _is_in(group, pid)

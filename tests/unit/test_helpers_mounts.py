@@ -81,3 +81,21 @@ def test_no_other_character_ends_a_line(end: str) -> None:
     line = f"40 1 0:50 / /tmp/a{end}b rw - tmpfs x{end}y rw"
     (mount,) = parse_mountinfo(f"{line}\n")
     assert (mount.point, mount.source) == (f"/tmp/a{end}b", f"x{end}y")
+
+
+@pytest.mark.parametrize(
+    ("escaped", "name"),
+    [
+        (r"my\040dir", "my dir"),
+        (r"a\011b\012c\134d", "a\tb\nc\\d"),
+        (r"\134040", r"\040"),
+        (r"\134134012", r"\134012"),
+        (r"\134\040", "\\ "),
+        (r"a\043b\054c", r"a\043b\054c"),
+    ],
+)
+def test_names_are_unescaped_once(escaped: str, name: str) -> None:
+    line = f"40 1 0:50 /{escaped} /etc/{escaped} rw - tmpfs {escaped} rw,lowerdir=/{escaped}"
+    (mount,) = parse_mountinfo(f"{line}\n")
+    assert (mount.root, mount.point, mount.source) == (f"/{name}", f"/etc/{name}", name)
+    assert mount.super_options == f"rw,lowerdir=/{name}"

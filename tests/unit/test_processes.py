@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +71,31 @@ def test_control_group_of_a_process() -> None:
         group = file.readline().rstrip("\n").split(":", 2)[2]
     assert processes._is_in(group.rstrip("/"), os.getpid())
     assert not processes._is_in("/no/such", os.getpid())
+
+
+def test_executor_is_waited_for_once_for_all(monkeypatch: pytest.MonkeyPatch, children: list[Any]) -> None:
+    monkeypatch.setattr(processes, "SETUP_TIMEOUT_SEC", 0.3)
+    monkeypatch.setattr(processes, "_is_executor", lambda pid: True)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: 0.0)  # They have just begun.
+    before = time.monotonic()
+    with pytest.raises(ConfextError, match="in the host's mount namespace"):
+        processes.find_processes("foo.service", PROPERTIES)
+    assert 0.3 <= time.monotonic() - before < 0.6
+
+
+def test_old_process_is_what_it_is_going_to_be(monkeypatch: pytest.MonkeyPatch, children: list[Any]) -> None:
+    monkeypatch.setattr(processes, "_is_executor", lambda pid: True)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: 1e9)
+    with pytest.raises(ConfextError, match="in the host's mount namespace"):
+        processes.find_processes("foo.service", PROPERTIES)
+
+
+def test_name_of_the_executor_is_no_proof(tmp_path: Path) -> None:
+    program = tmp_path / "systemd-executor"
+    shutil.copy("/bin/sleep", program)
+    child = subprocess.Popen([program, "1000"])
+    try:
+        assert not processes._is_executor(child.pid)
+    finally:
+        child.kill()
+        child.wait()
