@@ -20,8 +20,8 @@ ETC = "/etc/systemd/system"
 GENERATOR = "/usr/lib/systemd/system-generators/unit-confext-generator"
 IMAGE = "a.raw"
 DEVICES = [
-    ["/dev/loop-control", "rw"], ["/dev/mapper/control", "rw"], ["block-loop", "rwm"], ["block-blkext", "rwm"],
-    ["block-device-mapper", "rwm"],
+    ["/dev/loop-control", "rw"], ["/dev/mapper/control", "rw"], ["block-loop", "rw"], ["block-blkext", "rw"],
+    ["block-device-mapper", "rw"],
 ]  # fmt: skip
 DUMMY = ("/usr/bin/true", ["/usr/bin/true"], ["ignore-failure"])
 
@@ -87,6 +87,11 @@ def restack_of(unit: str) -> str:
     return f"unit-confext-restack@{unit}.service"
 
 
+def gets_no_image(before: Properties) -> bool:
+    """Whether a service restricts its devices, and would see all of the machine's that its image opens for it."""
+    return bool(not before["PrivateDevices"] and (before["DevicePolicy"] != "auto" or before["DeviceAllow"]))
+
+
 def problems(before: Properties, after: Properties) -> list[tuple[object, ...]]:
     """What is not as it should be with a unit whose `.confext.d/` has one image, IMAGE."""
     found: list[tuple[object, ...]] = [
@@ -101,13 +106,13 @@ def problems(before: Properties, after: Properties) -> list[tuple[object, ...]]:
     restack = restack_of(after["Id"])
     found += [(name, after[name]) for name in ("After", "Upholds", "PropagatesReloadTo") if restack not in after[name]]
     found += [(name, after[name]) for name in ("PrivateMounts", "CanReload") if not after[name]]
+    restricted = before["PrivateDevices"] or before["DevicePolicy"] != "auto" or bool(before["DeviceAllow"])
     images = [entry[0] for entry in after["ExtensionImages"]]
-    if images != [f"{source_of(after['Id'])}/{IMAGE}"]:
+    if images != ([] if gets_no_image(before) else [f"{source_of(after['Id'])}/{IMAGE}"]):
         found.append(("ExtensionImages", images))
     if after["SourcePath"] != (before["SourcePath"] or source_of(after["Id"])):
         found.append(("SourcePath", before["SourcePath"], after["SourcePath"]))
-    restricted = before["PrivateDevices"] or before["DevicePolicy"] != "auto" or bool(before["DeviceAllow"])
-    devices = [*before["DeviceAllow"], *DEVICES] if restricted else []
+    devices = [*before["DeviceAllow"], *(DEVICES if restricted and images else [])]
     if {tuple(device) for device in after["DeviceAllow"]} != {tuple(device) for device in devices}:
         found.append(("DeviceAllow", before["DeviceAllow"], after["DeviceAllow"]))
     return found
@@ -141,7 +146,12 @@ def test_packaged_services_cause_no_message(packaged: Round) -> None:
     assert running
     expected = [f"{verb} {restack_of(unit)} " for unit in running for verb in ("Starting", "Finished")]
     routine = ("Reload requested ", "Reloading", "Failed to send readiness ", "Created slice ")
-    assert [line for line in packaged.new_messages if not line.startswith((*routine, *expected))] == []
+    said = [line for line in packaged.new_messages if not line.startswith((*routine, *expected))]
+    left_out = [now["Id"] for unit, now in packaged.before.items() if gets_no_image(now)]
+    assert "chrony.service" in left_out
+    about = {line.split(": ")[1] for line in said if f"/{IMAGE}: ignored, the service's device restrictions" in line}
+    assert about == set(left_out)
+    assert len(said) == len(about)
 
 
 @pytest.mark.real
