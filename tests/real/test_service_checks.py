@@ -106,11 +106,12 @@ SERVICES = {
             "chrony/conf.d/lab.conf": "locla stratum 9\n",
         }},
         # The clock is everybody's: chronyd is started in spite of the container, but not to set it. With its
-        # ConfigurationDirectory= it has the host's /etc/chrony, see the README.
+        # ConfigurationDirectory= it has the host's /etc/chrony, and it restricts its devices, see the README.
         host={
             "/etc/default/chrony": 'DAEMON_OPTS="-x"\n',
             "/etc/systemd/system/chrony.service.d/lab.conf":
-                "[Unit]\nConditionVirtualization=\n[Service]\nConfigurationDirectory=\n",
+                "[Unit]\nConditionVirtualization=\n[Service]\nConfigurationDirectory=\n"
+                "[X-Confext]\nUnsafeDeviceAllow=yes\n",
         },
     ),
 }  # fmt: skip
