@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 from confext_helpers import images
-from confext_helpers.bus import Properties
+from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.stage import layer_paths
+from confext_helpers.stage import LAYER_PROPERTIES, layer_paths
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
 _MEANINGS = {
@@ -20,11 +21,29 @@ _MEANINGS = {
     errno.EPROTONOSUPPORT: "the kernel cannot activate its partitions, see systemd-dissect(1)",
     errno.ENOKEY: "its signature is by nobody who is trusted, or it has none",
     errno.EKEYREJECTED: "its signature is by nobody who is trusted",
+    errno.ENOTUNIQ: "several of its extension-release files go with any name",
     errno.EBADMSG: "its dm-verity data does not match",
 }
 # What it says of a bad signature may be no more than that, where the kernel did not want it either.
 _SAY_NOTHING = tuple(os.strerror(number) for number in (errno.EBUSY, errno.EINVAL, errno.EIO))
 _MOUNT_POINT = "/unit-extensions/"
+_IGNORED = re.compile(r"\b(?:ignoring|proceeding)\b")
+
+
+def numbers(properties: Properties, version: int) -> list[str]:
+    """The layers of a service in the order in which systemd numbers them; append_extensions() in its namespace.c.
+
+    It mounts each at `.../unit-extensions/NUMBER`. Images keep their numbers if one of them is missing. Directories
+    follow, and those that are missing have none, but for 255, which cannot pass over them so early.
+
+    Args:
+        properties: of the service.
+        version: of systemd.
+    """
+    named, directories = (
+        layer_paths({name: properties[name]} if name in properties else {}) for name in LAYER_PROPERTIES
+    )
+    return [*named, *(path for path in directories if version <= 255 or images.is_there(path))]
 
 
 def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
@@ -32,8 +51,7 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
 
     Args:
         lines: systemd's messages, oldest first.
-        layers: from layer_paths(). systemd mounts the layer number N at `.../unit-extensions/N`, counting those
-            that are there.
+        layers: from numbers().
 
     Returns:
         The reason, and the path of the layer that it is about, or an empty one.
@@ -47,18 +65,21 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
             if text == os.strerror(number):
                 text = f"{meaning} ({text})"
         index = place.rpartition(_MOUNT_POINT)[2]
-        present = [layer for layer in layers if os.path.exists(layer)]
-        if _MOUNT_POINT in place and index.isdecimal() and int(index) < len(present):
-            return text, present[int(index)]
+        if _MOUNT_POINT in place and index.isdecimal() and int(index) < len(layers):
+            return text, layers[int(index)]
         return (f"{place}: {text}" if place else text), ""
-    return (lines[0] if lines else "the stage ended before it was up"), ""
+    # What systemd could do without is not why it did not go on.
+    failed = [line for line in lines if not _IGNORED.search(line)]
+    return (failed[0] if failed else "the stage ended before it was up"), ""
 
 
-def of_stage(name: str, unit: str, properties: Properties) -> ConfextError:
+def of_stage(manager: Manager, name: str, unit: str, properties: Properties) -> ConfextError:
     """The error that tells why the stage `name` of the service `unit`, with these properties, could not be started."""
     from confext_helpers.journal import messages_about
 
-    reason, path = explain(messages_about(name), layer_paths(properties))
+    reason, path = explain(messages_about(name), numbers(properties, manager.version()))
+    if path and reason == os.strerror(errno.ENOENT) and images.is_there(path):
+        return images.no_release(unit, images.resolve(path))
     if path and reason.endswith(_SAY_NOTHING):
         reason = images.signature_problem(path) or reason
     hint = "replace it and reload again" if path else f"see journalctl -u {name}"

@@ -6,7 +6,7 @@ of the file; it reads the first two sectors at most.
 
 Nor does systemd look at the name of the release file where a missing image is to be ignored (the `-` in front of a
 path, which the generator writes): it takes the missing release file for a missing image, but has mounted that by then
-(mount_image() in namespace.c, up to 262 at least).
+(mount_image() in namespace.c, up to 262 at least). So a stage has no `-` in front of a layer that is there.
 """
 
 from __future__ import annotations
@@ -83,6 +83,12 @@ def resolve(path: str) -> str:
     return os.fsdecode(picked) if picked else path
 
 
+def is_there(path: str) -> bool:
+    """Whether there is anything at `path` for systemd to mount; it passes over a `.v/` directory without a version."""
+    file = resolve(path)
+    return os.path.exists(file) and not (file == path and path.endswith(".v") and os.path.isdir(path))
+
+
 def check_whole(unit: str, path: str) -> None:
     """Refuse an image file that has lost its end.
 
@@ -112,11 +118,13 @@ def check_whole(unit: str, path: str) -> None:
 
 
 def check_releases(unit: str, layers: list[str], directory: str) -> None:
-    """Refuse a layer without a release file of its name: systemd-confext(8), os-release(5).
+    """Refuse a layer that came while its stage was built, and has no release file of its name: systemd-confext(8).
+
+    Of all others systemd has looked at the release file, see above.
 
     Args:
         unit: the service that they are layers of.
-        layers: what ExtensionImages= and ExtensionDirectories= name; what is not there is no layer.
+        layers: paths at which there was nothing before; what is not there by now either is no layer.
         directory: `/etc/extension-release.d` with all layers in place.
 
     Raises:
@@ -126,20 +134,21 @@ def check_releases(unit: str, layers: list[str], directory: str) -> None:
         names = os.listdir(directory)
     except OSError:
         names = []
-    # A file that says so with this attribute goes with any name.
-    if any(is_lax(f"{directory}/{name}") for name in names):
-        return
     for layer in layers:
         path = resolve(layer)
-        name = layer_name(path)
-        wanted = {RELEASE_PREFIX + one for one in release_names(name)}
-        if os.path.exists(path) and not wanted & set(names):
-            raise ConfextError(
-                f"the layer has no extension-release.{name} in its /etc/extension-release.d",
-                unit=unit,
-                path=path,
-                hint="give the image the name that it was built with, or build it anew, and reload again",
-            )
+        wanted = {RELEASE_PREFIX + one for one in release_names(layer_name(path))}
+        if is_there(layer) and not wanted & set(names):
+            raise no_release(unit, path)
+
+
+def no_release(unit: str, path: str) -> ConfextError:
+    """The error that the layer at `path` has no release file of its name."""
+    return ConfextError(
+        f"the layer has no extension-release.{layer_name(path)} in its /etc/extension-release.d",
+        unit=unit,
+        path=path,
+        hint="give the image the name that it was built with, or build it anew, and reload again",
+    )
 
 
 def wants_signature(policy: str) -> bool:

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from systemd._journal import sendv
 
 from confext_helpers.messages import Message, Priority
+
+_EXECUTOR = "systemd-executor"
 
 
 def say(unit: str, message: Message) -> None:
@@ -37,7 +40,11 @@ def say(unit: str, message: Message) -> None:
 
 
 def messages_about(unit: str) -> list[str]:
-    """What was logged as a warning or worse by or about `unit`, oldest first, each text once."""
+    """What systemd logged as a warning or worse about `unit`, oldest first, each text once.
+
+    Anybody can write entries with UNIT= in them. But it is the journal that says who did: PID 1, or root in the control
+    group of the unit, which is systemd's executor before it becomes the unit's process. systemd.journal-fields(7).
+    """
     from systemd import journal
 
     from confext_helpers import process
@@ -47,10 +54,14 @@ def messages_about(unit: str) -> list[str]:
     with journal.Reader() as reader:
         reader.this_boot()
         reader.log_level(Priority.WARNING)
-        for match in ({"UNIT": unit}, {"_SYSTEMD_UNIT": unit}):
-            reader.add_match(**match)
-            reader.add_disjunction()
+        reader.add_conjunction()
+        reader.add_match(UNIT=unit, _PID="1")
+        reader.add_disjunction()
+        reader.add_match(_SYSTEMD_UNIT=unit, _UID="0")
         for entry in reader:
+            # It is missing where the process had ended before the journal could look.
+            if os.path.basename(str(entry.get("_EXE", _EXECUTOR))) not in (_EXECUTOR, "systemd"):
+                continue
             text = str(entry.get("MESSAGE", "")).removeprefix(f"{unit}: ")
             if text and text not in found:
                 found.append(text)

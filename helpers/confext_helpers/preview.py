@@ -99,13 +99,14 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     try:
         for layer in layers:
             images.check_whole(unit, layer)
+        absent = [layer for layer in layers if not images.is_there(layer)]
         new_stage = stage.begin(manager, unit, properties).wait(manager)
     except ConfextError as error:
         return Preview(None, [], error)
     found: Preview | None = None
     try:
         found = _compare(service, new_stage.namespace)
-        images.check_releases(unit, layers, f"{new_stage.root}{ETC}/extension-release.d")
+        images.check_releases(unit, absent, f"{new_stage.root}{ETC}/extension-release.d")
         images.check_signers(unit, layers, str(properties.get("ExtensionImagePolicy", ("s", ""))[1]))
         if check:
             wanted = checks.read(manager, unit)

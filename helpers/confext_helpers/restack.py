@@ -196,6 +196,7 @@ def restack(
     progress.begin(Step.CHECKS)
     wanted = checks.read(manager, unit)
     progress.begin(Step.STAGE)
+    absent = [layer for layer in layers if not images.is_there(layer)]
     pending = stage.begin(manager, unit, properties)
     manager.disconnect()
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
@@ -214,7 +215,7 @@ def restack(
         same = identity.identify(properties).is_same(before)
         if wanted is not None and wanted.commands and not same:
             raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
-        images.check_releases(unit, layers, f"{new_stage.root}/etc/extension-release.d")
+        images.check_releases(unit, absent, f"{new_stage.root}/etc/extension-release.d")
         images.check_signers(unit, layers, policy)
         found = change.find(unit, properties, processes[0], new_stage.namespace, before, last)
     except BaseException:

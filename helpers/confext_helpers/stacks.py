@@ -53,7 +53,7 @@ def load(path: str) -> Layer:
 
 def loaded(properties: Properties) -> list[Layer]:
     """The layers of a service with these `properties` that are there, bottom to top; read from disk now."""
-    return [load(path) for path in layer_paths(properties) if os.path.exists(path)]
+    return [load(path) for path in layer_paths(properties) if images.is_there(path)]
 
 
 def _root_hash(file: str) -> str:

@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from confext_helpers import lookup
+from confext_helpers import images, lookup
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
 
@@ -77,6 +77,9 @@ SHAPING_PROPERTIES = (
     "ConfigurationDirectoryMode",
 )  # fmt: skip
 
+# Of these, those that name layers, in the order of the stack.
+LAYER_PROPERTIES = ("ExtensionImages", "ExtensionDirectories")
+
 _UNSET: tuple[object, ...] = ("", [], b"", False, "no", 0)
 
 
@@ -95,6 +98,24 @@ def _shaping(properties: Properties) -> Iterator[tuple[str, Value]]:
 def shaping_properties(properties: Properties) -> dict[str, Value]:
     """The part of a service's `properties` (from Manager.service_properties()) that its `/etc` depends on."""
     return dict(_shaping(properties))
+
+
+def _with_strict_names(layers: dict[str, Value]) -> dict[str, Value]:
+    """The same, but layers that are there may not be missing, so that systemd looks at their release files (images.py).
+
+    Args:
+        layers: ExtensionImages= and ExtensionDirectories=, as far as they are set.
+    """
+    strict: dict[str, Value] = {}
+    for name, (kind, value) in layers.items():
+        assert isinstance(value, list)
+        strict[name] = kind, [
+            (item[0], item[1] and not images.is_there(str(item[0])), *item[2:])
+            if isinstance(item, tuple)
+            else item.removeprefix("-" if images.is_there(str(item).lstrip("-+")) else "")
+            for item in value
+        ]
+    return strict
 
 
 def nosuid_directories(properties: Properties) -> list[str]:
@@ -151,7 +172,8 @@ def build_properties(unit: str, properties: Properties, stdin: int, stdout: int)
         executable = shaping.pop("ExecPaths", ("as", []))[1]
         assert isinstance(executable, list)
         stage.append(("ExecPaths", ("as", [*executable, LOADER])))
-    return [*stage, *shaping.items()]
+    layers = {name: shaping[name] for name in LAYER_PROPERTIES if name in shaping}
+    return [*stage, *(shaping | _with_strict_names(layers)).items()]
 
 
 class Stage(NamedTuple):
@@ -211,7 +233,7 @@ class Pending(NamedTuple):
             if not _is_up(self.pipe, self.ready):
                 from confext_helpers import failure  # It reads the journal, which only this one needs.
 
-                raise failure.of_stage(self.name, self.unit, self.properties)
+                raise failure.of_stage(manager, self.name, self.unit, self.properties)
             return self._open(manager.main_pid(self.name))
         except BaseException:
             os.close(self.pipe)
@@ -272,7 +294,7 @@ def _is_up(pipe: int, ready: int) -> bool:
 def layer_paths(properties: Properties) -> list[str]:
     """The layers of a service's stack, bottom to top."""
     paths = []
-    for name in ("ExtensionImages", "ExtensionDirectories"):
+    for name in LAYER_PROPERTIES:
         value = properties.get(name, ("", []))[1]
         assert isinstance(value, list)
         paths += [str(item[0]) if isinstance(item, tuple) else str(item).lstrip("-+") for item in value]

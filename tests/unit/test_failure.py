@@ -4,20 +4,65 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from confext_helpers import failure
+from confext_helpers.bus import Manager, Properties
+
+
+def line(number: int, error: int = errno.ENOPKG) -> str:
+    return f"Failed to set up mount namespacing: /run/systemd/unit-extensions/{number}: {os.strerror(error)}"
 
 
 def test_failure_names_the_layer_that_is_there(tmp_path: Path) -> None:
-    (tmp_path / "b.raw").touch()
-    layers = [str(tmp_path / "a.raw"), str(tmp_path / "b.raw")]
-    line = f"Failed to set up mount namespacing: /run/systemd/unit-extensions/0: {os.strerror(errno.ENOPKG)}"
-    reason, path = failure.explain(["something else", line, "Failed at step NAMESPACE"], layers)
+    """Images keep their numbers if one is missing; of directories, 255 alone counts those that are."""
+    for name in ("b.raw", "x.raw.v"):
+        (tmp_path / name).mkdir()
+    for name in ("d", "f"):
+        (tmp_path / name).mkdir()
+    images = [str(tmp_path / name) for name in ("a.raw", "b.raw", "c.raw")]
+    directories = [str(tmp_path / name) for name in ("d", "e", "f")]
+    properties: Properties = {
+        "ExtensionImages": ("a(sba(ss))", [(path, True, []) for path in images]),
+        "ExtensionDirectories": ("as", [f"-{path}" for path in directories]),
+    }
+    assert failure.numbers(properties, 255) == [*images, *directories]
+    assert failure.numbers(properties, 256) == [*images, directories[0], directories[2]]
+    assert failure.numbers({}, 256) == []
+    reason, path = failure.explain(["something else", line(1), "Failed at step NAMESPACE"], images)
     assert reason.startswith("no partition table or file system that systemd knows is in it (")
-    assert path == layers[1]
+    assert path == images[1]
+
+
+class FakeManager(Manager):
+    def __init__(self) -> None:
+        pass
+
+    def version(self) -> int:
+        return 257
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a.raw", "the layer has no extension-release.a in its /etc/extension-release.d"),
+        # It was there when the stage was begun.
+        ("gone.raw", "the new one cannot be built: No such file or directory"),
+    ],
+)
+def test_release_file_that_systemd_misses(
+    name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.raw").touch()
+    said = SimpleNamespace(messages_about=lambda _: [line(0, errno.ENOENT)])
+    monkeypatch.setitem(sys.modules, "confext_helpers.journal", said)
+    properties: Properties = {"ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), False, [])])}
+    error = failure.of_stage(FakeManager(), "stage", "foo.service", properties)
+    assert (error.problem, error.path) == (problem, str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +70,9 @@ def test_failure_names_the_layer_that_is_there(tmp_path: Path) -> None:
     [
         ([], "the stage ended before it was up"),
         (["what systemd says"], "what systemd says"),
+        # It did without that.
+        (["Failed to read pids.max for control group /x, ignoring: No data available", "it failed"], "it failed"),
+        (["Failed to read pids.max for control group /x, ignoring: E"], "the stage ended before it was up"),
         (["Failed to set up mount namespacing: /etc/x: No such file"], "/etc/x: No such file"),
         (["Failed to set up mount namespacing: No such file"], "No such file"),
         (["Failed to set up mount namespacing: /r/unit-extensions/7: E"], "/r/unit-extensions/7: E"),

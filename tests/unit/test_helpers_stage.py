@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,21 @@ def test_stage_may_be_executed_where_nothing_else_may() -> None:
     built = dict(stage.build_properties("foo.service", given, 3, 4))
     assert built["ExecPaths"] == ("as", ["/usr/sbin/x", "/run/unit-confext/loader"])
     assert built["NoExecPaths"] == ("as", ["/"])
+
+
+def test_layer_that_is_there_may_not_be_missing(tmp_path: Path) -> None:
+    """systemd takes a missing release file for a missing layer, if there is a `-` in front of that."""
+    (tmp_path / "a.raw").touch()
+    for name in ("d", "empty.raw.v", "full.v/full_1"):
+        (tmp_path / name).mkdir(parents=True)
+    images = [(f"{tmp_path}/{name}", True, [("root", "ro")]) for name in ("a.raw", "empty.raw.v", "gone.raw")]
+    directories = [f"-{tmp_path}/{name}" for name in ("d", "gone", "full.v")] + [f"-+{tmp_path}/d", f"{tmp_path}/d"]
+    given = properties(ExtensionImages=("a(sba(ss))", images), ExtensionDirectories=("as", directories))
+    built = dict(stage.build_properties("foo.service", given, 3, 4))
+    assert built["ExtensionImages"] == ("a(sba(ss))", [(images[0][0], False, [("root", "ro")]), *images[1:]])
+    assert built["ExtensionDirectories"] == (
+        "as", [f"{tmp_path}/d", f"-{tmp_path}/gone", f"{tmp_path}/full.v", f"+{tmp_path}/d", f"{tmp_path}/d"]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("dynamic", "expected"), [(True, ["/etc/a", "/etc/b"]), (False, [])])
