@@ -127,7 +127,7 @@ PYTEST = $(VENV)/bin/python -m pytest
 # What a fresh Debian may lack, as COMMAND:PACKAGE.
 lab := mmdebstrap:mmdebstrap unshare:util-linux nsenter:util-linux ip:iproute2
 tools := mkfs.erofs:erofs-utils mksquashfs:squashfs-tools unsquashfs:squashfs-tools mkfs.ext4:e2fsprogs \
-	debugfs:e2fsprogs openssl:openssl zsh:zsh shellcheck:shellcheck setpriv:util-linux
+	debugfs:e2fsprogs openssl:openssl zsh:zsh shellcheck:shellcheck setpriv:util-linux journalctl:systemd
 emulator := qemu-system-x86_64:qemu-system-x86
 
 # From pyproject.toml, so that it is said once. Without systemd-python, which would have to be compiled: the code that
