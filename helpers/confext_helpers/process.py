@@ -59,13 +59,14 @@ class Done(NamedTuple):
     stderr: str
 
 
-def complete(*argv: str, timeout_sec: float, environment: Mapping[str, str] | None = None) -> Done:
+def complete(*argv: str, timeout_sec: float, environment: Mapping[str, str] | None = None, umask: int = -1) -> Done:
     """Run a program with no input to its end.
 
     Args:
         argv: the program and its arguments; no shell is involved.
         timeout_sec: after so many seconds it is killed.
         environment: all that it gets; None for this process's own.
+        umask: that it gets; -1 for this process's own.
 
     Raises:
         ConfextError: it took too long.
@@ -74,7 +75,7 @@ def complete(*argv: str, timeout_sec: float, environment: Mapping[str, str] | No
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
-            timeout=timeout_sec, env=environment,
+            timeout=timeout_sec, env=environment, umask=umask,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise ConfextError(f"{argv[0]} was killed, it took longer than {timeout_sec:.0f} s") from None

@@ -52,6 +52,13 @@ def make(request: Request) -> building.Built:
     return building.build(building.plan(request))
 
 
+def content_time(path: Path) -> int:
+    """The time that a tree has by its content, as unit-confext(1) has it: between 2001 and 2017."""
+    time_sec = 1_000_000_000 + int.from_bytes(sourcetree.digest(str(path)), "big") % 500_000_000
+    assert 2001 <= datetime.datetime.fromtimestamp(time_sec, datetime.UTC).year <= 2017
+    return time_sec
+
+
 def offences(path: Path, *allow: Allow) -> dict[str, str]:
     return {offence.path: offence.problem for offence in sourcetree.scan(str(path), allow).offences}
 
@@ -176,7 +183,7 @@ def test_directory(tmp_path: Path) -> None:
         "etc/z/y": "755",
         "etc/z/y/x": "644",
     }
-    assert {path.stat().st_mtime for path in built.rglob("*")} == {0}
+    assert {path.stat().st_mtime for path in [built, *built.rglob("*")]} == {content_time(built)}
     release = (built / "etc/extension-release.d/extension-release.site").read_text()
     assert release == 'ID=debian\nNAME="a \\"b\\" \\$c"\n'
     assert releasefile.parse(release, "") == {"ID": "debian", "NAME": 'a "b" $c'}
@@ -344,7 +351,7 @@ def call(*operands: str, json_mode: str = "off", **options: object) -> int:
     defaults: dict[str, object] = {
         "json": json_mode, "no_legend": False, "no_pager": True, "quiet": False, "output": None, "format": "directory",
         "key": None, "certificate": None, "os_release": None, "release": [], "allow": [], "architecture": None,
-        "force": False, "dry_run": False, "operands": list(operands),
+        "force": False, "dry_run": False, "mode": None, "times": "content", "operands": list(operands),
     }  # fmt: skip
     arguments = argparse.Namespace(**{**defaults, **options})
     output = Output(arguments)
@@ -360,12 +367,14 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == [
         {
             "output": target, "format": "directory", "name": "site", "files": 4, "content": 20, "release": "ID=_any",
-            "signed_by": None, "left_out": None,
+            "signed_by": None, "left_out": None, "mode": None, "private": None,
         }
     ]  # fmt: skip
     assert not os.path.exists(target)
     assert call(top, output=target) == Exit.OK
-    assert "Release:      ID=_any\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Release:      ID=_any\n" in said
+    assert "Time:         20" in said
     assert os.path.isdir(target)
     with pytest.raises(ConfextError, match="there is no name for the image"):
         call(top)

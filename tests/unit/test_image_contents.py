@@ -73,6 +73,33 @@ def test_line_break_in_a_name(tmp_path: Path, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", list(MAKE))
+def test_modes(tmp_path: Path, kind: Kind) -> None:
+    """Of links they do not count."""
+    modes = {"etc": 0o755, "etc/open": 0o755, "etc/open/file": 0o644, "etc/run": 0o4755, "etc/odd": 0o7643,
+             "etc/group": 0o640, "etc/mine": 0o600, "etc/none": 0, "etc/closed": 0o750, "etc/closed/file": 0o444,
+             "etc/listed": 0o744, "etc/entered": 0o711, "etc/sticky": 0o1777}  # fmt: skip
+    for name in modes:
+        path = tmp_path / "tree" / name
+        if name in ("etc", "etc/open", "etc/closed", "etc/listed", "etc/entered", "etc/sticky"):
+            path.mkdir(parents=True)
+        else:
+            path.touch()
+    os.symlink("mine", tmp_path / "tree/etc/link")
+    for name, mode in reversed(modes.items()):
+        (tmp_path / "tree" / name).chmod(mode)
+    source = open_source(str(make(tmp_path, kind)))
+    found = contents.open_contents(source.part(OFFSET, source.size), kind)
+    # unsquashfs prints letters, of which the special bits do not count here.
+    assert {name: (found.mode(f"/{name}") or 0) & 0o777 for name in modes} == {
+        name: mode & 0o777 for name, mode in modes.items()
+    }
+    assert set(found.private()) == {
+        "/etc/odd", "/etc/group", "/etc/mine", "/etc/none", "/etc/closed", "/etc/listed", "/etc/entered",
+    }  # fmt: skip
+    os.close(source.fd)
+
+
+@pytest.mark.parametrize("kind", list(MAKE))
 def test_no_etc(tmp_path: Path, kind: Kind) -> None:
     (tmp_path / "tree/usr").mkdir(parents=True)
     source = open_source(str(make(tmp_path, kind)))

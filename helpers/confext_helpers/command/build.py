@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import sys
+from collections.abc import Mapping
 
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Output, printable
 from confext_helpers.errors import ConfextError
-from confext_helpers.image.build import Format, Plan, Request, build, plan
+from confext_helpers.image.build import Format, Plan, Request, Times, build, image_mode, plan
 from confext_helpers.image.sourcetree import Allow
 
 
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             allow=[_allow(word) for word in arguments.allow],
             architecture=arguments.architecture,
             force=arguments.force,
+            mode=_mode(arguments.mode),
+            times=Times(arguments.times),
         )
     )
     if planned.scan.offences:
@@ -51,7 +55,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             output.note(f"{doubt}: nobody will accept the image")
     if not arguments.dry_run:
         built = build(planned)
-        facts |= {"size": built.size or None, "root_hash": built.root_hash or None}
+        time = datetime.datetime.fromtimestamp(built.time_sec, datetime.UTC).isoformat()
+        facts |= {"size": built.size or None, "root_hash": built.root_hash or None, "time": time}
+        if facts["mode"] is not None:
+            facts["mode"] = f"{built.mode:04o}"
+    _say_mode(planned, facts, output)
     if output.json != "off":
         output.data([facts])
     else:
@@ -59,6 +67,34 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             if value is not None:
                 output.line(f"{key.replace('_', ' ').capitalize() + ':':<14}{printable(value)}")
     return Exit.OK
+
+
+def _mode(text: str | None) -> int | None:
+    """The mode that --mode= asks for."""
+    if text is None:
+        return None
+    if not re.fullmatch("0?[0-7]{3}", text) or int(text, 8) & ~0o666 or not int(text, 8) & 0o400:
+        hint = "give what chmod(1) takes for a file that its owner may read and nobody execute, such as --mode=0600"
+        raise ConfextError(f"--mode={printable(text)} is no mode of an image", hint=hint)
+    return int(text, 8)
+
+
+def _say_mode(planned: Plan, facts: Mapping[str, object], output: Output) -> None:
+    """Say whom the mode of the image opens it to, or keeps from it."""
+    if facts["mode"] is None:
+        return
+    mode = int(str(facts["mode"]), 8)
+    image = f"{PROGRAM}: {printable(planned.request.output)}"
+    private = planned.scan.private
+    if private:
+        what = printable(private[0]) + (f" and {len(private) - 1} more" if len(private) > 1 else "")
+        if mode & 0o044:
+            who = "everybody" if mode & 0o004 else "its group"
+            output.note(f"{image}: mode {mode:04o} lets {who} read {what}, which not everybody may read in the tree")
+        else:
+            output.note(f"{image}: mode {mode:04o}, since not everybody may read {what}; see --mode=")
+    if mode & 0o022:
+        output.note(f"{image}: mode {mode:04o} lets others write it, and such an image is no layer; chmod go-w it")
 
 
 def _allow(word: str) -> Allow:
@@ -80,6 +116,7 @@ def _facts(planned: Plan) -> dict[str, object]:
     """What is known before anything is built."""
     request = planned.request
     release = (planned.release or "").strip().replace("\n", " ")
+    mode = image_mode(bool(planned.scan.private)) if request.mode is None else request.mode
     return {
         "output": request.output,
         "format": str(request.format),
@@ -89,4 +126,6 @@ def _facts(planned: Plan) -> dict[str, object]:
         "release": release if planned.release is not None else f"as in {planned.release_file}",
         "signed_by": request.certificate,
         "left_out": planned.scan.left_out or None,
+        "mode": None if request.format is Format.DIRECTORY else f"{mode:04o}",
+        "private": planned.scan.private or None,
     }

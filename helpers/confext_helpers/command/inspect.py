@@ -7,6 +7,8 @@ policy is the image verified first, and its file system not read if that fails.
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 from collections.abc import Sequence
 
 from confext_helpers.command.exitcodes import Exit
@@ -156,6 +158,10 @@ def _contents(image: Image) -> dict[str, object]:
     try:
         found = contents.open_contents(image.data, image.file_system.kind)
         facts["etc"] = sorted(entry.path for entry in found.entries if entry.path != "/etc")
+        mode = stat.S_IMODE(os.fstat(image.source.fd).st_mode)
+        private = next(found.private(), None) if mode & stat.S_IROTH else None
+        if private is not None:
+            image.say(Code.EXPOSED, f"mode {mode:04o} lets everybody read {private!r}; chmod 0600 the image")
         files = {entry.path for entry in found.entries if entry.kind == "file"}
         name = image_name(image.path)
         path = release.find(name, files)

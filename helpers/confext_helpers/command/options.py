@@ -15,6 +15,7 @@ from confext_helpers.command.exitcodes import Exit
 PROGRAM = "unit-confext"
 JSON_MODES = ("pretty", "short", "off")
 FORMATS = ("ddi", "erofs", "squashfs", "directory")
+TIMES = ("content", "keep")
 
 
 class Verb(NamedTuple):
@@ -95,6 +96,8 @@ OPTIONS = (
     Option(("--key",), "FILE", ("build",), "Private key to sign with (PEM)"),
     Option(("--certificate",), "FILE", ("build",), "Certificate that belongs to the key (PEM)"),
     Option(("--force",), "", ("build",), "Replace the output if it is there already"),
+    Option(("--mode",), "MODE", ("build",), "The mode of the image, such as 0600"),
+    Option(("--times",), "WHICH", ("build",), "Times of files: content or keep", TIMES, "content"),
     Option(("--check",), "", ("diff",), "Run the service's Check= commands as well"),
     Option(("--dry-run",), "", ("build",), "Only say what would be done"),
 )  # fmt: skip

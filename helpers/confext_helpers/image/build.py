@@ -4,8 +4,14 @@ The file formats are systemd-repart's and the mkfs tools' business; this module 
 everywhere (sourcetree.py), a seed that is made of its content, and one time. So the same tree becomes the same bytes,
 and a changed tree another root hash.
 
+That time is made of the content, too. cron(8) reads a table again if its time is another one, nginx a certificate if
+inode number or time are, and inode numbers of images follow from the layout: with a fixed time, or one that depends on
+anything else, they would miss what has changed. One time for all, so that nothing in an image looks older than what it
+was made from; and one that is long past, since times to come are taken for mistakes.
+
 The result is written in a hidden directory beside its place and comes there in one rename: a `.confext.d/` may be
-read by a reload at any moment. Nothing here needs to be root, but for the owners in a directory.
+read by a reload at any moment. Until then it is for the eyes of the one alone who builds, and so are copies of the
+tree: there may be keys in it. Nothing here needs to be root, but for the owners in a directory.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +35,10 @@ from confext_helpers.image.sourcetree import Allow, Scan
 REPART_VERSION_MIN = 255
 _TOOL_TIMEOUT_SEC = 900.0
 _EROFS_OPTIONS = ("--all-root", "-x-1")
+_SEC_NS = 1_000_000_000
+# The times that are made of the content: from 2001-09-09 to 2017-07-14.
+_FIRST_SEC = 1_000_000_000
+_SPAN_SEC = 500_000_000
 
 
 class Format(StrEnum):
@@ -38,6 +48,13 @@ class Format(StrEnum):
     EROFS = "erofs"
     SQUASHFS = "squashfs"
     DIRECTORY = "directory"
+
+
+class Times(StrEnum):
+    """Which times things in an image have."""
+
+    CONTENT = "content"
+    KEEP = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,8 @@ class Request:
         allow: offences of the tree that are none.
         architecture: of a DDI, as in systemd.unit(5), ConditionArchitecture=; None for this machine's.
         force: whether to replace an image that is there.
+        mode: of the image's file; None for what the umask leaves, or 0600 if there is anything private in the tree.
+        times: see Times.
     """
 
     tree: str
@@ -67,6 +86,8 @@ class Request:
     allow: Collection[Allow] = ()
     architecture: str | None = None
     force: bool = False
+    mode: int | None = None
+    times: Times = Times.CONTENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +117,15 @@ class Built:
         path: where it is.
         size: in bytes; 0 for a directory.
         root_hash: of dm-verity, in hexadecimal digits; empty if it has none.
+        mode: of its file, or 0755 for a directory.
+        time_sec: the time of everything in it, or the newest one, in seconds since 1970.
     """
 
     path: str
     size: int
     root_hash: str
+    mode: int
+    time_sec: int
 
 
 def plan(request: Request) -> Plan:
@@ -119,10 +144,13 @@ def plan(request: Request) -> Plan:
             raise ConfextError("the output is there already", path=request.output, hint="replace it with --force")
         if not os.path.isfile(request.output):
             raise ConfextError("the output is no file", path=request.output, hint="choose another name with -o")
+    if request.format is Format.DIRECTORY and request.mode is not None:
+        raise ConfextError("a directory has the modes of the tree", path=request.output, hint="leave out --mode=")
     if not os.path.isdir(_directory_of(request.output)):
         raise ConfextError("no such directory", path=_directory_of(request.output), hint="make it first")
     _check_signing(request)
     _check_tools(request)
+    _given_time_sec()
     scan = sourcetree.scan(request.tree, request.allow)
     there = releasefile.existing(request.tree, name)
     if there is None:
@@ -145,19 +173,29 @@ def build(planned: Plan) -> Built:
     if planned.scan.offences:
         problem = f"there are {len(planned.scan.offences)} things in the tree that cannot be part of a confext"
         raise ConfextError(problem, path=request.tree, hint="see --dry-run")
+    # A directory of mode 0700: nobody else reaches what is in it, whatever modes that has.
     with tempfile.TemporaryDirectory(prefix=".unit-confext-build-", dir=_directory_of(request.output)) as scratch:
         tree = os.path.join(scratch, "tree")
-        sourcetree.copy(request.tree, tree)
+        own_times = sourcetree.copy(request.tree, tree)
+        private = bool(planned.scan.private or sourcetree.private_files(tree))
         if planned.release is not None:
             _add_release(tree, planned.release_file, planned.release)
-        time_sec = _time_sec()
-        sourcetree.stamp(tree, time_sec)
+        digest = sourcetree.digest(tree)
+        if request.times is Times.KEEP:
+            own_times = _clamped(own_times)
+            time_ns = max(own_times.values())
+        else:
+            own_times = {}
+            time_ns = _time_sec(digest) * _SEC_NS
+        sourcetree.stamp(tree, time_ns, own_times)
+        time_sec = -(-time_ns // _SEC_NS)
         if request.format is Format.DIRECTORY:
             os.rename(tree, request.output)
-            return Built(request.output, 0, "")
+            return Built(request.output, 0, "", 0o755, time_sec)
         image = os.path.join(scratch, "image.raw")
-        root_hash = _make(request, tree, image, time_sec)
-        os.chmod(image, 0o644)
+        root_hash = _make(request, tree, image, digest, time_sec)
+        mode = image_mode(private) if request.mode is None else request.mode
+        os.chmod(image, mode)
         with open(image, "rb") as file:
             os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size
@@ -165,19 +203,44 @@ def build(planned: Plan) -> Built:
             os.rename(image, request.output)
         else:
             os.link(image, request.output)  # Fails if it came into being meanwhile.
-    return Built(request.output, size, root_hash)
+    return Built(request.output, size, root_hash, mode, time_sec)
+
+
+def image_mode(private: bool) -> int:
+    """The mode of an image for which none is asked.
+
+    Args:
+        private: whether there is anything in it that not everybody may read.
+    """
+    umask = os.umask(0o077)  # It cannot be asked for otherwise.
+    os.umask(umask)
+    return 0o600 if private else 0o666 & ~umask
 
 
 def _directory_of(output: str) -> str:
     return os.path.dirname(output.rstrip("/")) or "."
 
 
-def _time_sec() -> int:
-    """The time of everything in an image: reproducible-builds.org, "SOURCE_DATE_EPOCH"."""
-    given = os.environ.get("SOURCE_DATE_EPOCH", "0")
+def _given_time_sec() -> int | None:
+    """The time that is asked for: reproducible-builds.org, "SOURCE_DATE_EPOCH"."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given is None:
+        return None
     if not re.fullmatch("[0-9]{1,10}", given):
         raise ConfextError(f"$SOURCE_DATE_EPOCH is {given!r}", hint="set it to seconds since 1970, or unset it")
     return int(given)
+
+
+def _time_sec(digest: bytes) -> int:
+    """The time of everything in an image of which this is the digest."""
+    given = _given_time_sec()
+    return _FIRST_SEC + int.from_bytes(digest, "big") % _SPAN_SEC if given is None else given
+
+
+def _clamped(times: Mapping[str, int]) -> dict[str, int]:
+    """Times of their own, in nanoseconds, of which none is later than the one that is asked for."""
+    given = _given_time_sec()
+    return {path: time_ns if given is None else min(time_ns, given * _SEC_NS) for path, time_ns in times.items()}
 
 
 def _add_release(tree: str, path: str, content: str) -> None:
@@ -226,10 +289,11 @@ def _check_tools(request: Request) -> None:
         raise ConfextError(f"systemd-repart {version} cannot make a confext DDI", hint=hint)
 
 
-def _make(request: Request, tree: str, image: str, time_sec: int) -> str:
+def _make(request: Request, tree: str, image: str, digest: bytes, time_sec: int) -> str:
     """Make the image; return its root hash, if it has one."""
-    seed = str(uuid.UUID(bytes=sourcetree.digest(tree)[:16], version=4))
-    erofs_options = (*_EROFS_OPTIONS, f"-T{time_sec}")
+    seed = str(uuid.UUID(bytes=digest[:16], version=4))
+    # Where times are kept, $SOURCE_DATE_EPOCH is the newest one, and says that nothing may be newer.
+    erofs_options = _EROFS_OPTIONS if request.times is Times.KEEP else (*_EROFS_OPTIONS, f"-T{time_sec}")
     # These alone, so that nothing of the caller's environment gets into the image.
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -246,7 +310,7 @@ def _make(request: Request, tree: str, image: str, time_sec: int) -> str:
             command = ["mksquashfs", tree, image, "-all-root", "-no-xattrs", "-noappend", "-no-progress", "-quiet"]
         case _:
             command = _repart(request, tree, image, seed)
-    done = process.complete(*command, timeout_sec=_TOOL_TIMEOUT_SEC, environment=environment)
+    done = process.complete(*command, timeout_sec=_TOOL_TIMEOUT_SEC, environment=environment, umask=0o077)
     if done.status != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].strip() if lines else f"exit status {done.status}"

@@ -8,13 +8,16 @@ a line that cannot be understood, as a name with a line break makes it, ends it 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import stat
+import struct
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from confext_helpers import process
 from confext_helpers.image.bytesource import Source
 from confext_helpers.image.filesystems import Kind
 from confext_helpers.image.findings import Code, Finding
+from confext_helpers.image.sourcetree import is_private
 
 _TIMEOUT_SEC = 30.0
 _LIST_MAX = 8 << 20
@@ -54,10 +57,20 @@ class Contents(NamedTuple):
     Attributes:
         entries: everything below /etc, /etc itself first; empty if there is none.
         read: returns the content of a file of these by its path, at most 1 MiB; raises ContentsError.
+        mode: returns the permission bits of an entry by its path, as in st_mode; None if they cannot be told.
     """
 
     entries: tuple[Entry, ...]
     read: Callable[[str], bytes]
+    mode: Callable[[str], int | None] = lambda path: None
+
+    def private(self) -> Iterator[str]:
+        """The paths of files and directories that not everybody may read, as far as that can be told."""
+        kinds = {"file": stat.S_IFREG, "directory": stat.S_IFDIR}
+        for entry in self.entries:
+            mode = self.mode(entry.path) if entry.kind in kinds else None
+            if mode is not None and is_private(kinds[entry.kind] | mode):
+                yield entry.path
 
 
 def open_contents(source: Source, kind: Kind) -> Contents:
@@ -116,13 +129,15 @@ def _no_line(tool: str, line: str) -> ContentsError:
     return _error(Code.CONTENTS, f"{tool} printed a line that is none of its own: {line[:200]!r}")
 
 
-_SQUASHFS_LINE = re.compile(r"([-dlbcps])\S{9} +\S+ +\d+(?:, *\d+)? \d{4}-\d\d-\d\d \d\d:\d\d (/.*|)")
+_SQUASHFS_LINE = re.compile(r"([-dlbcps])(\S{9}) +\S+ +\d+(?:, *\d+)? \d{4}-\d\d-\d\d \d\d:\d\d (/.*|)")
+_LETTERS = ("r", "w", "xs", "r", "w", "xs", "r", "w", "xt")
 
 
 def _squashfs(source: Source) -> Contents:
     options = ("-o", str(source.offset), "-no-progress", "-p", "1")
     image = _path(source)
     entries = []
+    modes = {}
     listed = _run("squashfs-tools", source, "unsquashfs", *options, "-no-wildcards", "-lls", "-d", "", image, "etc")
     for line in _text(listed):
         found = _SQUASHFS_LINE.fullmatch(line)
@@ -131,16 +146,18 @@ def _squashfs(source: Source) -> Contents:
                 continue
             raise _no_line("unsquashfs", line)
         kind = {"-": "file", "d": "directory", "l": "symlink"}.get(found[1], "other")
-        path = found[2].partition(" -> ")[0] if kind == "symlink" else found[2]
+        path = found[3].partition(" -> ")[0] if kind == "symlink" else found[3]
         if path:
             entries.append(Entry(path, kind))
+            bits = zip(found[2], _LETTERS, range(8, -1, -1), strict=True)
+            modes[path] = sum(1 << bit for letter, meant, bit in bits if letter in meant)
     _check_count(len(entries))
 
     def read(path: str) -> bytes:
         arguments = (*options, "-no-wildcards", "-cat", image, path.lstrip("/"))
         return _run("squashfs-tools", source, "unsquashfs", *arguments, most=_FILE_MAX)
 
-    return Contents(tuple(entries), read)
+    return Contents(tuple(entries), read, modes.get)
 
 
 _EROFS_LINE = re.compile(r" *(\d+) +(\d+) {2}(.+)")
@@ -173,7 +190,27 @@ def _erofs(source: Source) -> Contents:
         return found
 
     entries = _walk(listed("--path=/"), lambda number: listed(f"--nid={number}"), numbers)
-    return Contents(entries, lambda path: dump("--cat", f"--nid={numbers[path]}", most=_FILE_MAX))
+    return Contents(
+        entries,
+        lambda path: dump("--cat", f"--nid={numbers[path]}", most=_FILE_MAX),
+        lambda path: _erofs_mode(source, int(numbers[path])),
+    )
+
+
+# Of the superblock, at 1024, and of an inode: <linux/fs/erofs/erofs_fs.h>. Features that are not among these may put
+# inodes elsewhere.
+_EROFS_SUPERBLOCK = struct.Struct("<12xB27xI36xI")
+_EROFS_FEATURES = 0xFF
+_EROFS_INODE = struct.Struct("<4xH")
+
+
+def _erofs_mode(source: Source, number: int) -> int | None:
+    """The mode of an inode: dump.erofs tells it of one at a time only, and so would have to be run for every file."""
+    bits, start, features = _EROFS_SUPERBLOCK.unpack(source.head(1024, _EROFS_SUPERBLOCK.size).ljust(84, b"\0"))
+    inode = source.head((start << min(bits, 16)) + number * 32, _EROFS_INODE.size)
+    if features & ~_EROFS_FEATURES or len(inode) < _EROFS_INODE.size:
+        return None
+    return stat.S_IMODE(_EROFS_INODE.unpack(inode)[0])
 
 
 _EXT4_LINE = re.compile(r"/(\d+)/(\d+)/(\d+)/(\d+)/(.+)/(\d*)/")
@@ -182,6 +219,7 @@ _EXT4_LINE = re.compile(r"/(\d+)/(\d+)/(\d+)/(\d+)/(.+)/(\d*)/")
 def _ext4(source: Source) -> Contents:
     image = f"{_path(source)}?offset={source.offset}"
     numbers: dict[str, str] = {}
+    modes: dict[str, str] = {}
 
     def request(text: str, most: int = _LIST_MAX) -> bytes:
         return _run("e2fsprogs", source, "debugfs", "-R", text, image, most=most)
@@ -193,6 +231,7 @@ def _ext4(source: Source) -> Contents:
             if match is not None:
                 kind = {"04": "directory", "10": "file", "12": "symlink"}.get(match[2][:2], "other")
                 found.append((match[1], kind, match[5]))
+                modes[match[1]] = match[2]
             elif line:
                 raise _no_line("debugfs", line)
         # debugfs has only one exit status, and every directory has at least itself.
@@ -201,7 +240,11 @@ def _ext4(source: Source) -> Contents:
         return found
 
     entries = _walk(listed("2"), listed, numbers)
-    return Contents(entries, lambda path: request(f"cat <{numbers[path]}>", most=_FILE_MAX))
+    return Contents(
+        entries,
+        lambda path: request(f"cat <{numbers[path]}>", most=_FILE_MAX),
+        lambda path: int(modes[numbers[path]], 8) & 0o7777,
+    )
 
 
 def _walk(

@@ -43,6 +43,7 @@ class Code(StrEnum):
     RELEASE_MISSING = "release-missing"
     RELEASE_MALFORMED = "release-malformed"
     RELEASE_MISMATCH = "release-mismatch"
+    EXPOSED = "exposed"
 
 
 MEANINGS: dict[Code, str] = {
@@ -76,6 +77,7 @@ MEANINGS: dict[Code, str] = {
     Code.RELEASE_MISSING: "There is no release file for the name of the image",
     Code.RELEASE_MALFORMED: "The release file, or the os-release file that it is compared with, cannot be understood",
     Code.RELEASE_MISMATCH: "The release file is for another system",
+    Code.EXPOSED: "Everybody may read the image, and so what not everybody may read in it",
 }
 
 

@@ -1,7 +1,8 @@
 """The tree that an image is built from: what in it cannot be part of a confext, and a copy of the rest.
 
 What is built is never the tree itself but a copy without anything that differs from one machine to the next: owners,
-times, extended attributes and hard links. Two checkouts of the same files so become the same bytes.
+extended attributes, hard links, and times unless they are to be kept. Two checkouts of the same files so become the
+same bytes. Until that is an image, nobody else may look into the copy.
 
 systemd mounts confexts with `nodev,nosuid,noexec` and takes nothing but `/etc` from them (systemd-confext(8)), so what
 would be lost or would not work there is refused rather than dropped without a word. A device node is worse than
@@ -15,7 +16,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -52,12 +53,14 @@ class Scan(NamedTuple):
         left_out: the entries beside `etc/`; they are never in the image.
         files: number of entries below `etc/` that are no directories.
         size: of all regular files below `etc/`, in bytes.
+        private: paths of all files and directories in `etc/`, and itself, that not everybody may read.
     """
 
     offences: list[Offence]
     left_out: list[str]
     files: int
     size: int
+    private: list[str]
 
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -100,12 +103,21 @@ def scan(tree: str, allow: Collection[Allow] = ()) -> Scan:
         hint = "move it below etc/, or build with --allow=outside, which leaves it out"
         offences = [Offence(name, "is outside etc/, and a confext is nothing else", hint) for name in left_out]
     files = size = 0
+    secrets = []
     for path, status in _walk(top):
+        if is_private(status.st_mode):
+            secrets.append(os.path.relpath(path, tree))
         for problem, hint in _judge(path, status, allow):
             offences.append(Offence(os.path.relpath(path, tree), problem, hint))
         files += not stat.S_ISDIR(status.st_mode)
         size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return Scan(offences, left_out, files, size)
+    return Scan(offences, left_out, files, size, secrets)
+
+
+def is_private(mode: int) -> bool:
+    """Whether not everybody may read the file or directory with this st_mode; a link never is private."""
+    everybody = {stat.S_IFREG: stat.S_IROTH, stat.S_IFDIR: stat.S_IROTH | stat.S_IXOTH}.get(stat.S_IFMT(mode), 0)
+    return mode & everybody != everybody
 
 
 def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -147,51 +159,67 @@ def _has_attribute(path: str, attribute: str) -> bool:
     return True
 
 
-def copy(tree: str, target: str) -> None:
+def copy(tree: str, target: str) -> dict[str, int]:
     """Copy `etc/` of a tree that was scanned, with names, modes and contents alone.
 
     Args:
         tree: the tree.
-        target: the directory that is to be made.
+        target: the directory that is to be made, out of everybody's reach: it gets the modes of the tree.
+
+    Returns:
+        When each entry was modified, in nanoseconds since 1970, by its path in the tree.
 
     Raises:
         ConfextError: a file is something else by now.
         OSError: something cannot be read or written.
     """
-    os.mkdir(target)
+    os.mkdir(target, 0o700)
     top = os.path.join(tree, "etc")
     directories = [(target, _TOP_MODE)]
+    times = {}
     for path, status in _walk(top):
-        copied = os.path.join(target, os.path.relpath(path, tree))
+        name = os.path.relpath(path, tree)
+        copied = os.path.join(target, name)
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISLNK(status.st_mode):
             os.symlink(os.readlink(path), copied)
         elif stat.S_ISDIR(status.st_mode):
-            os.mkdir(copied)
+            os.mkdir(copied, 0o700)
             directories.append((copied, mode if path != top else _TOP_MODE))
         else:
-            _copy_file(path, copied, mode)
+            _copy_file(path, copied)
+        times[name] = status.st_mtime_ns
     # Last, since they may forbid to write to them.
     for directory, mode in reversed(directories):
         os.chmod(directory, mode)
+    return times
 
 
-def _copy_file(path: str, copied: str, mode: int) -> None:
+def _copy_file(path: str, copied: str) -> None:
     # Not to be led elsewhere or to wait if it was replaced since it was looked at.
     source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(source, "rb") as reader, open(copied, "xb") as writer:
-        if not stat.S_ISREG(os.fstat(source).st_mode):
+    with open(source, "rb") as reader:
+        status = os.fstat(source)
+        if not stat.S_ISREG(status.st_mode):
             raise ConfextError("the tree is being changed", path=path, hint="build it again when it is at rest")
-        shutil.copyfileobj(reader, writer)
-        os.fchmod(writer.fileno(), mode)
+        with open(os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as writer:
+            shutil.copyfileobj(reader, writer)
+            # The mode of what was read: a file of another one may have come into its place.
+            os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
 
 
-def stamp(tree: str, time_sec: int) -> None:
-    """Give everything in a tree one time, and root as its owner if that is possible.
+def private_files(tree: str) -> list[str]:
+    """The paths of all files and directories in a copied tree that not everybody may read."""
+    return [os.path.relpath(path, tree) for path, status in _walk(tree) if is_private(status.st_mode)]
+
+
+def stamp(tree: str, time_ns: int, times: Mapping[str, int] | None = None) -> None:
+    """Give everything in a tree its time, and root as its owner if that is possible.
 
     Args:
         tree: a directory that nobody else writes to.
-        time_sec: seconds since 1970.
+        time_ns: nanoseconds since 1970, for all that has no time of its own.
+        times: those of their own, by the path in the tree.
     """
     # From the leaves up: a change in a directory is one of its time.
     for path, status in reversed(list(_walk(tree))):
@@ -199,7 +227,8 @@ def stamp(tree: str, time_sec: int) -> None:
             os.chown(path, 0, 0, follow_symlinks=False)
             if not stat.S_ISLNK(status.st_mode):
                 os.chmod(path, stat.S_IMODE(status.st_mode))  # chown(2) takes setuid and setgid away.
-        os.utime(path, (time_sec, time_sec), follow_symlinks=False)
+        own_ns = (times or {}).get(os.path.relpath(path, tree), time_ns)
+        os.utime(path, ns=(own_ns, own_ns), follow_symlinks=False)
 
 
 def digest(tree: str) -> bytes:
