@@ -21,6 +21,7 @@ from confext_helpers.mounts import ETC, Namespaces
 from confext_helpers.notes import Stack
 from confext_helpers.processes import Process
 from confext_helpers.stacks import Layer
+from confext_helpers.stage import layer_paths
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -62,7 +63,11 @@ def find(
         now = _own(stacks.seen(new), below, layers)
         was = _own(stacks.seen(old), below, layers if last is None else last.layers)
         try:
-            files = difference.compare(old, new, base, layers=now.values(), limit=limit)
+            same_base = last is not None and last.identity.base == made_of.base
+            directories = _directory_devices(properties, _match(layers, now), now)
+            files = difference.compare(
+                old, new, base, layers=now.values(), directories=directories, same_base=same_base, limit=limit
+            )
         except UnreadableError as error:
             raise _unreadable(unit, error, _match(layers, now), now) from error
         return Change(_layers(layers, now, was, made_of, last, _start_usec(properties)), files)
@@ -114,6 +119,14 @@ def _match(layers: list[Layer], names: dict[str, int]) -> dict[str, Layer]:
     if len(others) == len(unknown) == 1:
         found[unknown[0]] = others[0]
     return found
+
+
+def _directory_devices(properties: Properties, layers: dict[str, Layer], devices: dict[str, int]) -> set[int]:
+    """The device numbers of the files of directory layers."""
+    name = "ExtensionDirectories"
+    paths = layer_paths({name: properties[name]}) if name in properties else []
+    found = {devices[name] for name, layer in layers.items() if layer.path in paths}
+    return found - {device for name, device in devices.items() if name not in layers or layers[name].path not in paths}
 
 
 def _start_usec(properties: Properties) -> int:

@@ -5,8 +5,13 @@ are said to contain: it is what the service will see. Both mostly consist of the
 looked at as well: what is the host's in both is passed over, whole directories at a time. A file in an overlay has the
 inode number that it has in its layer. A directory has not, see _is_host_s_directory().
 
-Every file of a new layer is read to its end here. dm-verity, and the kernel's file systems, notice damage when they
-read a block; if nobody reads it now, the service will.
+Every file of a new image is read to its end here. dm-verity, and the kernel's file systems, notice damage when they
+read a block; if nobody reads it now, the service will. Nothing of that kind can be found in the file of a directory
+layer, which may be anybody's and of any size. It is read only to be compared with another one. No hole of a file is
+read at all (lseek(2), SEEK_DATA), and no path is listed that is longer than the kernel takes.
+
+The old tree may not show yet what happened in the host's `/etc` since it was stacked, not even where a directory in it
+looks like the host's. So where anything did, no directory is passed over.
 
 A directory counts if it is in both with another mode or owner. What a sandbox mounts below `/etc` does not count, nor
 do extended attributes.
@@ -14,14 +19,18 @@ do extended attributes.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
+
+from confext_helpers.filewords import with_descriptors
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CHUNK = 1 << 15
+_PATH_MAX = 4096
 
 
 class Files:
@@ -37,9 +46,9 @@ class Files:
         self._limit = limit
 
     def add(self, path: str) -> None:
-        """Count one more."""
+        """Count one more; a path that is too long is not kept."""
         self.count += 1
-        if self._limit is None or self.count <= self._limit:
+        if (self._limit is None or self.count <= self._limit) and len(path) < _PATH_MAX:
             self.paths.append(path)
 
 
@@ -120,44 +129,91 @@ def _stat_if_readable(name: str, directory: int | None) -> os.stat_result | None
         return None
 
 
+class _Directory(NamedTuple):
+    """One directory, in the trees where it is one: None for the others.
+
+    Attributes:
+        path: it ends in a slash, or is empty; cut off where it is too long.
+        old: descriptor in the old tree.
+        new: descriptor in the new one.
+        base: descriptor in the base.
+        names: what is still to be compared, from the end.
+        old_device: device number of the old one.
+        new_device: device number of the new one.
+    """
+
+    path: str
+    old: int | None
+    new: int | None
+    base: int | None
+    names: list[str]
+    old_device: int
+    new_device: int
+
+
 class _Walk:
     """One comparison: see compare()."""
 
-    def __init__(self, layers: Collection[int], limit: int | None) -> None:
+    def __init__(
+        self, layers: Collection[int], directories: Collection[int], same_base: bool, limit: int | None
+    ) -> None:
         self.found = Difference(Files(limit), Files(limit), Files(limit))
         self._layers = layers
+        self._directories = directories
+        self._same_base = same_base
         self._old_buffer = bytearray(_CHUNK)
         self._new_buffer = bytearray(_CHUNK)
 
-    def directory(self, path: str, old: int | None, new: int | None, base: int | None) -> None:
-        """Compare the directories with these descriptors; `path` ends in a slash, or is empty."""
+    def trees(self, old: int, new: int, base: int | None) -> None:
+        """Compare the trees with these descriptors."""
+        # Not by recursion: others than root may nest directories as deep as they like.
+        way = [self._list("", os.dup(old), os.dup(new), None if base is None else os.dup(base))]
         try:
-            names = {*_names(new), *_names_if_readable(old)}
+            while way:
+                here = way[-1]
+                while here.names:
+                    inner = self._name(here, here.names.pop())
+                    if inner is not None:
+                        way.append(inner)
+                        break
+                else:
+                    _close(*way.pop()[1:4])
+        finally:
+            for directory in way:
+                _close(*directory[1:4])
+
+    def _list(self, path: str, old: int | None, new: int | None, base: int | None) -> _Directory:
+        try:
+            names = sorted({*_names(new), *_names_if_readable(old)}, reverse=True)
         except OSError as error:
             raise UnreadableError(path.rstrip("/"), -1, error) from error
-        old_device = os.fstat(old).st_dev if old is not None else -1
-        new_device = os.fstat(new).st_dev if new is not None else -1
-        for name in sorted(names):
-            before = _stat_if_readable(name, old)
-            try:
-                after = _stat(name, new)
-            except OSError as error:
-                raise UnreadableError(path + name, -1, error) from error
-            host = _stat_if_readable(name, base)
-            if before is not None and after is not None and self._is_same(before, after, host):
-                continue
-            in_old = before is not None and stat.S_ISDIR(before.st_mode)
-            in_new = after is not None and stat.S_ISDIR(after.st_mode)
-            # What is mounted there is the sandbox's.
-            if in_old and before is not None and before.st_dev != old_device:
-                continue
-            if in_new and after is not None and after.st_dev != new_device:
-                continue
-            if in_old and in_new:
-                self.attributes(path + name, before, after)
-            if in_old or in_new:
-                self._descend(path + name, name, old if in_old else None, new if in_new else None, base)
-            self._file(path + name, name, None if in_old else before, None if in_new else after, old, new)
+        devices = [os.fstat(fd).st_dev if fd is not None else -1 for fd in (old, new)]
+        return _Directory(path[:_PATH_MAX], old, new, base, names, *devices)
+
+    def _name(self, here: _Directory, name: str) -> _Directory | None:
+        """Compare what has this name in all trees; return it if it is a directory to go into."""
+        path, old, new = here.path + name, here.old, here.new
+        before = _stat_if_readable(name, old)
+        try:
+            after = _stat(name, new)
+        except OSError as error:
+            raise UnreadableError(path, -1, error) from error
+        host = _stat_if_readable(name, here.base)
+        if before is not None and after is not None and self._is_same(before, after, host):
+            return None
+        in_old = before is not None and stat.S_ISDIR(before.st_mode)
+        in_new = after is not None and stat.S_ISDIR(after.st_mode)
+        # What is mounted there is the sandbox's.
+        if in_old and before is not None and before.st_dev != here.old_device:
+            return None
+        if in_new and after is not None and after.st_dev != here.new_device:
+            return None
+        if in_old and in_new:
+            self.attributes(path, before, after)
+        self._file(path, name, None if in_old else before, None if in_new else after, old, new)
+        if in_old or in_new:
+            return self._descend(path, name, old if in_old else None, new if in_new else None, here.base)
+        return None
 
     def attributes(self, path: str, before: os.stat_result | None, after: os.stat_result | None) -> None:
         """Compare two directories themselves."""
@@ -170,24 +226,23 @@ class _Walk:
         if host is None or not _key(before) == _key(after) == _key(host):
             return False
         if stat.S_ISDIR(after.st_mode):
-            return _is_host_s_directory(after)
+            return self._same_base and _is_host_s_directory(after)
         return after.st_dev not in self._layers
 
-    def _descend(self, path: str, name: str, old: int | None, new: int | None, base: int | None) -> None:
+    def _descend(self, path: str, name: str, old: int | None, new: int | None, base: int | None) -> _Directory:
         opened: list[int | None] = []
         try:
             for parent in (old, new, base):
                 try:
-                    opened.append(None if parent is None else os.open(name, _DIRECTORY, dir_fd=parent))
+                    opened.append(None if parent is None else _open_directory(name, parent))
                 except OSError as error:
                     if parent == new:
                         raise UnreadableError(path, -1, error) from error
                     opened.append(None)
-            self.directory(path + "/", *opened)
-        finally:
-            for fd in opened:
-                if fd is not None:
-                    os.close(fd)
+            return self._list(path + "/", *opened)
+        except BaseException:
+            _close(*opened)
+            raise
 
     def _file(
         self,
@@ -204,8 +259,12 @@ class _Walk:
             return
         same = before is not None and _is_alike(before, after)
         if stat.S_ISREG(after.st_mode):
+            is_tree_s = after.st_dev in self._directories
             try:
-                same = self._read(name, old if same else None, new)
+                if before is not None and same and is_tree_s and _key(before) == _key(after):
+                    return  # The very same file: it is not copied into an overlay.
+                if same or not is_tree_s:
+                    same = self._read(name, old if same else None, new)
             except OSError as error:
                 raise UnreadableError(path, after.st_dev, error) from error
         elif same and stat.S_ISLNK(after.st_mode):
@@ -226,13 +285,62 @@ class _Walk:
                 except OSError:
                     old = None
             same = old is not None
-            while count := os.readv(fd, [self._new_buffer]):
-                same = same and _read_same(other, memoryview(self._new_buffer)[:count], self._old_buffer)
-            return same
+            size = os.fstat(fd).st_size
+            position = 0
+            for start, end in _data(fd, 0, size):
+                same = same and self._has_zeros(other, position, start)
+                position = start
+                while count := os.preadv(fd, [self._new_buffer], position):
+                    same = same and _has(other, position, memoryview(self._new_buffer)[:count], self._old_buffer)
+                    position += count
+                    if position >= end:
+                        break
+            return same and self._has_zeros(other, position, size)
         finally:
             os.close(fd)
             if other >= 0:
                 os.close(other)
+
+    def _has_zeros(self, fd: int, start: int, end: int) -> bool:
+        """Whether a part of a file has nothing but zeros, as a hole has."""
+        try:
+            for position, until in _data(fd, start, end):
+                while position < until and (count := os.preadv(fd, [self._old_buffer], position)):
+                    if any(memoryview(self._old_buffer)[: min(count, end - position)]):
+                        return False
+                    position += count
+        except OSError:
+            return False
+        return True
+
+
+def _close(*descriptors: int | None) -> None:
+    for fd in descriptors:
+        if fd is not None:
+            os.close(fd)
+
+
+def _open_directory(name: str, parent: int) -> int:
+    return with_descriptors(lambda: os.open(name, _DIRECTORY, dir_fd=parent))
+
+
+def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file between two offsets that are no holes, lseek(2); all of it where that cannot be told."""
+    if end - start <= _CHUNK:
+        if start < end:
+            yield start, end
+        return
+    while start < end:
+        try:
+            begin = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # There is no data any more.
+                yield start, end
+            return
+        if begin >= end:
+            return
+        start = min(os.lseek(fd, begin, os.SEEK_HOLE), end)
+        yield begin, start
 
 
 def _attributes(status: os.stat_result) -> tuple[int, int, int]:
@@ -245,37 +353,46 @@ def _is_alike(before: os.stat_result, after: os.stat_result) -> bool:
     )  # fmt: skip
 
 
-def _read_same(fd: int, wanted: memoryview, buffer: bytearray) -> bool:
-    """Whether the next bytes of `fd` are `wanted`."""
-    position = 0
-    while position < len(wanted):
+def _has(fd: int, position: int, wanted: memoryview, buffer: bytearray) -> bool:
+    """Whether the bytes of `fd` from `position` on are `wanted`."""
+    done = 0
+    while done < len(wanted):
         try:
-            count = os.readv(fd, [memoryview(buffer)[: len(wanted) - position]])
+            count = os.preadv(fd, [memoryview(buffer)[: len(wanted) - done]], position + done)
         except OSError:
             return False
-        if not count or memoryview(buffer)[:count] != wanted[position : position + count]:
+        if not count or memoryview(buffer)[:count] != wanted[done : done + count]:
             return False
-        position += count
+        done += count
     return True
 
 
 def compare(
-    old: int, new: int, base: int | None, *, layers: Collection[int], limit: int | None = None
+    old: int,
+    new: int,
+    base: int | None,
+    *,
+    layers: Collection[int],
+    directories: Collection[int] = (),
+    same_base: bool = True,
+    limit: int | None = None,
 ) -> Difference:
-    """Compare two `/etc` trees, and read every file of the new one that is not the host's.
+    """Compare two `/etc` trees, and read every file of the new one that comes from an image.
 
     Args:
         old: descriptor of the service's.
         new: descriptor of the stage's.
         base: descriptor of the one that lies below all layers; None if it cannot be had.
         layers: the device numbers that files of layers have in the new one, see stacks.seen().
+        directories: those of them that are of directory layers.
+        same_base: whether the base is as it was when the old one was stacked.
         limit: how many paths of each kind to keep.
 
     Raises:
         UnreadableError: a file of the new tree cannot be read.
         OSError: a directory cannot be read.
     """
-    walk = _Walk(layers, limit)
+    walk = _Walk(layers, directories, same_base, limit)
     walk.attributes(".", os.fstat(old), os.fstat(new))
-    walk.directory("", old, new, base)
+    walk.trees(old, new, base)
     return walk.found

@@ -237,14 +237,14 @@ class _Walk:
 
     def _scan(self, directory: int) -> Iterator[os.DirEntry[str]]:
         try:
-            return _with_descriptors(lambda: os.scandir(directory))
+            return with_descriptors(lambda: os.scandir(directory))
         except OSError:
             self.certain = False
             return iter(())
 
     def _descend(self, name: str, directory: int) -> bool:
         try:
-            inner = _with_descriptors(lambda: os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory))
+            inner = with_descriptors(lambda: os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory))
         except OSError:
             # One that cannot be read is only what it is itself.
             self.certain = False
@@ -253,7 +253,7 @@ class _Walk:
         return True
 
 
-def _with_descriptors(function: Callable[[], _T]) -> _T:
+def with_descriptors(function: Callable[[], _T]) -> _T:
     """Call something that needs one descriptor more; where there is none left, with as many as may be had."""
     try:
         return function()

@@ -12,11 +12,11 @@ path, which the generator writes): it takes the missing release file for a missi
 from __future__ import annotations
 
 import os
-import stat
 import struct
 
 from confext_generator import vpick
 from confext_generator.tree import Tree
+from confext_helpers import regular
 from confext_helpers.errors import ConfextError
 
 _SECTOR = 512
@@ -101,16 +101,14 @@ def check_whole(unit: str, path: str) -> None:
     """
     path = resolve(path)
     try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return
+        with open(regular.open_file(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             claimed = claimed_size(file.read(_HEAD))
     except OSError:
         return
-    if claimed > status.st_size:
+    if claimed > size:
         raise ConfextError(
-            f"the image is cut short: it has {status.st_size} of {claimed} bytes",
+            f"the image is cut short: it has {size} of {claimed} bytes",
             unit=unit,
             path=path,
             hint="replace it and reload again",

@@ -9,10 +9,14 @@ import os
 import stat
 from typing import Protocol
 
+from confext_helpers import regular
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, partitiontypes, policy
 from confext_helpers.image.contents import Contents, ContentsError
 from confext_helpers.running import Running
+
+# Anybody may have made the files of a directory, and of any size.
+CONTENT_MAX = 1 << 26
 
 
 class Files(Protocol):
@@ -65,8 +69,11 @@ class TreeFiles:
         found = self._find(path)
         if found is None or not stat.S_ISREG(found.st_mode):
             return None
-        with open(self._root + path, "rb") as file:
-            return file.read()
+        try:
+            content = regular.read(self._root + path, CONTENT_MAX + 1)
+        except OSError:
+            return None
+        return content if len(content) <= CONTENT_MAX else None
 
 
 def _key(status: os.stat_result) -> tuple[int, ...]:

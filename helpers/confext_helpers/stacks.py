@@ -12,7 +12,7 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from confext_helpers import images
+from confext_helpers import images, regular
 from confext_helpers.bus import Properties
 from confext_helpers.stage import layer_paths
 
@@ -59,13 +59,11 @@ def loaded(properties: Properties) -> list[Layer]:
 def _root_hash(file: str) -> str:
     """The root hash that is stated for an image, by a file beside it or by its partition table."""
     try:
-        with open(f"{file.removesuffix('.raw')}.roothash", encoding="ascii") as beside:
-            return beside.read(4096).strip()
+        return regular.read(f"{file.removesuffix('.raw')}.roothash", 4096).decode("ascii").strip()
     except (OSError, ValueError):
         pass
     try:
-        with open(file, "rb") as image:
-            head = image.read(4104)
+        head = regular.read(file, 4104, block=True)
         # Behind the first sector, which has 512 or 4096 bytes.
         return _stated_hash(file) if _GPT in (head[512:520], head[4096:4104]) else ""
     except OSError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import subprocess
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -31,14 +33,19 @@ def grow(root: Path, tree: Tree) -> Path:
 
 
 def compare(
-    old: Path, new: Path, base: Path | None = None, layers: Collection[int] = (), limit: int | None = None
+    old: Path,
+    new: Path,
+    base: Path | None = None,
+    layers: Collection[int] = (),
+    limit: int | None = None,
+    directories: Collection[int] = (),
 ) -> Difference:
     fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) if path is not None else None for path in (old, new, base)]
     try:
         first, second, third = fds
         assert first is not None
         assert second is not None
-        return difference.compare(first, second, third, layers=layers, limit=limit)
+        return difference.compare(first, second, third, layers=layers, limit=limit, directories=directories)
     finally:
         for fd in fds:
             if fd is not None:
@@ -111,6 +118,80 @@ def test_nothing_else_is_opened(tmp_path: Path) -> None:
     assert not compare(old, new)
 
 
+def sparse(path: Path, size: int, content: dict[int, bytes]) -> None:
+    """Make a file of holes with some content, by offset."""
+    with open(path, "wb") as file:
+        for offset, data in content.items():
+            os.pwrite(file.fileno(), data, offset)
+        os.truncate(file.fileno(), size)
+
+
+@pytest.mark.parametrize(
+    ("size", "old", "new", "same"),
+    [
+        (1 << 43, {}, {}, True),
+        (1 << 43, {1 << 40: b"x"}, {1 << 40: b"x"}, True),
+        (1 << 43, {1 << 40: b"x"}, {}, False),
+        (1 << 43, {}, {1 << 40: b"x"}, False),
+        (1 << 43, {1 << 40: b"x"}, {1 << 40: b"y"}, False),
+        (1 << 43, {1 << 40: b"x"}, {1 << 41: b"x"}, False),
+        (1 << 43, {1 << 40: bytes(4096)}, {}, True),
+        (1 << 43, {}, {1 << 40: bytes(4096)}, True),
+        (1 << 20, {0: b"x" * 70000}, {0: b"x" * 70000, 1 << 19: bytes(9)}, True),
+        (1 << 20, {0: b"x" * 70000}, {0: b"x" * 70000, (1 << 20) - 1: b"x"}, False),
+    ],
+)
+def test_holes_are_not_read(
+    tmp_path: Path, size: int, old: dict[int, bytes], new: dict[int, bytes], same: bool
+) -> None:
+    for name, content in (("old", old), ("new", new)):
+        grow(tmp_path / name, {})
+        sparse(tmp_path / name / "a", size, content)
+    assert compare(tmp_path / "old", tmp_path / "new").changed.paths == ([] if same else ["a"])
+
+
+def test_files_of_directory_layers_are_read_only_to_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = grow(tmp_path / "old", {"a": "1", "b": "1", "c": "1"})
+    new = grow(tmp_path / "new", {"a": "2", "b": "22", "d": "1"})
+    os.link(old / "c", new / "c")
+    reads: list[int] = []
+    real = os.preadv
+
+    def preadv(fd: int, buffers: list[bytearray], offset: int) -> int:
+        reads.append(os.fstat(fd).st_ino)
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    result = compare(old, new, directories=[new.stat().st_dev])
+    assert (result.added.paths, result.changed.paths, result.removed.paths) == (["d"], ["a", "b"], [])
+    assert set(reads) == {(tree / "a").stat().st_ino for tree in (old, new)}
+
+
+def test_depth_is_no_limit(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        here = os.open(grow(tmp_path / name, {}), os.O_RDONLY)
+        for depth in range(3000):
+            os.mkdir("nested", dir_fd=here)
+            inner = os.open("nested", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = inner
+            if name == "new" and depth in (10, 2999):
+                os.close(os.open("file", os.O_CREAT, dir_fd=here))
+        os.close(here)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        result = compare(tmp_path / "old", tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (result.added.paths, result.added.count) == (["nested/" * 11 + "file"], 2)
+    assert not result.changed.count and not result.removed.count
+    for name in ("old", "new"):
+        subprocess.run(["rm", "-r", tmp_path / name], check=True)
+
+
 def test_limit(tmp_path: Path) -> None:
     result = compare(
         grow(tmp_path / "old", {}), grow(tmp_path / "new", {f"{i:02}": "" for i in range(30)}), limit=3
@@ -147,14 +228,14 @@ def test_new_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     old = grow(tmp_path / "old", {"d/a": "12345", "d/b": "1"})
     new = grow(tmp_path / "new", {"d/a": "12345", "d/b": "1"})
     broken = (new / "d/a").stat().st_ino
-    real = os.readv
+    real = os.preadv
 
-    def readv(fd: int, buffers: list[bytearray]) -> int:
+    def preadv(fd: int, buffers: list[bytearray], offset: int) -> int:
         if os.fstat(fd).st_ino == broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(fd, buffers)
+        return real(fd, buffers, offset)
 
-    monkeypatch.setattr(os, "readv", readv)
+    monkeypatch.setattr(os, "preadv", preadv)
     with pytest.raises(UnreadableError, match=r"^d/a: Input/output error$") as caught:
         compare(old, new)
     assert (caught.value.path, caught.value.device) == ("d/a", new.stat().st_dev)

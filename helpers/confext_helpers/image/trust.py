@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from cryptography import x509
 
+from confext_helpers import regular
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import der
 from confext_helpers.image.der import DerError
@@ -141,8 +142,7 @@ def _load_directories(directories: Iterable[str]) -> list[Certificate]:
 
 
 def _read_file(path: str) -> list[Certificate]:
-    with open(path, "rb") as file:
-        content = file.read(_SIZE_MAX + 1)
+    content = regular.read(path, _SIZE_MAX + 1)
     if len(content) > _SIZE_MAX:
         raise ConfextError("this is too large for a certificate", path=path, hint="name a file in PEM or DER")
     try:
