@@ -25,7 +25,7 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from confext_helpers.filewords import with_descriptors
+from confext_helpers.filewords import allow_descriptors
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -175,6 +175,7 @@ class _Walk:
                     inner = self._name(here, here.names.pop())
                     if inner is not None:
                         way.append(inner)
+                        allow_descriptors(len(way))
                         break
                 else:
                     _close(*way.pop()[1:4])
@@ -234,7 +235,7 @@ class _Walk:
         try:
             for parent in (old, new, base):
                 try:
-                    opened.append(None if parent is None else _open_directory(name, parent))
+                    opened.append(None if parent is None else os.open(name, _DIRECTORY, dir_fd=parent))
                 except OSError as error:
                     if parent == new:
                         raise UnreadableError(path, -1, error) from error
@@ -318,10 +319,6 @@ def _close(*descriptors: int | None) -> None:
     for fd in descriptors:
         if fd is not None:
             os.close(fd)
-
-
-def _open_directory(name: str, parent: int) -> int:
-    return with_descriptors(lambda: os.open(name, _DIRECTORY, dir_fd=parent))
 
 
 def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -7,12 +7,11 @@ without any of this. The words are never kept: others than root may make as many
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -23,8 +22,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _SECOND = 1_000_000_000
 _LINES = 512
-
-_T = TypeVar("_T")
+_DEEP = 64
 
 
 def sha256() -> _Hash:
@@ -237,34 +235,30 @@ class _Walk:
 
     def _scan(self, directory: int) -> Iterator[os.DirEntry[str]]:
         try:
-            return with_descriptors(lambda: os.scandir(directory))
+            return os.scandir(directory)
         except OSError:
             self.certain = False
             return iter(())
 
     def _descend(self, name: str, directory: int) -> bool:
         try:
-            inner = with_descriptors(lambda: os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory))
+            inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         except OSError:
             # One that cannot be read is only what it is itself.
             self.certain = False
             return False
         self._open.append(inner)
+        allow_descriptors(len(self._open))
         return True
 
 
-def with_descriptors(function: Callable[[], _T]) -> _T:
-    """Call something that needs one descriptor more; where there is none left, with as many as may be had."""
-    try:
-        return function()
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
-    import resource  # Only those who nest directories by the hundred have it needed.
+def allow_descriptors(depth: int) -> None:
+    """Have as many descriptors as this process may have, once directories are open to this depth."""
+    if depth == _DEEP:
+        import resource  # Only for those who nest directories by the hundred.
 
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return function()
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def has_writer(trees: Iterable[str]) -> bool:

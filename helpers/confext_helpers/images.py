@@ -12,12 +12,14 @@ path, which the generator writes): it takes the missing release file for a missi
 from __future__ import annotations
 
 import os
+import stat
 import struct
 
 from confext_generator import vpick
 from confext_generator.tree import Tree
 from confext_helpers import regular
 from confext_helpers.errors import ConfextError
+from confext_helpers.filewords import SIDECARS
 
 _SECTOR = 512
 _EROFS_OFFSET = 1024
@@ -89,17 +91,30 @@ def is_there(path: str) -> bool:
     return os.path.exists(file) and not (file == path and path.endswith(".v") and os.path.isdir(path))
 
 
+def _is_odd(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
+
+
 def check_whole(unit: str, path: str) -> None:
-    """Refuse an image file that has lost its end.
+    """Refuse an image file that has lost its end, and what is no file at all: systemd may wait for a FIFO for good.
 
     Args:
         unit: the service that it is a layer of.
-        path: what ExtensionImages= names. What is no regular file, or cannot be read, is systemd's to judge.
+        path: what ExtensionImages= names. A directory, a device, or what cannot be read, is systemd's to judge.
 
     Raises:
-        ConfextError: it says that it is larger than it is.
+        ConfextError: it says that it is larger than it is, or it or something beside it is no file.
     """
     path = resolve(path)
+    beside = [path.removesuffix(".raw") + suffix for suffix in SIDECARS] if path.endswith(".raw") else []
+    for part in (path, *beside):
+        if _is_odd(part):
+            hint = "replace it, or take it away, and reload again"
+            raise ConfextError("this is a FIFO, a socket or a terminal, and no file", unit=unit, path=part, hint=hint)
     try:
         with open(regular.open_file(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size

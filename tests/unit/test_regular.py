@@ -29,6 +29,15 @@ def fifo(tmp_path: Path) -> Path:
     return tmp_path / "fifo.raw"
 
 
+def refused(layer: Path, fifo: Path) -> None:
+    with pytest.raises(ConfextError) as caught:
+        images.check_whole("foo.service", str(layer))
+    assert str(caught.value) == (
+        f"foo.service: this is a FIFO, a socket or a terminal, and no file ({fifo}); "
+        "replace it, or take it away, and reload again"
+    )
+
+
 def test_only_regular_files_are_opened(tmp_path: Path, fifo: Path) -> None:
     (tmp_path / "file").write_bytes(b"12345")
     (tmp_path / "link").symlink_to("file")
@@ -40,10 +49,12 @@ def test_only_regular_files_are_opened(tmp_path: Path, fifo: Path) -> None:
 
 
 def test_fifo_as_an_image_and_beside_one(tmp_path: Path, fifo: Path) -> None:
-    images.check_whole("foo.service", str(fifo))
+    refused(fifo, fifo)
     assert stacks.load(str(fifo)).root_hash == ""
     (tmp_path / "a.raw").write_bytes(bytes(8192))
+    images.check_whole("foo.service", str(tmp_path / "a.raw"))
     os.mkfifo(tmp_path / "a.roothash")
+    refused(tmp_path / "a.raw", tmp_path / "a.roothash")
     assert stacks.load(str(tmp_path / "a.raw")).root_hash == ""
 
 
@@ -51,7 +62,7 @@ def test_fifo_as_the_newest_version(tmp_path: Path) -> None:
     versions = tmp_path / "a.raw.v"
     versions.mkdir()
     os.mkfifo(versions / "a_2.raw")
-    images.check_whole("foo.service", str(versions))
+    refused(versions, versions / "a_2.raw")
     assert stacks.load(str(versions)).root_hash == ""
 
 
