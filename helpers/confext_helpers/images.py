@@ -198,38 +198,58 @@ def check_directories(unit: str, directories: list[str], policy: str) -> None:
             )
 
 
-def check_signers(unit: str, layers: list[str], policy: str) -> None:
-    """Refuse an image whose signer's certificate is out of its time, where the image policy asks for a signature.
+def check_signers(unit: str, layers: list[str], policy: str) -> bool:
+    """Refuse an image whose signature is not understood or out of its time, where the image policy asks for one.
 
-    systemd has the signature verified by the kernel, or by OpenSSL without a look at the clock. That the signature is
-    there, and by whom, is its business; it was mounted already.
+    systemd has the signature verified by the kernel, or by OpenSSL without a look at the clock, and has mounted the
+    image by now. So a signer who is not trusted can only be one whose key the kernel has: that passes, and nothing
+    else does, or any change that hides an old certificate from here, but not from OpenSSL, would bring it back.
 
     Args:
         unit: the service that they are layers of.
         layers: what ExtensionImages= and ExtensionDirectories= name.
         policy: its ExtensionImagePolicy=, systemd.image-policy(7).
 
+    Returns:
+        Whether they were looked at. That this is what was mounted is to be made sure of after that.
+
     Raises:
-        ConfextError: a signer's certificate has expired, or is not valid yet.
+        ConfextError: there is such an image, or one that cannot be read, or a policy that is not understood.
     """
     if not wants_signature(policy):
-        return
+        return False
+    from confext_helpers.image import policy as policies
     from confext_helpers.image import signers, trust
     from confext_helpers.image.findings import Code
 
+    asked = policies.parse(policy)
     anchors = trust.load(())
     for layer in layers:
         path = resolve(layer)
-        if not os.path.isfile(path):
+        if not os.path.exists(path) or (path.endswith(".v") and os.path.isdir(path)):
+            # It is no layer: the generator has systemd ignore what is missing.
             continue
-        for finding in signers.read(path, anchors).findings:
+        hint = "have the image signed anew and reload again"
+        try:
+            found = signers.read(path, anchors, asked=asked)
+        except (OSError, ConfextError) as error:
+            problem = f"it is not signed as the image policy asks for: {error}"
+            raise ConfextError(problem, unit=unit, path=layer, hint=hint) from error
+        for finding in found.findings:
             if finding.code is Code.SIGNATURE_EXPIRED:
-                raise ConfextError(
-                    f"the signer's certificate is out of its time: {finding.message}",
-                    unit=unit,
-                    path=layer,
-                    hint="have the image signed anew and reload again",
-                )
+                problem = f"the signer's certificate is out of its time: {finding.message}"
+            elif finding.code is Code.SIGNATURE_ANCHOR:
+                problem = f"it cannot be told whether its signature counts: {finding.message}"
+                hint = "mend that certificate and reload again"
+            elif finding.code is not Code.SIGNATURE_UNKNOWN_KEY:
+                problem = f"it is not signed as the image policy asks for: {finding.message}"
+            else:
+                continue
+            raise ConfextError(problem, unit=unit, path=layer, hint=hint)
+        if not found.signers:
+            problem = "the image policy asks for a signature, and there is none"
+            raise ConfextError(problem, unit=unit, path=layer, hint=hint)
+    return True
 
 
 def signature_problem(path: str) -> str:

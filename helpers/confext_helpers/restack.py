@@ -211,12 +211,13 @@ def restack(
             checks.run(manager, unit, properties, wanted)
         progress.begin(Step.COMPARE)
         writers.check(unit, properties)
-        # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
-        same = identity.identify(properties).is_same(before)
-        if wanted is not None and wanted.commands and not same:
-            raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
         images.check_releases(unit, absent, f"{new_stage.root}/etc/extension-release.d")
-        images.check_signers(unit, layers, policy)
+        signed = images.check_signers(unit, layers, policy)
+        # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
+        after = identity.identify(properties)
+        same = after.is_same(before)
+        if (signed and after.layers != before.layers) or (wanted is not None and wanted.commands and not same):
+            raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
         found = change.find(unit, properties, processes[0], new_stage.namespace, before, last)
     except BaseException:
         new_stage.close()

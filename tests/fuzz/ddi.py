@@ -205,7 +205,7 @@ def image(
 ) -> Ddi:  # fmt: skip
     """An image with a root partition, its hash tree if `verity`, and a signature of `who` if there is one."""
     data = squashfs() if data is None else data
-    tree, root_hash = hash_tree(data, salt=b"\1" * 32)
+    tree, root_hash = hash_tree(data, block=sector, hash_block=sector, salt=b"\1" * 32)
     first, second = str(uuid.UUID(bytes=root_hash[:16])), str(uuid.UUID(bytes=root_hash[-16:]))
     entries = [Entry(ROOT, first, "data", data, READ_ONLY)]
     if verity:

@@ -35,5 +35,6 @@ def test_the_corpus_has_what_can_be_wrong_with_an_image() -> None:
     elsewhere = {
         Code.UNREADABLE, Code.SIDECAR, Code.CONTENTS, Code.CONTENTS_TOOL, Code.RELEASE_MISSING, Code.RELEASE_MALFORMED,
         Code.RELEASE_MISMATCH, Code.SIGNATURE_EXPIRED, Code.ENCRYPTED, Code.SIGNATURE_ALGORITHM, Code.EXPOSED,
+        Code.SIGNATURE_ANCHOR,
     }  # fmt: skip
     assert set(Code) - seen <= elsewhere

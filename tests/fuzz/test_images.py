@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from confext_helpers.command import inspect
 from confext_helpers.errors import ConfextError
-from confext_helpers.image import contents, der, dissect, policy, signature, trust, verdict
+from confext_helpers.image import certificates, contents, der, dissect, policy, signature, verdict
 from confext_helpers.image.bytesource import Source
 from confext_helpers.image.contents import ContentsError
 from confext_helpers.image.filesystems import Kind
@@ -36,7 +36,7 @@ MEMORY_MAX_KIB = 256 << 10
 DEADLINE_MS = 5000
 
 TESTER = ddi.identity("tester")
-ANCHOR = trust.parse_certificate(TESTER.der)
+ANCHOR = certificates.parse(TESTER.der)
 SIGNED = ddi.image(TESTER)
 REQUEST = Request([ANCHOR], policy.parse(policy.CONFEXT), None, ddi.NATIVE, ddi.NOW)
 STRICT = dataclasses.replace(REQUEST, policy=policy.parse(policy.CONFEXT_STRICT))

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from confext_helpers.errors import ConfextError
-from confext_helpers.image import findings, policy, signers, trust, verdict
+from confext_helpers.image import certificates, findings, policy, signers, verdict
 from confext_helpers.image.findings import Code
 from confext_helpers.image.release import System
 from confext_helpers.image.verdict import Protection, Request, Verdict
@@ -26,7 +26,7 @@ TESTER = ddi.identity("tester")
 SIGNED = ddi.image(TESTER)
 STRICT = policy.parse(policy.CONFEXT_STRICT)
 REQUEST = Request(
-    anchors=[trust.parse_certificate(TESTER.der)],
+    anchors=[certificates.parse(TESTER.der)],
     policy=policy.parse(policy.CONFEXT),
     system=None,
     native=ddi.NATIVE,
@@ -58,10 +58,11 @@ def flip(image: ddi.Ddi, name: str, offset: int = 0) -> bytes:
 
 @pytest.mark.parametrize("sector", [512, 4096])
 def test_signed(path: Path, sector: int) -> None:
-    found = verify(path, ddi.image(TESTER, sector=sector).raw, policy=STRICT)
+    made = ddi.image(TESTER, sector=sector)
+    found = verify(path, made.raw, policy=STRICT)
     assert (found.findings, found.protection, found.good) == ([], Protection.SIGNED, True)
     assert found.release == {"ID": "_any"}
-    assert found.root_hash == SIGNED.root_hash.hex()
+    assert found.root_hash == made.root_hash.hex()
     assert [one.certificate and one.certificate.subject for one in found.signers] == ["CN=tester"]
 
 
@@ -123,7 +124,7 @@ def test_unknown_key(path: Path) -> None:
 
 def test_expired(path: Path) -> None:
     who = ddi.identity("tester", years=(2020, 2025))
-    found = verify(path, ddi.image(who).raw, anchors=[trust.parse_certificate(who.der)])
+    found = verify(path, ddi.image(who).raw, anchors=[certificates.parse(who.der)])
     assert codes(found.findings) == {Code.SIGNATURE_EXPIRED}
     assert found.protection is Protection.VERITY
 

@@ -136,7 +136,7 @@ def _verity(image: Image) -> dict[str, object]:
     if image.tree is None:
         return {}
     try:
-        superblock = verity.read_superblock(image.tree)
+        superblock = verity.read_superblock(image.tree, image.sector_size)
     except VerityError as error:
         image.say(Code.VERITY_HEADER, error.problem)
         return {}

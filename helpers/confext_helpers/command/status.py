@@ -18,7 +18,7 @@ from confext_helpers.command.verify import signers_as_data
 from confext_helpers.comparison import Status, status_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import signers, trust
-from confext_helpers.image.trust import Certificate
+from confext_helpers.image.certificates import Certificate
 from confext_helpers.ondisk import Disk
 from confext_helpers.running import Running
 from confext_helpers.services import find, need_root

@@ -11,7 +11,7 @@ from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
 from confext_helpers.command.status import layer_as_data, signature_of
 from confext_helpers.image import trust
-from confext_helpers.image.trust import Certificate
+from confext_helpers.image.certificates import Certificate
 from confext_helpers.layerfiles import open_layer
 from confext_helpers.origin import Finder, Kind, Link, Origin, Place, walk
 from confext_helpers.services import base_of, find, need_root, seen

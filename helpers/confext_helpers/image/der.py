@@ -11,17 +11,30 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+BOOLEAN = 0x01
 INTEGER = 0x02
 BIT_STRING = 0x03
 OCTET_STRING = 0x04
 NULL = 0x05
 OID = 0x06
+UTF8_STRING = 0x0C
+PRINTABLE_STRING = 0x13
+T61_STRING = 0x14
+IA5_STRING = 0x16
+UTC_TIME = 0x17
+GENERALIZED_TIME = 0x18
+BMP_STRING = 0x1E
 SEQUENCE = 0x30
 SET = 0x31
 CONTEXT = 0x80
 CONSTRUCTED = 0x20
 
 _ELEMENTS_MAX = 1024
+# T61 as Latin-1, which is what everybody makes of it. In the other two, no program writes anything but ASCII.
+_CHARACTERS = {
+    UTF8_STRING: "utf-8", PRINTABLE_STRING: "ascii", T61_STRING: "latin-1", IA5_STRING: "ascii",
+    BMP_STRING: "utf-16-be",
+}  # fmt: skip
 
 
 class DerError(ValueError):
@@ -128,6 +141,75 @@ def oid(element: Element) -> str:
             value = 0
     first = min(arcs[0] // 40, 2)
     return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
+def fields(element: Element | None, least: int, most: int) -> list[Element]:
+    """The members of a SEQUENCE that has from `least` to `most` of them.
+
+    Raises:
+        DerError: it is none, or has another number of them.
+    """
+    found = list(elements(expect(element, SEQUENCE).content))
+    if not least <= len(found) <= most:
+        raise DerError(f"{len(found)} elements instead of {least} to {most}")
+    return found
+
+
+def bit_string(element: Element) -> bytes:
+    """The bytes of a BIT STRING that has no odd bits.
+
+    Raises:
+        DerError: it is none.
+    """
+    content = expect(element, BIT_STRING).content
+    if content[:1] != b"\0":
+        raise DerError("a malformed bit string")
+    return content[1:]
+
+
+def text(element: Element) -> str:
+    """The characters of a string of any of the types that a name may have: DirectoryString (RFC 5280) and IA5String.
+
+    Raises:
+        DerError: it is none.
+    """
+    if element.tag not in _CHARACTERS:
+        raise DerError(f"{element.tag:#x} instead of a string")
+    try:
+        found = element.content.decode(_CHARACTERS[element.tag])
+    except UnicodeDecodeError as error:
+        raise DerError("a string with characters that it cannot have") from error
+    # A BMPString has no surrogates, of which Python makes one character, and OpenSSL none.
+    if "\0" in found or (element.tag == BMP_STRING and len(found) * 2 < len(element.content)):
+        raise DerError("a string with characters that it cannot have")
+    return found
+
+
+def check_any(element: Element) -> None:
+    """Check what may be of any type: whether its type is one that is in use, and its content one of that type.
+
+    What is in a SEQUENCE or a SET is not looked at, since nobody does who does not know what it means.
+
+    Raises:
+        DerError: it is not.
+    """
+    match element.tag:
+        case _ if element.tag in (SEQUENCE, SET, OCTET_STRING, UTC_TIME, GENERALIZED_TIME):
+            pass
+        case _ if element.tag in _CHARACTERS:
+            text(element)
+        case _ if element.tag == NULL and not element.content:
+            pass
+        case _ if element.tag == BOOLEAN and element.content in (b"\0", b"\xff"):
+            pass
+        case _ if element.tag == INTEGER:
+            integer(element)
+        case _ if element.tag == OID:
+            oid(element)
+        case _ if element.tag == BIT_STRING:
+            bit_string(element)
+        case _:
+            raise DerError(f"a value of type {element.tag:#x}")
 
 
 def _read(raw: bytes, position: int) -> Element:

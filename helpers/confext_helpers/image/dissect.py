@@ -6,17 +6,13 @@ refused that systemd would get along with, since each tool that looks at an imag
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from confext_generator import vercmp
-from confext_helpers.image import bytesource, filesystems, gpt, partitiontypes, sidecars
+from confext_helpers.image import bytesource, filesystems, gpt, partitiontypes, sidecars, signedhash
 from confext_helpers.image import policy as policies
 from confext_helpers.image.bytesource import ShortReadError, Source
 from confext_helpers.image.filesystems import FileSystem, Kind
@@ -65,6 +61,11 @@ class Image:
     signature: bytes | None = None
     fingerprint: str = ""
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def sector_size(self) -> int:
+        """Of the device that systemd makes of the image, in bytes."""
+        return self.table.sector_size if self.table is not None else 512
 
     def say(self, code: Code, message: str) -> None:
         """Add a finding."""
@@ -208,27 +209,15 @@ def _take_signature(image: Image, partition: Partition) -> None:
         image.say(Code.SIGNATURE_MALFORMED, "there is something behind the text in the signature partition")
         return
     try:
-        fields = json.loads(text.decode(), object_pairs_hook=_unique)
-        root_hash = sidecars.parse_hash(fields["rootHash"])
-        image.signature = base64.b64decode(fields["signature"], validate=True)
-        image.fingerprint = str(fields.get("certificateFingerprint") or "").lower()
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error):
-        root_hash = None
-    if root_hash is None:
-        image.signature = None
-        image.say(Code.SIGNATURE_MALFORMED, "the signature partition is no JSON object with rootHash and signature")
+        said = signedhash.parse(text)
+    except ValueError as error:
+        what = f"the signature partition is no JSON object with rootHash and signature, as systemd reads it: {error}"
+        image.say(Code.SIGNATURE_MALFORMED, what)
         return
+    root_hash, image.signature, image.fingerprint = said
     if image.root_hash is not None and image.root_hash != root_hash:
         image.say(Code.VERITY_ROOT, f"stated is {image.root_hash.hex()}, signed is {root_hash.hex()}")
     image.root_hash, image.root_hash_origin = root_hash, "signature"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    found = dict(pairs)
-    # Of two fields of one name, one reader takes the first and another one the last.
-    if len(found) < len(pairs):
-        raise ValueError("a field is there twice")
-    return found
 
 
 def _look_into(image: Image) -> None:

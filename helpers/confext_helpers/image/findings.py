@@ -34,6 +34,7 @@ class Code(StrEnum):
     SIGNATURE_MALFORMED = "signature-malformed"
     SIGNATURE_ALGORITHM = "signature-algorithm"
     SIGNATURE_UNKNOWN_KEY = "signature-unknown-key"
+    SIGNATURE_ANCHOR = "signature-anchor"
     SIGNATURE_INVALID = "signature-invalid"
     SIGNATURE_EXPIRED = "signature-expired"
     SIGNATURE_FINGERPRINT = "signature-fingerprint"
@@ -65,9 +66,10 @@ MEANINGS: dict[Code, str] = {
     Code.VERITY_HASH: "The hash tree itself is damaged",
     Code.VERITY_ROOT: "The data and the hash tree have another root hash than the one that is stated or signed",
     Code.SIGNATURE_MISSING: "There is no signature, and the image policy asks for one",
-    Code.SIGNATURE_MALFORMED: "The signature is not a well-formed, detached PKCS#7 signature of a root hash",
-    Code.SIGNATURE_ALGORITHM: "The signature was made with an algorithm or a key that is too weak or not known",
+    Code.SIGNATURE_MALFORMED: "The signature is not a well-formed, detached PKCS#7 signature as systemd reads it",
+    Code.SIGNATURE_ALGORITHM: "The signature was made with an algorithm or a key that is too weak or not known to all",
     Code.SIGNATURE_UNKNOWN_KEY: "The signature was made by a key whose certificate is not a trusted one",
+    Code.SIGNATURE_ANCHOR: "A trust anchor that may be the signer's is not understood, but may be by systemd",
     Code.SIGNATURE_INVALID: "The signature is not one of this root hash by the certificate that it names",
     Code.SIGNATURE_EXPIRED: "The signer's certificate has expired, or is not valid yet",
     Code.SIGNATURE_FINGERPRINT: "The signature partition names another certificate than that of the signer",

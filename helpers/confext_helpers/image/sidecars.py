@@ -15,9 +15,9 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.image.bytesource import Source, open_source
 from confext_helpers.image.findings import Code, Finding
 from confext_helpers.image.signature import SIZE_MAX
+from confext_helpers.image.signedhash import parse_hash
 
 _HASH_TEXT_MAX = 4096
-HASH_SIZES = (32, 48, 64)
 
 
 class Sidecars(NamedTuple):
@@ -39,15 +39,6 @@ class Sidecars(NamedTuple):
 
 
 NO_SIDECARS = Sidecars(None, "", None, None, ())
-
-
-def parse_hash(text: str) -> bytes | None:
-    """A root hash in hexadecimal; None if it is none."""
-    with contextlib.suppress(ValueError):
-        found = bytes.fromhex(text.strip())
-        if len(found) in HASH_SIZES:
-            return found
-    return None
 
 
 def load(path: str, image: Source) -> Sidecars:

@@ -3,6 +3,10 @@
 `cryptography` has the primitives and the certificates, but no function that verifies PKCS#7. What is left to do here is
 small, and strict: every signer has to be known, every signature has to be right, and what is not understood is refused.
 As with PKCS7_verify() and PKCS7_NOINTERN, certificates that come with a signature only tell who claims to have signed.
+
+Two others read a signature at a start: the kernel, with its keyring, and OpenSSL's PKCS7_verify(), with verity.d. What
+only one of the two would take is refused here: RSA with PKCS#1 v1.5 and ECDSA, and signers that are named by issuer and
+number. What neither of them needs, but OpenSSL parses, is parsed: one bad byte in there, and it refuses the whole.
 """
 
 from __future__ import annotations
@@ -14,12 +18,12 @@ from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from confext_helpers.image import der
+from confext_helpers.image import certificates, der
+from confext_helpers.image.certificates import Certificate
 from confext_helpers.image.der import DerError, Element
 from confext_helpers.image.findings import Code, Finding
-from confext_helpers.image.trust import Certificate, parse_certificate
 
 SIZE_MAX = 1 << 20
 _RSA_BITS_MIN = 2048
@@ -30,19 +34,15 @@ _SIGNED_DATA = "1.2.840.113549.1.7.2"
 _DATA = "1.2.840.113549.1.7.1"
 _CONTENT_TYPE = "1.2.840.113549.1.9.3"
 _MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
-_MGF1 = "1.2.840.113549.1.1.8"
 
 _DIGESTS: dict[str, hashes.HashAlgorithm] = {
     "2.16.840.1.101.3.4.2.1": hashes.SHA256(),
     "2.16.840.1.101.3.4.2.2": hashes.SHA384(),
     "2.16.840.1.101.3.4.2.3": hashes.SHA512(),
 }
-_RSA = "1.2.840.113549.1.1.1"
 _RSA_WITH = {"1.2.840.113549.1.1.11": "sha256", "1.2.840.113549.1.1.12": "sha384", "1.2.840.113549.1.1.13": "sha512"}
 _PSS = "1.2.840.113549.1.1.10"
-_EC = "1.2.840.10045.2.1"
 _EC_WITH = {"1.2.840.10045.4.3.2": "sha256", "1.2.840.10045.4.3.3": "sha384", "1.2.840.10045.4.3.4": "sha512"}
-_ED25519 = "1.3.101.112"
 _WEAK = {
     "1.2.840.113549.2.5": "MD5", "1.3.14.3.2.26": "SHA-1", "1.2.840.113549.1.1.4": "MD5",
     "1.2.840.113549.1.1.5": "SHA-1", "1.2.840.10045.4.1": "SHA-1",
@@ -57,30 +57,30 @@ class Signer(NamedTuple):
     """One signer of a signature.
 
     Attributes:
-        issuer: issuer of its certificate as encoded; empty if it is named by a key identifier.
-        serial: serial number of its certificate; None likewise.
-        key_identifier: subject key identifier of its certificate, or None.
+        issuer: issuer of its certificate as encoded.
+        serial: serial number of its certificate.
         digest: name of the hash function.
         algorithm: object identifier of the signature algorithm.
-        parameters: its parameters as encoded; empty if there are none.
         attributes: the signed attributes as encoded, a SET OF; empty if there are none.
         signature: the signature.
     """
 
     issuer: bytes
-    serial: int | None
-    key_identifier: bytes | None
+    serial: int
     digest: str
     algorithm: str
-    parameters: bytes
     attributes: bytes
     signature: bytes
 
     def is_of(self, certificate: Certificate) -> bool:
-        """Whether this names that certificate."""
-        if self.key_identifier is not None:
-            return self.key_identifier == certificate.key_identifier
+        """Whether this names that certificate, in the very bytes that are in it."""
         return self.serial == certificate.serial and self.issuer == certificate.issuer_der
+
+    def may_be_of(self, certificate: Certificate) -> bool:
+        """Whether OpenSSL may take that certificate for the one that this names."""
+        return self.serial == certificate.serial and (
+            certificates.folded(self.issuer) == certificates.folded(certificate.issuer_der)
+        )
 
 
 class Signature(NamedTuple):
@@ -120,32 +120,33 @@ def parse(raw: bytes) -> Signature:
     """
     if len(raw) > SIZE_MAX:
         raise DerError(f"{len(raw)} bytes are too many")
-    kind, wrapped = _exactly(der.parse(raw, der.SEQUENCE), 2)
+    kind, wrapped = der.fields(der.parse(raw, der.SEQUENCE), 2, 2)
     if der.oid(kind) != _SIGNED_DATA:
         raise DerError("not signed data")
     body = der.parse(der.expect(wrapped, der.CONTEXT | der.CONSTRUCTED).content, der.SEQUENCE)
     fields = list(der.elements(body.content))
     if len(fields) < 4:
         raise DerError("signed data that are cut off")
-    digests = [_digest(one) for one in der.members(der.expect(fields[1], der.SET))]
-    if _exactly(der.expect(fields[2], der.SEQUENCE), 1)[0].raw != _encoded_oid(_DATA):
+    # OpenSSL computes all that are announced, and gives up at one that it does not know.
+    digests = [_name(_digest(one)) for one in der.members(der.expect(fields[1], der.SET))]
+    if der.fields(fields[2], 1, 1)[0].raw != _encoded_oid(_DATA):
         raise DerError("content of its own, or of a kind that is no data")
-    certificates: tuple[Certificate, ...] = ()
+    brought: tuple[Certificate, ...] = ()
     rest = fields[3:]
     if rest[0].tag == der.CONTEXT | der.CONSTRUCTED:
-        certificates = tuple(parse_certificate(one.raw) for one in der.elements(rest.pop(0).content))
+        brought = tuple(certificates.parse(one.raw) for one in der.elements(rest.pop(0).content))
     if len(rest) != 1:
         raise DerError("revocation lists, which are not evaluated, or something behind the signers")
     raw_signers = der.members(der.expect(rest[0], der.SET))
     if not 0 < len(raw_signers) <= _SIGNERS_MAX:
         raise DerError(f"{len(raw_signers)} signers")
     signers = tuple(_signer(one, digests) for one in raw_signers)
-    if len({(one.issuer, one.serial, one.key_identifier) for one in signers}) < len(signers):
+    if len({(certificates.folded(one.issuer), one.serial) for one in signers}) < len(signers):
         raise DerError("the same signer twice")
-    # RFC 5652, 5.1: 3 if a signer is named by a key identifier, else 1.
-    if der.integer(fields[0]) != (3 if any(one.key_identifier is not None for one in signers) else 1):
+    # RFC 5652, 5.1: it would be 3 if a signer were named by a key identifier, which d2i_PKCS7() does not know.
+    if der.integer(fields[0]) != 1:
         raise DerError(f"signed data of version {der.integer(fields[0])}")
-    return Signature(signers, certificates)
+    return Signature(signers, brought)
 
 
 def verify(
@@ -164,23 +165,33 @@ def verify(
     """
     verdicts, findings = [], []
     for signer in signature.signers:
-        trusted = [anchor for anchor in anchors if signer.is_of(anchor)]
-        if not trusted:
+        anchor = next((one for one in anchors if one.problem or signer.may_be_of(one)), None)
+        if anchor is None or anchor.problem:
             claimed = next((one for one in signature.certificates if signer.is_of(one)), None)
-            name = claimed.subject if claimed else _identified(signer)
             verdicts.append(Verified(signer, claimed, False, False))
-            findings.append(Finding(Code.SIGNATURE_UNKNOWN_KEY, f"signed by {name}, which is not trusted"))
+            name = claimed.subject if claimed else f"a certificate with the serial number {signer.serial:x}"
+            findings.append(_untrusted(name, anchor))
             continue
-        # Two anchors may have the same issuer and number, since anybody can issue for themselves.
-        outcomes = [(anchor, _check(signer, content, anchor, now)) for anchor in trusted]
-        anchor, finding = next((one for one in outcomes if one[1] is None), outcomes[0])
+        # Of all that have the same issuer and number OpenSSL tries the first alone.
+        finding = _check(signer, content, anchor, now)
         verdicts.append(Verified(signer, anchor, True, finding is None))
         if finding is not None:
             findings.append(finding)
     return verdicts, findings
 
 
+def _untrusted(name: str, obstacle: Certificate | None) -> Finding:
+    if obstacle is None:
+        return Finding(Code.SIGNATURE_UNKNOWN_KEY, f"signed by {name}, which is not trusted")
+    # It may be the signer's, for systemd, which would try no other then.
+    what = f"signed by {name}, which is not trusted for sure, since {obstacle.origin} is not understood"
+    return Finding(Code.SIGNATURE_ANCHOR, f"{what}: {obstacle.problem}")
+
+
 def _check(signer: Signer, content: bytes, anchor: Certificate, now: datetime.datetime) -> Finding | None:
+    if not signer.is_of(anchor):
+        what = f"the signature writes the issuer of {anchor.subject} in another way than its certificate"
+        return Finding(Code.SIGNATURE_MALFORMED, what)
     try:
         _verify_one(signer, content, anchor)
     except AlgorithmError as error:
@@ -207,47 +218,23 @@ def _verify_one(signer: Signer, content: bytes, anchor: Certificate) -> None:
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < _RSA_BITS_MIN:
             raise AlgorithmError(f"an RSA key of {key.key_size} bits is too short")
-        key.verify(signer.signature, content, _rsa_padding(signer, digest), digest)
+        if signer.algorithm != certificates.RSA and _RSA_WITH.get(signer.algorithm) != signer.digest:
+            raise AlgorithmError(f"{signer.algorithm} with {signer.digest} is not for RSA, or not known to the kernel")
+        key.verify(signer.signature, content, padding.PKCS1v15(), digest)
     elif isinstance(key, ec.EllipticCurvePublicKey):
-        if signer.algorithm != _EC and _EC_WITH.get(signer.algorithm) != signer.digest:
+        if signer.algorithm != certificates.EC and _EC_WITH.get(signer.algorithm) != signer.digest:
             raise AlgorithmError(f"{signer.algorithm} with {signer.digest} is not for an elliptic curve")
         key.verify(signer.signature, content, ec.ECDSA(digest))
-    elif isinstance(key, ed25519.Ed25519PublicKey):
-        # RFC 8419: the hash function is that of the attributes, and has to be this one.
-        if signer.algorithm != _ED25519 or signer.digest != "sha512":
-            raise AlgorithmError(f"{signer.algorithm} with {signer.digest} is not for Ed25519")
-        key.verify(signer.signature, content)
     else:
-        raise AlgorithmError("the certificate has a key of a kind that is not known")
-
-
-def _rsa_padding(signer: Signer, digest: hashes.HashAlgorithm) -> padding.AsymmetricPadding:
-    if signer.algorithm == _RSA or _RSA_WITH.get(signer.algorithm) == signer.digest:
-        return padding.PKCS1v15()
-    if signer.algorithm != _PSS:
-        raise AlgorithmError(f"{signer.algorithm} with {signer.digest} is not for RSA")
-    fields = {one.tag & 0x1F: one for one in der.elements(der.parse(signer.parameters, der.SEQUENCE).content)}
-    if not {0, 1, 2} >= fields.keys() >= {0, 1}:
-        raise AlgorithmError("RSA-PSS with parameters that are not known")
-    own = _digest(der.parse(fields[0].content, der.SEQUENCE))
-    mask, mask_parameters = _algorithm(der.parse(fields[1].content, der.SEQUENCE))
-    mask_digest = _digest(der.parse(mask_parameters, der.SEQUENCE))
-    if mask != _MGF1 or not _name(own) == _name(mask_digest) == signer.digest:
-        raise AlgorithmError("RSA-PSS with different hash functions")
-    salt = der.integer(der.parse(fields[2].content, der.INTEGER)) if 2 in fields else 20
-    if not 0 <= salt <= 512:
-        raise AlgorithmError(f"RSA-PSS with a salt of {salt} bytes")
-    return padding.PSS(padding.MGF1(digest), salt)
+        raise AlgorithmError("the certificate has a key of a kind that the kernel does not know")
 
 
 def _check_attributes(signer: Signer, content: bytes) -> None:
     values: dict[str, Element] = {}
-    for attribute in der.members(der.parse(signer.attributes, der.SET)):
-        kind, found = _exactly(attribute, 2)
-        name = der.oid(kind)
+    for name, found in _attributes(der.parse(signer.attributes, der.SET)):
         if name in values:
             raise DerError("a signed attribute is there twice")
-        values[name] = der.expect(found, der.SET)
+        values[name] = found
     for needed in (_CONTENT_TYPE, _MESSAGE_DIGEST):
         if needed not in values:
             raise DerError("a signed attribute is missing")
@@ -258,46 +245,54 @@ def _check_attributes(signer: Signer, content: bytes) -> None:
         raise DerError("the signed attributes are for another root hash")
 
 
+def _attributes(element: Element) -> list[tuple[str, Element]]:
+    """Object identifiers and sets of values of a SET OF Attribute."""
+    found = []
+    for attribute in der.members(element):
+        kind, values = der.fields(attribute, 2, 2)
+        for value in der.members(der.expect(values, der.SET)):
+            der.check_any(value)
+        found.append((der.oid(kind), values))
+    return found
+
+
 def _signer(element: Element, digests: Sequence[str]) -> Signer:
-    fields = list(der.elements(der.expect(element, der.SEQUENCE).content))
-    if len(fields) < 5:
-        raise DerError("a signer that is cut off")
+    fields = der.fields(element, 5, 7)
     version = der.integer(fields[0])
-    issuer, serial, key_identifier = b"", None, None
-    if version == 1:
-        issuer_element, number = _exactly(der.expect(fields[1], der.SEQUENCE), 2)
-        issuer, serial = der.expect(issuer_element, der.SEQUENCE).raw, der.integer(number)
-    elif version == 3:
-        key_identifier = der.expect(fields[1], der.CONTEXT).content
-    else:
+    if version == 3:
+        raise DerError("a signer that is named by a key identifier, which systemd does not know")
+    if version != 1:
         raise DerError(f"a signer of version {version}")
-    digest = _digest(fields[2])
+    issuer, number = der.fields(fields[1], 2, 2)
+    certificates.folded(issuer.raw)
+    digest = _name(_digest(fields[2]))
     if digest not in digests:
         raise DerError("a signer with a hash function that is not announced")
     rest = fields[3:]
     attributes = b""
     if rest[0].tag == der.CONTEXT | der.CONSTRUCTED:
         attributes = bytes((der.SET,)) + rest.pop(0).raw[1:]
-        der.members(der.parse(attributes, der.SET))
-    # Attributes that are not signed, tag 1, mean nothing.
-    if not 2 <= len(rest) <= 3 or (len(rest) == 3 and rest[2].tag != der.CONTEXT | der.CONSTRUCTED | 1):
+        _attributes(der.parse(attributes, der.SET))
+    # Attributes that are not signed mean nothing.
+    if not 2 <= len(rest) <= 3:
         raise DerError("a signer with something in it that is not known")
+    for unsigned in rest[2:]:
+        _attributes(der.expect(unsigned, der.CONTEXT | der.CONSTRUCTED | 1))
     algorithm, parameters = _algorithm(rest[0])
-    if algorithm != _PSS and parameters not in (b"", _NULL):
-        raise DerError("an algorithm with parameters that it has not")
     signature = der.expect(rest[1], der.OCTET_STRING).content
-    return Signer(issuer, serial, key_identifier, _name(digest), algorithm, parameters, attributes, signature)
+    if algorithm == _PSS:
+        raise AlgorithmError("RSA-PSS is known neither to systemd nor to the kernel, which want PKCS#1 v1.5")
+    if parameters not in (b"", _NULL):
+        raise DerError("an algorithm with parameters that it has not")
+    return Signer(issuer.raw, der.integer(number), digest, algorithm, attributes, signature)
 
 
 def _algorithm(element: Element) -> tuple[str, bytes]:
     """Object identifier and encoded parameters of an AlgorithmIdentifier."""
-    fields = list(der.elements(der.expect(element, der.SEQUENCE).content))
-    if not 1 <= len(fields) <= 2:
-        raise DerError("a malformed algorithm")
-    identifier = der.oid(fields[0])
+    identifier, parameters = certificates.algorithm(element)
     if identifier in _WEAK:
         raise AlgorithmError(f"{_WEAK[identifier]} does not count as a signature any more")
-    return identifier, fields[1].raw if len(fields) == 2 else b""
+    return identifier, parameters
 
 
 def _digest(element: Element) -> str:
@@ -314,13 +309,6 @@ def _name(identifier: str) -> str:
     return _DIGESTS[identifier].name
 
 
-def _exactly(element: Element, count: int) -> list[Element]:
-    found = list(der.elements(element.content))
-    if len(found) != count:
-        raise DerError(f"{len(found)} elements instead of {count}")
-    return found
-
-
 def _encoded_oid(dotted: str) -> bytes:
     first, second, *arcs = map(int, dotted.split("."))
     body = bytes((40 * first + second,))
@@ -330,9 +318,3 @@ def _encoded_oid(dotted: str) -> bytes:
             digits.append(arc & 0x7F | 0x80)
         body += bytes(reversed(digits))
     return bytes((der.OID, len(body))) + body
-
-
-def _identified(signer: Signer) -> str:
-    if signer.key_identifier is not None:
-        return f"the key {signer.key_identifier.hex()}"
-    return f"a certificate with the serial number {signer.serial:x}"

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from confext_helpers.image import dissect, partitiontypes, policy, signature
+from confext_helpers.image.certificates import Certificate
 from confext_helpers.image.der import DerError
 from confext_helpers.image.dissect import Image
 from confext_helpers.image.findings import Code, Finding
+from confext_helpers.image.policy import Policy
 from confext_helpers.image.signature import AlgorithmError, Verified
-from confext_helpers.image.trust import Certificate
 
 
 class Signed(NamedTuple):
@@ -37,20 +38,23 @@ class Signed(NamedTuple):
         return bool(self.signers) and not self.findings and all(one.valid for one in self.signers)
 
 
-def read(path: str, anchors: Sequence[Certificate], now: datetime.datetime | None = None) -> Signed:
+def read(
+    path: str, anchors: Sequence[Certificate], now: datetime.datetime | None = None, *, asked: Policy | None = None
+) -> Signed:
     """Who signed the root hash of an image.
 
     Args:
         path: of an image.
         anchors: certificates that are trusted, see trust.load().
         now: the time, with a time zone; None for the current one.
+        asked: which partitions may be used; None for those that systemd uses of a confext.
 
     Raises:
         ConfextError: it is no file and no block device.
         OSError: it cannot be opened.
     """
     native = partitiontypes.architecture()
-    with dissect.open_image(path, policy.CONFEXT_POLICY, native) as image:
+    with dissect.open_image(path, asked or policy.CONFEXT_POLICY, native) as image:
         found, findings = check(image, anchors, now or datetime.datetime.now(datetime.UTC))
         root_hash = image.root_hash.hex() if image.root_hash is not None and image.tree is not None else ""
         return Signed(root_hash, found, [*image.findings, *findings])

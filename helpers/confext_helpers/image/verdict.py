@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, policy, release, signers, verity
+from confext_helpers.image.certificates import Certificate
 from confext_helpers.image.contents import ContentsError
 from confext_helpers.image.dissect import Image
 from confext_helpers.image.filesystems import Kind
@@ -21,7 +22,6 @@ from confext_helpers.image.findings import Code, Finding
 from confext_helpers.image.policy import Flag, Policy
 from confext_helpers.image.release import System
 from confext_helpers.image.signature import Verified
-from confext_helpers.image.trust import Certificate
 from confext_helpers.image.verity import VerityError
 from confext_helpers.images import image_name
 
@@ -117,7 +117,7 @@ def _check_tree(image: Image, request: Request) -> bool:
     if image.data is None or image.tree is None or image.root_hash is None:
         return False
     try:
-        superblock = verity.read_superblock(image.tree)
+        superblock = verity.read_superblock(image.tree, image.sector_size)
     except VerityError as error:
         image.say(Code.VERITY_HEADER, error.problem)
         return False

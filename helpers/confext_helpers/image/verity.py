@@ -23,8 +23,15 @@ from confext_helpers.image.findings import Code, Finding
 MAGIC = b"verity\0\0"
 SUPERBLOCK_SIZE = 512
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6s256s168s")
-_ALGORITHMS = ("sha256", "sha384", "sha512", "sha3_256", "sha3_384", "sha3_512")
-_BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+# The kernel's names, of which systemd hands on what is in the superblock, and Python's.
+_ALGORITHMS = {
+    "sha256": "sha256", "sha384": "sha384", "sha512": "sha512", "sha3-256": "sha3_256", "sha3-384": "sha3_384",
+    "sha3-512": "sha3_512",
+}  # fmt: skip
+# verity_ctr() in the kernel's dm-verity-target.c: a block of data has at most a page, which is 4096 bytes where it is
+# smallest. Blocks of hashes may be larger.
+_DATA_BLOCK_SIZES = (512, 1024, 2048, 4096)
+_HASH_BLOCK_SIZES = (*_DATA_BLOCK_SIZES, 8192, 16384, 32768, 65536)
 _NAMED_MAX = 5
 
 
@@ -33,7 +40,7 @@ class Superblock(NamedTuple):
 
     Attributes:
         uuid: of the tree, 32 hexadecimal digits.
-        algorithm: name of the hash function.
+        algorithm: name of the hash function, as the kernel has it.
         data_block_size: in bytes.
         hash_block_size: in bytes.
         data_blocks: how many blocks of data the tree covers.
@@ -50,7 +57,7 @@ class Superblock(NamedTuple):
     @property
     def digest_size(self) -> int:
         """Of one digest, in bytes."""
-        return hashlib.new(self.algorithm).digest_size
+        return hashlib.new(_ALGORITHMS[self.algorithm]).digest_size
 
     @property
     def slot_size(self) -> int:
@@ -88,8 +95,12 @@ class VerityError(ConfextError):
     """A superblock that cannot be used."""
 
 
-def read_superblock(source: Source) -> Superblock:
+def read_superblock(source: Source, sector_size: int = 512) -> Superblock:
     """Read and check the superblock at the beginning of a hash partition or a `.verity` file.
+
+    Args:
+        source: the hash partition or the file.
+        sector_size: of the device that systemd makes of the image, in bytes. No block may be smaller.
 
     Raises:
         VerityError: it is damaged, or of a kind that is not known.
@@ -104,10 +115,11 @@ def read_superblock(source: Source) -> Superblock:
         raise VerityError("there is no superblock")
     if version != 1 or kind != 1:
         raise VerityError(f"version {version} with hash type {kind} is not known")
-    algorithm = name.rstrip(b"\0").decode("ascii", "replace").replace("-", "_")
+    algorithm = name.rstrip(b"\0").decode("ascii", "replace")
     if algorithm not in _ALGORITHMS:
         raise VerityError(f"the hash function {algorithm!r} is not known")
-    if data_block not in _BLOCK_SIZES or hash_block not in _BLOCK_SIZES:
+    sizes_are_known = data_block in _DATA_BLOCK_SIZES and hash_block in _HASH_BLOCK_SIZES
+    if not sizes_are_known or min(data_block, hash_block) < sector_size:
         raise VerityError(f"blocks of {data_block} and {hash_block} bytes are not possible")
     if salt_size > 256:
         raise VerityError(f"a salt of {salt_size} bytes is not possible")
@@ -199,7 +211,7 @@ class Comparison:
 
     @property
     def _salted(self) -> hashlib._Hash:
-        return hashlib.new(self.superblock.algorithm, self.superblock.salt)
+        return hashlib.new(_ALGORITHMS[self.superblock.algorithm], self.superblock.salt)
 
     def _data_digests(self, progress: Callable[[int], None]) -> Iterator[bytes]:
         size = self.superblock.data_block_size
