@@ -6,13 +6,12 @@ generator would make of it now (ondisk.py). A restart takes what is loaded, a da
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from confext_generator import config, words
-from confext_helpers import running, stacks
+from confext_helpers import images, running, stacks
 from confext_helpers.ondisk import LAYERS, Disk, Verdict
 from confext_helpers.running import Running, Since
 from confext_helpers.services import Service, seen
@@ -44,6 +43,7 @@ _MEANINGS = {
     State.UNLOADED: "runs, but is not loaded any more",
     State.MISSING: "is loaded, but there is no such file",
 }
+_IN_DOUBT = "is loaded, but it cannot be known whether it runs"
 
 
 class Row(NamedTuple):
@@ -115,7 +115,7 @@ def status_of(service: Service, disk: Disk) -> Status:
         if row.state is State.CURRENT or (row.state is State.NOT_RUNNING and pid is None):
             continue
         if row.state is not State.MISSING:
-            reasons.append(f"{row.running.label} {_MEANINGS[row.state]}")
+            reasons.append(f"{row.running.label} {_MEANINGS[row.state] if row.running.certain else _IN_DOUBT}")
     if service.hosted is not None and (rows or reload_needed):
         reasons.append(service.hosted.problem)
     if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK) for row in rows):
@@ -135,7 +135,9 @@ def _row(layer: Running, there: Sequence[str]) -> Row:
     if layer.release:
         state = {False: State.CURRENT, True: State.CHANGED, None: State.UNKNOWN}[layer.changed]
         return Row(layer, state, True, True)
-    return Row(layer, State.NOT_RUNNING if os.path.exists(layer.layer.file) else State.MISSING, True, True)
+    if not images.is_there(path):
+        return Row(layer, State.MISSING, True, True)
+    return Row(layer, State.NOT_RUNNING if layer.certain else State.UNKNOWN, True, True)
 
 
 def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict], bool]:
@@ -178,7 +180,8 @@ def _commands(status: Status, reload_needed: bool) -> list[str]:
     if service.hosted is not None and (rows or reload_needed):
         commands.append(f"systemctl restart {service.name}")
     elif status.pid is not None and (
-        status.reload_failed or any(row.state not in (State.CURRENT, State.MISSING) for row in rows)
+        status.reload_failed
+        or any(row.running.certain and row.state not in (State.CURRENT, State.MISSING) for row in rows)
     ):
         ephemeral = service.properties.get("RootEphemeral", ("b", False))[1]
         commands.append(f"systemctl {'restart' if ephemeral else 'reload'} {service.name}")

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from typing import Protocol
 
 from confext_helpers import regular
+from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, partitiontypes, policy
 from confext_helpers.image.contents import Contents, ContentsError
+from confext_helpers.mounts import ETC
 from confext_helpers.running import Running
+from confext_helpers.services import base_of
+
+RELEASES = f"{ETC}/extension-release.d"
 
 # Anybody may have made the files of a directory, and of any size.
 CONTENT_MAX = 1 << 26
@@ -24,6 +30,9 @@ class Files(Protocol):
 
     def has(self, path: str) -> bool:
         """Whether there is anything at `path`."""
+
+    def files(self) -> Iterator[str]:
+        """The paths of files that are no directories, release files first; not necessarily all."""
 
     def is_same(self, path: str, status: os.stat_result) -> bool:
         """Whether the file at `path` is the one with this inode and these times, on whatever device."""
@@ -58,6 +67,13 @@ class TreeFiles:
     def has(self, path: str) -> bool:
         """See Files."""
         return self._find(path) is not None
+
+    def files(self) -> Iterator[str]:
+        """See Files."""
+        start = len(self._root)
+        for place in (RELEASES, ETC):
+            for directory, _, names in os.walk(self._root + place):
+                yield from (f"{directory[start:]}/{name}" for name in sorted(names))
 
     def is_same(self, path: str, status: os.stat_result) -> bool:
         """See Files."""
@@ -95,7 +111,9 @@ class ImageFiles:
     def __init__(self, path: str) -> None:
         self._path = path
         with dissect.open_image(path, policy.CONFEXT_POLICY, partitiontypes.architecture()) as image:
-            self._paths = {entry.path for entry in self._open(image).entries}
+            entries = self._open(image).entries
+        self._paths = {entry.path for entry in entries}
+        self._files = [entry.path for entry in entries if entry.kind != "directory"]
 
     @staticmethod
     def _open(image: dissect.Image) -> Contents:
@@ -106,6 +124,10 @@ class ImageFiles:
     def has(self, path: str) -> bool:
         """See Files."""
         return path in self._paths
+
+    def files(self) -> Iterator[str]:
+        """See Files."""
+        return iter(sorted(self._files, key=lambda path: not path.startswith(f"{RELEASES}/")))
 
     def is_same(self, path: str, status: os.stat_result) -> bool:
         """See Files: the numbers of an image that is not mounted are not known."""
@@ -120,6 +142,17 @@ class ImageFiles:
                 return self._open(image).read(path)
         except (ConfextError, OSError, ContentsError):
             return None
+
+
+def open_host(properties: Properties) -> Files | None:
+    """The files that lie below all layers of a service; None if they are not known."""
+    base = base_of(properties)
+    if base is not None:
+        return TreeFiles(os.path.dirname(base) or "/")
+    try:
+        return ImageFiles(str(properties.get("RootImage", ("s", ""))[1]))
+    except (ConfextError, OSError, ContentsError):
+        return None
 
 
 def open_layer(layer: Running) -> Files | None:

@@ -185,7 +185,7 @@ def read(place: Place) -> bytes:
     return b"".join(pieces(place))
 
 
-def _content(place: Place) -> bytes:
+def content_of(place: Place) -> bytes:
     """As read(), but empty, which is never taken for a proof, if it cannot be read."""
     with contextlib.suppress(ConfextError, OSError):
         return read(place)
@@ -242,7 +242,7 @@ class Finder:
         self._files: dict[int, Files | None] = {}
         self._device = -1
         with contextlib.suppress(OSError):
-            etc = os.open("etc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=view.root)
+            etc = view.open_etc()
             self._device = os.fstat(etc).st_dev
             os.close(etc)
 
@@ -282,11 +282,18 @@ class Finder:
         # An overlay's own number says nothing.
         telling = status.st_dev != self._device
         if telling and len(same) == 1 and same[0].image:
-            return Kind.LAYER, same[0], "device"
-        for one in same:
+            files = self._open(same[0])
+            # Whoever says that a device is this layer's may be wrong, if the layer has no such file.
+            return (Kind.UNKNOWN, None, "") if files and not files.has(path) else (Kind.LAYER, same[0], "device")
+        claims = []
+        for one in self._stack:
             files = self._open(one)
             if not one.image and files is not None and files.is_same(path, status):
-                return Kind.LAYER, one, "inode"
+                claims.append(one)
+        if len(claims) == 1:
+            return Kind.LAYER, claims[0], "inode"
+        if claims:
+            return Kind.UNKNOWN, None, ""
         if self._host is not None and self._host.is_same(path, status):
             return Kind.HOST, None, "inode"
         if telling and self._complete and not same:
@@ -294,12 +301,12 @@ class Finder:
         if telling and len(same) == 1 and same[0].image is None:
             # Not loaded any more, and if it is a directory on the host's file system, this is none of the host's files.
             return Kind.LAYER, same[0], "device"
-        for one in self._stack:
+        for one in self._stack if self._complete else ():
             files = self._open(one)
             if files is None or one.changed is not False:
                 return Kind.UNKNOWN, None, ""
             if files.has(path):
-                content = _content(place)
+                content = content_of(place)
                 alike = content != b"" and files.content(path) == content
                 return (Kind.LAYER, one, "content") if alike else (Kind.UNKNOWN, None, "")
         if self._host is not None and self._complete and self._host.has(path):

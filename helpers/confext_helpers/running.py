@@ -14,39 +14,27 @@ otherwise. What cannot be known is None.
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from confext_helpers import identity, images, stacks
 from confext_helpers.bus import Properties
 from confext_helpers.loopdevices import Loop, is_verity, loops
-from confext_helpers.mounts import Mount
+from confext_helpers.mounts import ETC, Mount
 from confext_helpers.notes import Notes
 from confext_helpers.notes import Stack as Note
+from confext_helpers.releases import (
+    Layered,
+    Release,
+    lower_numbers,
+    not_the_host_s,
+    of_directory,
+    of_etc,
+    told,
+)
 from confext_helpers.services import Service, View, base_of
 from confext_helpers.stacks import Layer
 from confext_helpers.stage import RUN_DIRECTORY, layer_paths
-
-RELEASES = "etc/extension-release.d"
-_LOWER = re.compile(r"/unit-extensions/(\d+)/")
-
-
-class Release(NamedTuple):
-    """A release file that is seen in an `/etc`.
-
-    Attributes:
-        name: what follows `extension-release.`.
-        device: the device number of the file, which in an overlay is that of the layer.
-        key: what tells it from another file: inode, size, times.
-        lax: whether it goes with an image of any name.
-    """
-
-    name: str
-    device: int
-    key: tuple[int, ...]
-    lax: bool = False
 
 
 class Running(NamedTuple):
@@ -63,6 +51,7 @@ class Running(NamedTuple):
             place of, the directory; empty if that is not known.
         enforced: whether dm-verity is between the image and its readers, so that no data but those of the root hash can
             be read; None if that is not known.
+        certain: whether it is known whether it runs.
     """
 
     layer: Layer
@@ -73,6 +62,7 @@ class Running(NamedTuple):
     changed: bool | None = None
     source: str = ""
     enforced: bool | None = None
+    certain: bool = True
 
     @property
     def label(self) -> str:
@@ -109,7 +99,7 @@ class Stack(NamedTuple):
     Attributes:
         layers: those that are loaded, from bottom to top, and then those that are not.
         since: when it was stacked.
-        complete: whether a release file was seen for each layer of the overlay.
+        complete: whether it is known which layer each one of the overlay is.
     """
 
     layers: list[Running]
@@ -119,59 +109,19 @@ class Stack(NamedTuple):
 
 def lower_count(overlay: Mount | None) -> int:
     """How many layers there are in an overlay of systemd's."""
-    return len(set(_LOWER.findall(overlay.super_options))) if overlay is not None else 0
+    return len(lower_numbers(overlay.super_options)) if overlay is not None else 0
 
 
 def releases(root: int) -> list[Release]:
     """The release files in the `/etc` below the directory with the descriptor `root`, by name."""
-    found = []
     try:
-        directory = os.open("etc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+        etc = os.open("etc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
     except OSError:
         return []
     try:
-        name = RELEASES.partition("/")[2]
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        inner = os.open(name, flags, dir_fd=directory)
-    except OSError:
-        return []
+        return of_etc(etc)
     finally:
-        os.close(directory)
-    try:
-        for entry in sorted(os.listdir(inner)):
-            full = entry.removeprefix(images.RELEASE_PREFIX)
-            if full and full != entry:
-                status = os.stat(entry, dir_fd=inner, follow_symlinks=False)
-                key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                lax = stat.S_ISREG(status.st_mode) and images.is_lax(f"/proc/self/fd/{inner}/{entry}")
-                found.append(Release(full, status.st_dev, key, lax))
-    finally:
-        os.close(inner)
-    return found
-
-
-def match(paths: Iterable[str], seen: list[Release]) -> dict[str, Release]:
-    """Which release file belongs to which layer: the name itself counts first, then the name without a version."""
-    files = {path: images.layer_name(images.resolve(path)) for path in paths}
-    found: dict[str, Release] = {}
-    left = list(seen)
-    for rank in range(3):
-        for path, name in files.items():
-            if path in found:
-                continue
-            wanted = (name, images.base_name(name), images.base_name(name))[rank]
-            for release in left:
-                shown = images.base_name(release.name) if rank == 2 else release.name
-                if wanted and wanted == shown:
-                    found[path] = release
-                    left.remove(release)
-                    break
-    # Of several that go with any name, none can be told.
-    any_name = [release for release in left if release.lax]
-    nameless = [path for path in files if path not in found]
-    if len(any_name) == len(nameless) == 1:
-        found[nameless[0]] = any_name[0]
-    return found
+        os.close(etc)
 
 
 def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[bool | None, Loop | None]:
@@ -254,23 +204,69 @@ def since(service: Service, view: View) -> Since:
 def read(service: Service, view: View) -> Stack:
     """The layers that `service` has, and those that it would have."""
     paths = layer_paths(service.properties)
-    own = releases(view.root)
     base = base_of(service.properties)
-    # What the host itself has of these files is seen through an overlay with the host's own inode and times.
-    theirs = {(one.name, one.key) for one in _releases_of(base)} if base is not None else set()
-    seen = [one for one in own if (one.name, one.key) not in theirs] if view.overlay is not None else []
-    stacked = since(service, view)
-    matched = match(paths, seen)
-    attached = loops()
-    kinds = {path: path in image_paths(service.properties) for path in paths}
-    layers = [_running(path, kinds[path], matched.get(path), stacked, attached) for path in paths]
-    told = set(matched.values())
+    seen: list[Release] = []
+    if view.overlay is not None:
+        etc = view.open_etc()
+        try:
+            seen = not_the_host_s(of_etc(etc), _releases_of(base) if base is not None else [])
+        finally:
+            os.close(etc)
+    stacked, attached, kinds = since(service, view), loops(), image_paths(service.properties)
+    # What was removed from the disk may run.
+    loaded = [Layered(path, images.resolve(path), path in kinds) for path in paths]
+    matched = told(loaded, seen, lower_count(view.overlay))
+    if matched is None:
+        return _in_doubt(service, view, loaded, stacked, attached)
+    layers = [_running(path, path in kinds, matched.get(path), stacked, attached) for path in paths]
+    known = set(matched.values())
     layers += [
         Running(Layer(images.base_name(release.name) or release.name), None, release.name, device=release.device)
         for release in seen
-        if release not in told
+        if release not in known
     ]
-    complete = lower_count(view.overlay) == len(seen)
+    return Stack([one for one in layers if not _is_none_of_etc(one)], stacked, True)
+
+
+def _is_none_of_etc(layer: Running) -> bool:
+    """Whether a layer that does not run has nothing for `/etc`: a sysext that the unit has by itself."""
+    if layer.release or not layer.source or not images.is_there(layer.layer.path):
+        return False
+    from confext_helpers.layerfiles import open_layer  # Seldom needed.
+
+    files = open_layer(layer)
+    return files is not None and not files.has(ETC)
+
+
+def _in_doubt(
+    service: Service, view: View, loaded: list[Layered], stacked: Since, attached: list[Loop]
+) -> Stack:
+    """The layers, where their release files do not tell them apart."""
+    from confext_helpers import layerfiles, witnesses  # Seldom needed.
+
+    guesses: dict[str, Running] = {}
+    for layer in loaded:
+        name = images.layer_name(layer.file)
+        own = _releases_of(f"{layer.file}/etc") if not layer.image else []
+        release = Release(images.base_name(name) or name, 0, own[0].key if own else ())
+        guesses[layer.path] = _running(layer.path, layer.image, release, stacked, attached)
+    # Of what is gone, a loop device may be left.
+    there = {path for path, guess in guesses.items() if images.is_there(path) or (guess.image and guess.source)}
+    files = {path: layerfiles.open_layer(guesses[path]) for path in guesses if path in there}
+    # Sysexts that the unit has by itself may have nothing for /etc.
+    none = {path for path, found in files.items() if found is not None and not found.has(ETC)}
+    candidates = {path: found for path, found in files.items() if path not in none}
+    pictures = {layer.path for layer in loaded if layer.image}
+    devices = witnesses.find(view, candidates, layerfiles.open_host(service.properties), pictures)
+    complete = len(devices) == lower_count(view.overlay)
+    layers = []
+    for path in (path for path in guesses if path not in none):
+        if path in devices:
+            layers.append(guesses[path]._replace(device=devices[path]))
+        elif complete or path not in candidates:
+            layers.append(Running(guesses[path].layer, path in pictures, source=guesses[path].layer.file))
+        else:
+            layers.append(Running(guesses[path].layer, path in pictures, certain=False))
     return Stack(layers, stacked, complete)
 
 
@@ -293,14 +289,7 @@ def version_of(name: str) -> str:
 
 
 def _releases_of(etc: str) -> list[Release]:
-    try:
-        root = os.open(os.path.dirname(etc) or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return []
-    try:
-        return releases(root)
-    finally:
-        os.close(root)
+    return of_directory(etc)
 
 
 def _running(path: str, image: bool, release: Release | None, stacked: Since, attached: list[Loop]) -> Running:

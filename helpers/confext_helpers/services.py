@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +17,8 @@ from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.mounts import Mount, chain, read_mountinfo
 from confext_helpers.processes import Process, find_processes
+
+_LAYERS_OF_ETC = re.compile(r"/unit-extensions/\d+/etc(?=[:,]|$)")
 
 
 class Service(NamedTuple):
@@ -56,7 +60,16 @@ class View(NamedTuple):
     def overlay(self) -> Mount | None:
         """The stack on `/etc`; None if nothing of that kind is there."""
         found = chain(self.mounts)
+        if not found and stat.S_ISLNK(os.stat("etc", dir_fd=self.root, follow_symlinks=False).st_mode):
+            # systemd follows the link. Its layers tell which of its overlays it is.
+            found = [mount for mount in self.mounts if _LAYERS_OF_ETC.search(mount.super_options)]
         return found[-1] if found and found[-1].is_extension_overlay() else None
+
+    def open_etc(self) -> int:
+        """A descriptor (O_PATH) of its `/etc`."""
+        overlay = self.overlay
+        place = overlay.point.strip("/") if overlay is not None else "etc"
+        return os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root)
 
 
 def unit_name(word: str) -> str:

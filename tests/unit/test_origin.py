@@ -152,6 +152,9 @@ class Fake:
     def has(self, path: str) -> bool:
         return path in self.paths
 
+    def files(self) -> Iterator[str]:
+        return iter(self.paths)
+
     def is_same(self, path: str, status: os.stat_result) -> bool:
         return self.paths.get(path) == status.st_ino
 

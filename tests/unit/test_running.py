@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import loopdevices, notes, running, services
+from confext_helpers import loopdevices, notes, releases, running, services
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.identity import Identity
@@ -18,7 +18,8 @@ from confext_helpers.loopdevices import Loop
 from confext_helpers.mounts import Mount
 from confext_helpers.notes import Stack as Note
 from confext_helpers.processes import Process
-from confext_helpers.running import Release, Since
+from confext_helpers.releases import Release
+from confext_helpers.running import Since
 from confext_helpers.services import Service, View
 
 UNIT = "foo.service"
@@ -83,16 +84,16 @@ def test_lower_count() -> None:
     ],
 )
 def test_match(paths: list[str], seen: list[str], expected: dict[str, str]) -> None:
-    found = running.match(paths, [Release(name, 1, (number,)) for number, name in enumerate(seen)])
+    found = releases.match(paths, [Release(name, 1, (number,)) for number, name in enumerate(seen)])
     assert {path: release.name for path, release in found.items()} == expected
 
 
 def test_match_of_names_that_do_not_matter() -> None:
     lax = Release("x", 1, (1,), True)
-    assert running.match(["/a.raw"], [lax]) == {"/a.raw": lax}
-    assert running.match(["/a.raw"], [lax._replace(lax=False)]) == {}
-    assert running.match(["/a.raw", "/b.raw"], [lax]) == {}
-    assert running.match(["/a.raw"], [lax, lax._replace(name="y")]) == {}
+    assert releases.match(["/a.raw"], [lax]) == {"/a.raw": lax}
+    assert releases.match(["/a.raw"], [lax._replace(lax=False)]) == {}
+    assert releases.match(["/a.raw", "/b.raw"], [lax]) == {}
+    assert releases.match(["/a.raw"], [lax, lax._replace(name="y")]) == {}
 
 
 def test_releases(root: Path, view: View) -> None:
@@ -232,6 +233,12 @@ def test_read(root: Path, view: View, tmp_path: Path, monkeypatch: pytest.Monkey
     properties["RootDirectory"] = ("s", str(host))
     monkeypatch.setattr(running, "loops", lambda: [])
     monkeypatch.setattr(running, "RUN_DIRECTORY", str(tmp_path / "run"))
+
+    def of_etc(etc: int) -> list[Release]:
+        """Each layer of an overlay has a device number of its own, if it is no directory."""
+        return [one._replace(device=number) for number, one in enumerate(releases.of_etc(etc))]
+
+    monkeypatch.setattr(running, "of_etc", of_etc)
 
     found = running.read(service(properties), view)
 

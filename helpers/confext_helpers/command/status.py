@@ -112,7 +112,7 @@ def as_data(status: Status, anchors: Sequence[Certificate]) -> dict[str, object]
             {
                 **layer_as_data(row.running),
                 "state": row.state,
-                "running": bool(row.running.release),
+                "running": bool(row.running.release) if row.running.certain else None,
                 "loaded": row.loaded,
                 "on_disk": row.on_disk,
                 "changed": row.running.changed,

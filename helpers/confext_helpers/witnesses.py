@@ -1,0 +1,65 @@
+"""Which layers an `/etc` has, and their device numbers, where release files leave it in doubt (releases.py).
+
+Then each layer is read by itself (layerfiles.py), and a file is looked for that this one has and no other. If the
+service sees it, with the content that it has in the layer, then the layer runs, and the device number of that file is
+that of the layer. Of a directory, the inode and the times are the proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+from confext_helpers import origin
+from confext_helpers.errors import ConfextError
+from confext_helpers.layerfiles import Files
+from confext_helpers.mounts import ETC
+from confext_helpers.services import View
+
+_TRIES_MAX = 200
+
+
+def find(view: View, layers: Mapping[str, Files | None], host: Files | None, images: set[str]) -> dict[str, int]:
+    """The device numbers of those layers that are sure to run.
+
+    Args:
+        view: what the service sees.
+        layers: the files of each layer that may run, by its path; None if they are not known.
+        host: what lies below all layers.
+        images: which of the layers are images.
+    """
+    found: dict[str, int] = {}
+    for path, files in layers.items():
+        if files is None:
+            continue
+        others = [host, *(other for one, other in layers.items() if one != path)]
+        known = [other for other in others if other is not None]
+        if path in images and len(known) < len(others):
+            continue
+        for file in islice(files.files(), _TRIES_MAX):
+            if path in images and any(other.has(file) for other in known):
+                continue
+            device = _device(view, file, files, known)
+            if device is not None:
+                found[path] = device
+                break
+    # No two file systems have one number.
+    devices = list(found.values())
+    return {path: device for path, device in found.items() if path not in images or devices.count(device) == 1}
+
+
+def _device(view: View, path: str, files: Files, others: list[Files]) -> int | None:
+    """The device number of a file, if it is the one that a layer has at `path`."""
+    overlay = view.overlay
+    try:
+        with origin.walk(view, path, "") as (place, links):
+            if overlay is None or place.mount is None or place.mount.device != overlay.device:
+                return None
+            if any(link.path != ETC for link in links):
+                return None
+            if files.is_same(path, place.status):
+                return None if any(other.is_same(path, place.status) for other in others) else place.status.st_dev
+            content = origin.content_of(place)
+            return place.status.st_dev if content and files.content(path) == content else None
+    except ConfextError:
+        return None
