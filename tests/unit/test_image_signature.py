@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import pkcs7
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -352,3 +353,45 @@ def test_trust_directories(tmp_path: Path) -> None:
     assert [one.subject for one in trust.load([], str(tmp_path))] == ["CN=tester", "CN=vendor"]
     assert [one.subject for one in trust.load([str(tmp_path / "run/verity.d")])] == ["CN=hidden"]
     assert trust.load([], str(tmp_path / "nowhere")) == []
+
+
+def test_trust_directories_in_detail(tmp_path: Path) -> None:
+    """conf_files_list_nulstr(): what is no regular file hides nothing, what cannot be resolved neither; PEM only."""
+    for directory in ("etc", "run", "usr/lib"):
+        (tmp_path / directory / "verity.d").mkdir(parents=True)
+    vendor, etc = tmp_path / "usr/lib/verity.d", tmp_path / "etc/verity.d"
+    for number, name in enumerate(("a", "b", "c", "d", "e", "f", "Z", "g"), 10):
+        (vendor / f"{name}.crt").write_bytes(ddi.identity(name, number).pem)
+    (etc / "a.crt").mkdir()
+    os.mkfifo(etc / "b.crt")
+    (etc / "c.crt").symlink_to("nowhere")
+    (etc / "d.crt").symlink_to("d.crt")
+    (etc / "e.crt").write_bytes(b"")
+    (etc / "f.crt").write_bytes(TESTER.der)
+    # A link is one within that root, and leads to the same file in there.
+    (etc / "g.crt").symlink_to("/usr/lib/verity.d/Z.crt")
+    (etc / "h.crt").write_bytes(TESTER.pem[:-60])
+    (etc / ".i.crt").write_bytes(TESTER.pem)
+    found = trust.load([], str(tmp_path))
+    # What is DER is none, but hides one.
+    assert [one.subject for one in found] == ["CN=Z", "CN=a", "CN=b", "CN=c", "CN=d", "CN=Z", ""]
+    assert (found[-1].origin, bool(found[-1].problem)) == (str(etc / "h.crt"), True)
+    # Sorted as bytes are, so that what is in front of the signer's is known.
+    raw = ddi.sign(CONTENT, ddi.identity("c", 12))
+    assert judge(raw, found) == []
+    assert judge(raw, found[::-1]) == [Code.SIGNATURE_ANCHOR]
+    assert judge(PLAIN, found) == [Code.SIGNATURE_ANCHOR]
+
+
+def test_key_of_a_kind_that_may_not_sign() -> None:
+    """A curve that the kernel does not know."""
+    key = ec.derive_private_key(7, ec.SECP256K1())
+    name = TESTER.certificate.subject
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1)
+    dates = builder.not_valid_before(datetime.datetime(2020, 1, 1)).not_valid_after(datetime.datetime(2040, 1, 1))
+    certificate = dates.sign(key, hashes.SHA256())
+    options = [pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary]
+    signer = pkcs7.PKCS7SignatureBuilder().set_data(CONTENT).add_signer(certificate, key, hashes.SHA256())
+    raw = signer.sign(serialization.Encoding.DER, options)
+    anchor = certificates.parse(certificate.public_bytes(serialization.Encoding.DER))
+    assert judge(raw, [anchor]) == [Code.SIGNATURE_ALGORITHM]

@@ -329,3 +329,13 @@ def test_codes() -> None:
     assert all(code == code.lower() and " " not in code for code in Code)
     assert len(set(findings.MEANINGS.values())) == len(Code)
     assert not any(text.endswith(".") for text in findings.MEANINGS.values())
+
+
+def test_partition_that_only_some_versions_use(path: Path) -> None:
+    """Since 262 systemd takes none of this name; of one that is not used anyway, that does not matter."""
+    empty = ddi.Entry(ddi.HOME, str(uuid.UUID(int=5)), "_empty", ddi.squashfs())
+    assert verify(path, ddi.image(TESTER, more=[empty]).raw, policy=STRICT).good
+    raw = SIGNED.raw.replace("data\0\0".encode("utf-16-le"), "_empty".encode("utf-16-le"))
+    for one in (ddi.seal(raw), ddi.image(TESTER, more=[empty._replace(type=ddi.ROOT)]).raw):
+        messages = [finding.message for finding in verify(path, one, policy=STRICT).findings]
+        assert "a partition is called _empty, which systemd ignores since 262, and does not before" in messages

@@ -113,12 +113,37 @@ def test_sizes() -> None:
     assert [one.code for one in compare(DATA, TREE, ROOT[:-1])] == [Code.VERITY_ROOT]
 
 
+@pytest.mark.parametrize("name", ["sha256", "sha384", "sha512", "sha3-256", "sha3-384", "sha3-512"])
+def test_names_are_those_of_the_kernel(name: str) -> None:
+    tree, root = ddi.hash_tree(DATA, algorithm=name.replace("-", "_"))
+    tree = tree.replace(name.replace("-", "_").encode().ljust(32, b"\0"), name.encode().ljust(32, b"\0"))
+    assert compare(DATA, tree, root) == []
+
+
+def test_blocks_are_not_smaller_than_sectors() -> None:
+    """systemd makes a device of the sector size that the partition table is for; the kernel's verity_ctr() looks."""
+    with source(TREE) as opened:
+        assert verity.read_superblock(opened, 512).data_block_size == 512
+        with pytest.raises(verity.VerityError):
+            verity.read_superblock(opened, 4096)
+
+
+def test_large_hash_blocks() -> None:
+    tree, root = ddi.hash_tree(DATA, hash_block=65536)
+    assert compare(DATA, tree, root) == []
+
+
 @pytest.mark.parametrize(
     ("offset", "content", "problem"),
     [
         (0, b"x", "there is no superblock"),
         (8, b"\2", "version 2 with hash type 1 is not known"),
         (12, b"\0", "version 1 with hash type 0 is not known"),
+        (32, b"sha3_256", "the hash function 'sha3_256' is not known"),
+        (32, b"SHA256", "the hash function 'SHA256' is not known"),
+        (32, b"sha256\0x", "the hash function 'sha256\\x00x' is not known"),
+        (64, b"\0\x20", "blocks of 8192 and 512 bytes are not possible"),
+        (64, b"\0\0\1", "blocks of 65536 and 512 bytes are not possible"),
         (32, b"sha1\0\0", "the hash function 'sha1' is not known"),
         (32, b"\xff", "the hash function '\\ufffdha256' is not known"),
         (64, b"\1", "blocks of 513 and 512 bytes are not possible"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from confext_generator import vercmp
@@ -24,6 +24,8 @@ from confext_helpers.image.sidecars import Sidecars
 
 # A signature partition that is larger is refused by systemd, too.
 _SIGNATURE_PARTITION_MAX = 4 << 20
+# What systemd-sysupdate(8) calls the partitions that it may write the next version into.
+_EMPTY = "_empty"
 
 
 @dataclass(slots=True)
@@ -126,10 +128,25 @@ def _take_whole(image: Image, systems: list[FileSystem]) -> None:
 
 
 def _choose(image: Image, policy: Policy, native: str) -> None:
-    """The partitions that systemd would use: the best architecture, then the newest version in the label."""
+    """The partitions that systemd would use, of whatever version it is."""
     assert image.table is not None
+    chosen, findings = _pick(image, image.table.partitions, policy, native)
+    used = [one for one in image.table.partitions if one.label != _EMPTY]
+    if len(used) < len(image.table.partitions) and _pick(image, used, policy, native)[0] != chosen:
+        what = f"a partition is called {_EMPTY}, which systemd ignores since 262, and does not before"
+        findings.append(Finding(Code.PARTITIONS, what))
+    image.chosen = chosen
+    image.findings += findings
+
+
+def _pick(
+    image: Image, partitions: Sequence[Partition], policy: Policy, native: str
+) -> tuple[dict[Designator, Partition], list[Finding]]:
+    """Of these partitions those of the best architecture, then of the newest version in the label."""
+    chosen: dict[Designator, Partition] = {}
+    findings = []
     root_hash = image.sidecars.root_hash
-    for partition in image.table.partitions:
+    for partition in partitions:
         kind = partition.type
         if kind is None or kind.designator is None:
             continue
@@ -143,19 +160,21 @@ def _choose(image: Image, policy: Policy, native: str) -> None:
                 continue
         allowed = policies.may_use(policy, designator)
         if allowed is None:
-            image.say(Code.POLICY, f"partition {partition.number} is {designator}, which must not be there")
+            what = f"partition {partition.number} is {designator}, which must not be there"
+            findings.append(Finding(Code.POLICY, what))
             continue
         if not allowed:
             image.ignored.add(designator)
             continue
-        other = image.chosen.get(designator)
+        other = chosen.get(designator)
         if other is not None and other.type is not None:
             better = partitiontypes.better_architecture(kind.architecture, other.type.architecture, native)
             if better == 0 and designator.versioned:
                 better = vercmp.compare(partition.label.encode(), other.label.encode())
             if better <= 0:
                 continue
-        image.chosen[designator] = partition
+        chosen[designator] = partition
+    return chosen, findings
 
 
 def _take_partitions(image: Image) -> None:
