@@ -41,6 +41,7 @@ class Id(StrEnum):
     FAILED = "34613f216bfc4d6b85106594362d45b5"
     NOT_STARTED = "07b7fc71b00b4a94a1504bf71afe1861"
     SECTION = "4b4fb5e1518043768fd00a4ac2072dd5"
+    GRAVE_KEPT = "32d37c37d6db4f5890a5ffb72416420e"
 
 
 class Step(StrEnum):
@@ -203,3 +204,17 @@ def not_started(error: ConfextError) -> Message:
 def section(text: str) -> Message:
     """Something in an [X-Confext] section means nothing; the text is from settings.py."""
     return Message(Id.SECTION, Priority.WARNING, text, {})
+
+
+def grave_kept(unit: str, place: str) -> Message:
+    """A swap was made, but the service has put something where the old `/etc` was moved to.
+
+    Args:
+        unit: the service.
+        place: the directory, as the service sees it.
+    """
+    text = (
+        f"{unit}: it keeps {place}, which this reload made for a moment, by what it put into it; nothing is mounted "
+        "there, remove it"
+    )
+    return Message(Id.GRAVE_KEPT, Priority.WARNING, text, {"CONFEXT_PLACE": place})

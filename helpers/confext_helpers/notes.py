@@ -25,18 +25,38 @@ from confext_helpers.stacks import Layer
 from confext_helpers.stage import RUN_DIRECTORY
 
 
+class Propagation(NamedTuple):
+    """How a mount propagates.
+
+    Attributes:
+        mount: its ID.
+        shared: whether it is.
+        master: the peer group that it is a slave of, or 0.
+    """
+
+    mount: int
+    shared: bool
+    master: int
+
+
 class Swap(NamedTuple):
     """A swap that is under way.
 
     Attributes:
         process: identifies the service's process, see restack.py.
-        old_top: mount ID of the topmost mount on `/etc` before.
+        old_top: mount ID of the topmost mount on `/etc` before, or of the one that `/etc` is a part of.
         length: how many mounts there were on `/etc` before.
+        grave: the name of the directory that the old one is buried in, or empty.
+        shared: whether the new one propagates what is mounted on it.
+        propagation: how those mounts did that stop it for as long as the swap takes.
     """
 
     process: str
     old_top: int
     length: int
+    grave: str
+    shared: bool
+    propagation: list[Propagation]
 
 
 class Stack(NamedTuple):
@@ -81,14 +101,15 @@ class Notes:
 
     def read_swap(self) -> Swap | None:
         """The swap that was under way, if any."""
-        fields = self._read("swap").split()
-        if len(fields) != 3:
+        try:
+            process, old_top, length, grave, shared, mounts = json.loads(self._read("swap"))
+            return Swap(process, old_top, length, grave, shared, [Propagation(*mount) for mount in mounts])
+        except (ValueError, TypeError):
             return None
-        return Swap(fields[0], int(fields[1]), int(fields[2]))
 
     def write_swap(self, swap: Swap) -> None:
         """Note that a swap begins."""
-        self._write("swap", f"{swap.process} {swap.old_top} {swap.length}\n")
+        self._write("swap", json.dumps(swap))
 
     def clear_swap(self) -> None:
         """Note that no swap is under way."""

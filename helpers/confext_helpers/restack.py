@@ -98,7 +98,7 @@ def _recover(unit: str, notes: Notes, processes: list[Process]) -> None:
         return
     from confext_helpers import swapping  # Hardly ever needed here.
 
-    if swapping.complete(unit, notes, processes, swap):
+    if swapping.complete(notes, processes, swap):
         say(unit, messages.completed(unit))
 
 
@@ -227,7 +227,9 @@ def restack(
     nosuid = stage.nosuid_directories(properties)
     for process in processes:
         try:
-            swapping.swap(unit, notes, process, new_stage, nosuid)
+            left = swapping.swap(notes, process, new_stage, nosuid)
+            if left:
+                say(unit, messages.grave_kept(unit, left))
         except OSError as error:
             problem = f"the new one cannot be put in place: {error.strerror}"
             if progress.swapped:

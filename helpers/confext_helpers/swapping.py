@@ -1,58 +1,250 @@
 """One swap, from the stage into one mount namespace of the service, and what becomes of it if the hook is killed.
 
-Between the system calls of a swap (mounts.py) there is a note that tells how to complete it. It is completed by the
-recovery of the stage that lost its hook, or by the next hook, whichever comes first.
+The stage's topmost mount on `/etc` is copied with all that hangs on it (open_tree(2)), and what mounts.plan() says is
+done in the service's namespace. Whatever has to be attached is attached in one system call, beneath the old mount or on
+top of it, and whatever has to go goes in one; a reader sees the old tree or the new one. move_mount(2),
+"MOVE_MOUNT_BENEATH", Linux 6.5. Nothing of it reaches other namespaces, see propagation.py, and a tree with anything
+mounted in it is buried, see grave.py.
+
+From before the first of these calls to after the last there is a note that tells how to complete them. That is done by
+the recovery of the stage that lost its hook, or by the next hook, whichever comes first.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
-from confext_helpers import mounts
-from confext_helpers.mounts import Mount, Namespaces
+from confext_helpers import propagation, syscalls
+from confext_helpers.grave import GRAVEYARDS, Grave, new_name
+from confext_helpers.mounts import ETC, Mount, Namespaces, Shape, chain, plan, tree
 from confext_helpers.notes import Notes, Swap
 from confext_helpers.processes import Process
 from confext_helpers.stage import Stage
+from confext_helpers.syscalls import (
+    AT_FDCWD,
+    AT_RECURSIVE,
+    MNT_DETACH,
+    MOVE_MOUNT_BENEATH,
+    MS_SHARED,
+    MS_SLAVE,
+    OPEN_TREE_CLONE,
+    UMOUNT_NOFOLLOW,
+)
+
+_PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _grave(unit: str) -> str:
-    return f".unit-confext-{unit}"
+class Tree(NamedTuple):
+    """A detached copy of a stage's `/etc`: the descriptor of it, and the mounts of the namespace it is from."""
+
+    fd: int
+    mounts: list[Mount]
+
+    @property
+    def shared(self) -> bool:
+        """Whether its topmost mount propagates what is mounted on it."""
+        top = chain(self.mounts)
+        # Where nothing is mounted on /etc, it is a copy of a part of the root's mount.
+        return (top[-1] if top else _root(self.mounts)).shared
 
 
-def swap(unit: str, notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> None:
-    """Give a process of the service `unit` the `/etc` of the stage.
+def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
+    """Copy `/etc` as it is in the namespace `stage`, with every mount below it.
 
     Args:
-        unit: the service.
-        notes: about it.
+        namespaces: who moves us.
+        stage: descriptor of the stage's mount namespace.
+        nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see stage.py).
+    """
+    namespaces.enter(stage)
+    for path in nosuid:
+        syscalls.mount_setattr(AT_FDCWD, path, attributes=syscalls.MOUNT_ATTR_NOSUID)
+    return Tree(syscalls.open_tree(AT_FDCWD, ETC, OPEN_TREE_CLONE | AT_RECURSIVE), namespaces.mounts())
+
+
+def _root(mounts: list[Mount]) -> Mount:
+    """The mount that is seen as the root directory."""
+    return chain(mounts, "/")[-1]
+
+
+class _Exchange:
+    """A swap in one namespace, of which this process is in.
+
+    Args:
+        namespaces: who has moved us.
+        new: the tree to be put in place; used up, unless nothing has to be attached.
+    """
+
+    def __init__(self, namespaces: Namespaces, new: Tree) -> None:
+        self._namespaces = namespaces
+        self._new = new
+        self._mounts = namespaces.mounts()
+        self._have = chain(self._mounts)
+        self.shape = plan(self._mounts, new.mounts)
+        self.grave: Grave | None = None
+
+    def run(self, announce: Callable[[Swap], None]) -> None:
+        """Do it.
+
+        Args:
+            announce: called right before the first system call that changes something.
+        """
+        if self.shape is Shape.NOTHING:
+            return
+        old = self._have[-1] if self._have else _root(self._mounts)
+        beneath = self.shape in (Shape.REPLACE, Shape.TAKE_AWAY)
+        buried = self.shape is Shape.REPLACE and len(tree(self._mounts, len(self._have))) > 1
+        name = new_name() if buried else ""
+        affected = [old.parent if beneath else old.id, old.id]
+        affected += self._mounts_of(GRAVEYARDS) if buried else []
+        touched = propagation.touched(self._namespaces, self._mounts, affected)
+        announce(Swap("", old.id, len(self._have), name, self._new.shared, touched))
+        etc = os.open(ETC, _PATH)
+        try:
+            if self.shape is Shape.TAKE_AWAY:
+                with self._quiet(old.parent):
+                    syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+                return
+            if buried:
+                self.grave = Grave(name)
+                self.grave.dig(self._namespaces, self._mounts)
+            if self.shape is Shape.REPLACE and self._replace(old, etc):
+                return
+            # As atomic, and all that there is before Linux 6.5, or where no grave can be dug. The old tree stays below,
+            # unseen and whole, until the service stops.
+            self.shape = Shape.ON_TOP
+            with self._quiet(old.id):
+                syscalls.move_mount(self._new.fd, etc, 0)
+        finally:
+            os.close(etc)
+
+    def _quiet(self, number: int) -> contextlib.AbstractContextManager[None]:
+        return propagation.quiet(self._namespaces, self._mounts, number)
+
+    def _mounts_of(self, places: tuple[str, ...]) -> list[int]:
+        found = []
+        for place in places:
+            with contextlib.suppress(OSError):
+                fd = os.open(place, _PATH)
+                found.append(self._namespaces.mount_of(fd))
+                os.close(fd)
+        return found
+
+    def _replace(self, old: Mount, etc: int) -> bool:
+        """Put the new tree beneath that at `etc`, and take that away; return whether this could be done."""
+        if self.grave is not None and self.grave.hole is None:
+            return False
+        new = self._new
+        with self._quiet(old.parent):
+            # No mount can be moved off a shared one.
+            if new.shared:
+                syscalls.mount_setattr(new.fd, "", propagation=MS_SLAVE)
+            done = False
+            try:
+                syscalls.move_mount(new.fd, etc, MOVE_MOUNT_BENEATH)
+                done = True
+                _take_away(etc, self.grave)
+            except OSError as error:
+                if done or error.errno != errno.EINVAL:
+                    raise
+            if new.shared:
+                syscalls.mount_setattr(new.fd, "", propagation=MS_SHARED)
+        return done
+
+
+def _take_away(etc: int, grave: Grave | None) -> None:
+    """Take the topmost mount on `/etc`, whose root is `etc`, to its grave, or away if it does not need one."""
+    if grave is not None and grave.hole is not None:
+        syscalls.move_mount(etc, grave.hole, 0)
+    else:
+        syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
+
+
+def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str:
+    """Give a process of the service the `/etc` of the stage.
+
+    Args:
+        notes: about the service.
         process: one of the mount namespace that is to get it.
         stage: where it is from.
-        nosuid: see mounts.copy_tree().
+        nosuid: see copy_tree().
+
+    Returns:
+        What had to be left behind in the namespace because the service kept it, or an empty text.
 
     Raises:
         OSError: it cannot be done; the process has its old `/etc`.
     """
 
-    def announce(old_top: Mount, length: int) -> None:
-        notes.write_swap(Swap(process.key, old_top.id, length))
+    def announce(swap: Swap) -> None:
+        notes.write_swap(swap._replace(process=process.key))
 
+    left = ""
     with Namespaces() as namespaces:
-        tree = mounts.copy_tree(namespaces, stage.namespace, nosuid)
+        tree = copy_tree(namespaces, stage.namespace, nosuid)
         try:
-            mounts.swap(namespaces, process.namespace, tree, _grave(unit), announce)
+            namespaces.enter(process.namespace)
+            exchange = _Exchange(namespaces, tree)
+            try:
+                exchange.run(announce)
+            finally:
+                namespaces.leave()
+                if exchange.grave is not None:
+                    left = exchange.grave.fill(namespaces, process.namespace)
         finally:
             os.close(tree.fd)
     notes.clear_swap()
+    return left
 
 
-def complete(unit: str, notes: Notes, processes: list[Process], swap: Swap) -> bool:
+def finish(namespaces: Namespaces, service: int, swap: Swap) -> bool:
+    """Complete a swap that was cut off between its system calls; go home; return whether there was anything to do.
+
+    Args:
+        namespaces: who moves us.
+        service: descriptor of the service's mount namespace.
+        swap: what was noted about it.
+    """
+    namespaces.enter(service)
+    mounts = namespaces.mounts()
+    current = chain(mounts)
+    grave = Grave(swap.grave) if swap.grave else None
+    try:
+        if grave is not None:
+            grave.find(namespaces, mounts)
+        unfinished = len(current) == swap.length + 1 and current[-1].id == swap.old_top
+        if unfinished:
+            etc = os.open(ETC, _PATH)
+            try:
+                _take_away(etc, grave)
+            finally:
+                os.close(etc)
+        now = chain(namespaces.mounts())
+        if now and swap.shared and not now[-1].shared:
+            etc = os.open(ETC, _PATH)
+            try:
+                syscalls.mount_setattr(etc, "", propagation=MS_SHARED)
+            finally:
+                os.close(etc)
+        propagation.restore(namespaces, service, swap.propagation)
+    finally:
+        namespaces.leave()
+        if grave is not None:
+            grave.fill(namespaces, service)
+    return unfinished
+
+
+def complete(notes: Notes, processes: list[Process], swap: Swap) -> bool:
     """Complete a swap that was under way when a hook was killed; return whether there was anything to do."""
     done = False
     for process in processes:
         if process.key == swap.process:
             with Namespaces() as namespaces:
-                arguments = (process.namespace, _grave(unit), swap.old_top, swap.length)
-                done = mounts.finish(namespaces, *arguments) or done
+                done = finish(namespaces, process.namespace, swap) or done
     notes.clear_swap()
     notes.write_stack(None)
     return done

@@ -21,19 +21,30 @@ OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
 MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
+MOVE_MOUNT_SET_GROUP = 0x00000100
 MOVE_MOUNT_BENEATH = 0x00000200
+MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 MOUNT_ATTR_RDONLY = 0x00000001
 MOUNT_ATTR_NOSUID = 0x00000002
+MOUNT_ATTR_NODEV = 0x00000004
+MOUNT_ATTR_NOEXEC = 0x00000008
 
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
+_SYS_FSOPEN = 430
+_SYS_FSCONFIG = 431
+_SYS_FSMOUNT = 432
 _SYS_MOUNT_SETATTR = 442
 
 # struct mount_attr of linux/mount.h: attr_set, attr_clr, propagation, userns_fd. Not a ctypes.Structure, for which
 # Python 3.14 loads half a megabyte more.
 _MOUNT_ATTR = struct.Struct("=4Q")
+# <linux/mount.h>
+_FSOPEN_CLOEXEC = 1
+_FSCONFIG_CMD_CREATE = 6
+_FSMOUNT_CLOEXEC = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,7 +58,11 @@ def _check(result: int, call: str) -> int:
 
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:
-    """Return a descriptor for the mount at `path`, or with OPEN_TREE_CLONE for a detached copy: open_tree(2)."""
+    """Return a descriptor for the mount at `path`, or with OPEN_TREE_CLONE for a detached copy: open_tree(2).
+
+    With an empty `path`, it is that of `dirfd`.
+    """
+    flags |= AT_EMPTY_PATH if not path else 0
     call = _libc.syscall(_SYS_OPEN_TREE, dirfd, path.encode(), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC))
     return _check(call, "open_tree")
 
@@ -56,6 +71,22 @@ def move_mount(from_fd: int, to_fd: int, flags: int) -> None:
     """Attach the mount `from_fd` at the directory `to_fd` (both used as they are, with no path): move_mount(2)."""
     flags |= MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     _check(_libc.syscall(_SYS_MOVE_MOUNT, from_fd, b"", to_fd, b"", ctypes.c_uint(flags)), "move_mount")
+
+
+def fsmount(kind: str, attributes: int) -> int:
+    """Return a descriptor for a new file system of type `kind`, mounted nowhere: fsopen(2), fsconfig(2), fsmount(2).
+
+    Args:
+        kind: such as "tmpfs".
+        attributes: MOUNT_ATTR_* of the mount.
+    """
+    context = _check(_libc.syscall(_SYS_FSOPEN, kind.encode(), ctypes.c_uint(_FSOPEN_CLOEXEC)), "fsopen")
+    try:
+        _check(_libc.syscall(_SYS_FSCONFIG, context, ctypes.c_uint(_FSCONFIG_CMD_CREATE), None, None, 0), "fsconfig")
+        call = _libc.syscall(_SYS_FSMOUNT, context, ctypes.c_uint(_FSMOUNT_CLOEXEC), ctypes.c_uint(attributes))
+        return _check(call, "fsmount")
+    finally:
+        os.close(context)
 
 
 def mount_setattr(
@@ -68,7 +99,7 @@ def mount_setattr(
         path: relative to it.
         attributes: MOUNT_ATTR_* to add.
         cleared: MOUNT_ATTR_* to take away.
-        propagation: MS_SHARED or MS_SLAVE, or 0 to leave it.
+        propagation: MS_SHARED, MS_SLAVE or MS_PRIVATE, or 0 to leave it.
         flags: AT_RECURSIVE for all mounts below as well.
     """
     change = _MOUNT_ATTR.pack(attributes, cleared, propagation, 0)

@@ -216,6 +216,14 @@ exec strace -o /tmp/hook.trace {words} {HOOK}.real "$@"
     machine.write(HOOK, script, 0o755)
 
 
+def propagation(machine: Machine, unit: str) -> list[tuple[str, list[str]]]:
+    """How the service's mounts propagate, without the numbers of its own peer groups."""
+    lines = machine.path(f"/proc/{services.main_pid(machine, unit)}/mountinfo").read_text().splitlines()
+    words = [line.split(" ") for line in lines]
+    tags = [(fields[4], fields[6 : fields.index("-")]) for fields in words]
+    return sorted((point, ["shared" if "shared:" in tag else tag for tag in found]) for point, found in tags)
+
+
 def trace_positions(machine: Machine) -> list[tuple[str, int]]:
     """The (call, how manieth of its kind) of each system call in the trace from the first connect() on."""
     seen: dict[str, int] = {}
@@ -248,6 +256,7 @@ def test_hook_killed_between_any_two_system_calls(machine: Machine, unit: str) -
         names = {call for call, _ in positions}
         assert {"setns", "open_tree", "mount_setattr", "move_mount", "mkdirat", "unlinkat", "sendmsg"} <= names
         mounts = services.mounts_total(machine, unit)
+        propagated = propagation(machine, unit)
         current = "v2"
         outcomes = set()
         for call, count in positions:
@@ -260,6 +269,8 @@ def test_hook_killed_between_any_two_system_calls(machine: Machine, unit: str) -
             where = f"killed before {call} #{count}"
             assert machine.show(unit, "ActiveState") == "active", where
             services.eventually(lambda: services.mounts_total(machine, unit) == mounts)
+            services.eventually(lambda: propagation(machine, unit) == propagated)
+            assert machine.sh("ls -A /run | grep unit-confext") == "unit-confext\n", where
             now = services.version(machine, unit)
             assert now in (current, wanted), where
             assert failed or now == wanted, f"{where}: reloaded without a re-stack"
@@ -275,16 +286,28 @@ def test_hook_killed_between_any_two_system_calls(machine: Machine, unit: str) -
 
 @pytest.mark.real
 def test_without_move_mount_beneath(machine: Machine, unit: str) -> None:
-    images.build(machine, IMAGE, images.pair("v2"))
+    def beneath() -> list[bool]:
+        calls = machine.path("/tmp/hook.trace").read_text().splitlines()
+        return ["MOVE_MOUNT_BENEATH" in call for call in calls if call.startswith("move_mount(")]
+
+    images.build(machine, IMAGE, images.pair("v3"))
     try:
-        # What Linux before 6.5 says to the flag.
-        traced(machine, "-e", "trace=move_mount", "-e", "inject=move_mount:error=EINVAL:when=1")
-        services.counts(machine, unit)
+        traced(machine, "-e", "trace=move_mount")
         machine.systemctl("reload", unit)
-        assert set(services.counts(machine, unit)) <= {"v1", "v2"}
+        assert beneath().count(True) == 1
+        number = beneath().index(True) + 1
+        images.build(machine, IMAGE, images.pair("v2"))
+        # What Linux before 6.5 says to the flag.
+        traced(machine, "-e", "trace=move_mount", "-e", f"inject=move_mount:error=EINVAL:when={number}")
+        services.counts(machine, unit)
+        before, propagated = services.mounts_total(machine, unit), propagation(machine, unit)
+        machine.systemctl("reload", unit)
+        assert set(services.counts(machine, unit)) <= {"v3", "v2"}
         assert services.version(machine, unit) == "v2"
-        trace = machine.path("/tmp/hook.trace").read_text()
-        assert trace.count("move_mount(") == 2
+        assert beneath().count(True) == 1
+        assert services.mounts_total(machine, unit) > before
+        seen = [place for place in propagation(machine, unit) if not place[0].startswith("/etc")]
+        assert seen == [place for place in propagated if not place[0].startswith("/etc")]
     finally:
         machine.sh(f"[ ! -e {HOOK}.real ] || mv {HOOK}.real {HOOK}")
 

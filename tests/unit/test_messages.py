@@ -185,6 +185,16 @@ def test_refused_too_late() -> None:
             Message(Id.NOT_STARTED, Priority.ERROR, "a.service: not started, its layer is (/b); do", {}),
         ),
         (messages.section("a line"), Message(Id.SECTION, Priority.WARNING, "a line", {})),
+        (
+            messages.grave_kept(UNIT, "/run/x"),
+            Message(
+                Id.GRAVE_KEPT,
+                Priority.WARNING,
+                "a.service: it keeps /run/x, which this reload made for a moment, by what it put into it; nothing is "
+                "mounted there, remove it",
+                {"CONFEXT_PLACE": "/run/x"},
+            ),
+        ),
     ],
 )
 def test_others(message: Message, expected: Message) -> None:
@@ -199,6 +209,7 @@ def test_catalog() -> None:
         messages.restacked(UNIT, LayerChange([], [], [], []), nothing, {}),
         messages.refused(error, Step.STAGE),
         messages.reload_failed(UNIT, "timeout"),
+        messages.grave_kept(UNIT, "/run/x"),
     )
     fields = {sample.id: {"OBJECT_SYSTEMD_UNIT", *sample.fields} for sample in samples}
     text = (CHECKOUT / "units/unit-confext.catalog").read_text()
