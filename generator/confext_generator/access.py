@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 HINT = "chown root:root, chmod go-w"
 
-_ACL = b"system.posix_acl_access"
+# A problem with a way that no change of modes would mend.
+HIDDEN = "leads into '/tmp', and systemd's generators have a /tmp of their own"
+
+
+def hint(problem: str) -> str:
+    """Return what to do about `problem`."""
+    return "put it elsewhere" if problem == HIDDEN else HINT
 
 
 class Access:
@@ -47,7 +53,7 @@ class Access:
             # Block devices are 0660 root:disk; that group can write every disk anyhow.
             if status.st_gid not in self._groups and not stat.S_ISBLK(mode):
                 return f"can be written by group {status.st_gid}"
-            if self._has_acl(path):
+            if self._tree.has_acl(path):
                 return "has an access control list that lets others write it"
         return ""
 
@@ -86,6 +92,8 @@ class Access:
 
     def _judge(self, place: bytes) -> tuple[os.stat_result | None, str]:
         """Return the status of what is at `place` and how others could make it something else."""
+        if self._tree.is_hidden(place):
+            return None, HIDDEN
         parent = place.rpartition(b"/")[0] or b"/"
         status = self._status(place)
         if status is not None and stat.S_ISLNK(status.st_mode) and status.st_uid not in self._owners:
@@ -96,7 +104,7 @@ class Access:
 
     def _status(self, place: bytes) -> os.stat_result | None:
         try:
-            return os.lstat(self._tree.root + place)
+            return self._tree.lstat(place)
         except OSError:
             return None
 
@@ -113,11 +121,3 @@ class Access:
             # Where it is not there, what counts is the directory where the way ends.
             known = self._directories[path] = status is not None and bool(self.problem(status, path))
         return known
-
-    def _has_acl(self, path: bytes) -> bool:
-        """Return whether the file has an access control list, whose mask is then what looks like the group's mode."""
-        try:
-            os.getxattr(self._tree.root + path, _ACL)
-        except OSError:
-            return False
-        return True

@@ -8,6 +8,7 @@ import sys
 from confext_generator import config, manager, write
 from confext_generator.decide import Decider, Systemd
 from confext_generator.layers import LayerReader
+from confext_generator.lookout import Lookout
 from confext_generator.render import render
 from confext_generator.report import ConfextError, Reporter, printable
 from confext_generator.settings import SettingsReader
@@ -127,7 +128,7 @@ def main(
 
     output = _encode(options.output)
     status = 0
-    for unit, text in generate(Tree(_encode(options.root)), environ, reporter):
+    for unit, text in generate(open_tree(_encode(options.root), environ), environ, reporter):
         if options.dry_run:
             sys.stdout.flush()
             try:
@@ -142,6 +143,12 @@ def main(
             reporter.warn(ConfextError(unit, path, f"cannot be written ({e.strerror or e})"))
             status = EXIT_FAILURE
     return status
+
+
+def open_tree(root: bytes, environ: Mapping[str, str]) -> Tree:
+    """Return the file system below `root` as a generator of systemd's sees it."""
+    directories = [path for path, _ in search_path(environ.get("SYSTEMD_UNIT_PATH"))]
+    return Tree(root, Lookout(root, directories))
 
 
 def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iterator[tuple[bytes, bytes]]:

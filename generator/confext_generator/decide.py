@@ -45,6 +45,7 @@ class Dropin:
         "source_path",
         "sources",
         "unit",
+        "unread",
         "wants",
     )
 
@@ -61,6 +62,8 @@ class Dropin:
         self.device_allow = False
         self.refresh_off = False
         self.make_reloadable = False
+        # Directories that could not be looked into.
+        self.unread: list[bytes] = []
 
 
 class Systemd:
@@ -137,9 +140,10 @@ class Decider:
         dropin = Dropin(unit, sources)
         dropin.images = self._images(unit, settings, layers)
         dropin.directories = self._directories(unit, settings, layers)
-        dropin.access = any(_leads_out(layer, sources) for layer in layers)
+        dropin.unread = self._layers.unread(stack.sources)
+        dropin.access = bool(dropin.unread) or any(_leads_out(layer, sources) for layer in layers)
         if not settings.source_path:
-            dropin.source_path = sources[0]
+            dropin.source_path = self._layers.safe_source(stack.sources)
         if layers:
             dropin.mounts = _mounts(layers, sources)
         if dropin.images:

@@ -14,6 +14,7 @@ import stat
 from confext_generator import access, entrynames, vpick
 from confext_generator.access import Access
 from confext_generator.entrynames import API_FILE_SYSTEMS, DIRECTORY, IMAGE, VERSIONS, shape_of
+from confext_generator.lookout import SilentError
 from confext_generator.report import ConfextError, quoted
 from confext_generator.tree import DEV_NULL, beside
 from confext_generator.vercmp import VersionKey
@@ -53,14 +54,19 @@ class Layer:
 
 
 class _Listing:
-    """The names in one `.confext.d/` that may be layers, where it is, and what to mount if it is a link."""
+    """The names in one `.confext.d/` that may be layers, where it is, and what to mount if it is a link.
 
-    __slots__ = ("mount", "names", "place")
+    `unread` says that nobody knows what is in it.
+    """
 
-    def __init__(self, names: list[bytes], place: bytes, mount: bytes) -> None:
+    __slots__ = ("is_there", "mount", "names", "place", "unread")
+
+    def __init__(self, names: list[bytes], place: bytes, mount: bytes, is_there: bool, unread: bool) -> None:
+        self.is_there = is_there
         self.names = names
         self.place = place
         self.mount = mount
+        self.unread = unread
 
 
 class LayerReader:
@@ -118,25 +124,29 @@ class LayerReader:
             )
         mount = place = b""
         listing: list[bytes] = []
+        is_there = unread = False
         try:
             if source.is_link:
                 mount, _, problem = self._access.follow(source.path)
                 if problem:
-                    raise ConfextError(unit, source.path, f"the unit is left alone, {problem}", access.HINT)
+                    raise ConfextError(unit, source.path, f"the unit is left alone, {problem}", access.hint(problem))
                 if not entrynames.is_expressible(mount):
                     text = f"the unit is left alone, {_inexpressible(mount)}"
                     raise ConfextError(unit, source.path, text, "rename it")
             place = mount or self._tree.chase_nofollow(source.path)
-            real = self._tree.root + place
-            problem = self._access.problem(os.stat(real), place)
+            problem = self._access.problem(self._tree.lstat(place), place)
             if problem:
                 raise ConfextError(
                     unit,
                     source.path,
                     f"the unit is left alone, the directory {problem}",
-                    access.HINT,
+                    access.hint(problem),
                 )
-            listing = os.listdir(real)
+            listing = self._tree.listdir(place)
+            is_there = True
+        except SilentError:
+            unread = True
+            self._say_unread(unit, source.path, place)
         except FileNotFoundError:
             # At boot, a link into a file system that is mounted later.  The drop-in is still worth having.
             self._reporter.warn(
@@ -159,8 +169,27 @@ class LayerReader:
             elif not name.endswith(entrynames.SIDECAR_SUFFIXES):
                 names.append(name)
         names.sort()
-        known = self._listings[source.path] = _Listing(names, place, mount)
+        known = self._listings[source.path] = _Listing(names, place, mount, is_there, unread)
         return known
+
+    def _say_unread(self, unit: bytes, source: bytes, place: bytes) -> None:
+        text = f"what is in it is not known, {self._tree.excuse(place)}: the service is neither started nor reloaded"
+        self._reporter.warn(ConfextError(unit, source, text, "mend or unmount that, then run systemctl daemon-reload"))
+
+    def safe_source(self, sources: list[Source]) -> bytes:
+        """Return the path of the first directory that systemd can look at without being kept waiting, empty if none.
+
+        It does so in PID 1, whenever anybody asks whether a daemon-reload is needed.
+        """
+        for source in sources:
+            listing = self._listings[source.path]
+            if listing.is_there and self._tree.is_near(listing.place):
+                return source.path
+        return b""
+
+    def unread(self, sources: list[Source]) -> list[bytes]:
+        """Return the paths of those directories of which nobody knows what is in them."""
+        return [source.path for source in sources if self._listings[source.path].unread]
 
     def _classify(self, unit: bytes, path: bytes, name: bytes, listing: _Listing) -> Layer | None:
         """Return the layer that the entry at `path` is, None if it is none, having said so."""
@@ -168,6 +197,10 @@ class LayerReader:
             return self._layer(unit, path, name, listing)
         except ConfextError as e:
             self._reporter.warn(e)
+        except SilentError:
+            # The directory itself is on such a file system, which has gone silent just now.
+            listing.unread = True
+            self._say_unread(unit, path.rpartition(b"/")[0], listing.place)
         except OSError as e:
             self._reporter.warn(ConfextError(unit, path, f"ignored, cannot be examined ({e.strerror or e})"))
         return None
@@ -176,24 +209,29 @@ class LayerReader:
         if not entrynames.is_expressible(path):
             raise ConfextError(unit, path, "refused, the name cannot be written into a unit file", "rename it")
         place = listing.place + b"/" + name
-        own = os.lstat(self._tree.root + place)
+        own = self._tree.lstat(place)
         mounts = (listing.mount,) if listing.mount else ()
         if not stat.S_ISLNK(own.st_mode):
             return self._decide(unit, path, path, place, own, mounts)
 
         link = (listing.mount or path.rpartition(b"/")[0]) + b"/" + name
-        held = os.readlink(self._tree.root + place)
+        held = self._tree.readlink(place)
         try:
             target = self._tree.follow(link, held)
             if target == DEV_NULL:
                 return None  # A mask.
             place, status, problem = self._access.follow(beside(link, held))
             if problem:
-                raise ConfextError(unit, path, f"refused, {problem}", access.HINT)
+                raise ConfextError(unit, path, f"refused, {problem}", access.hint(problem))
             while target != place and (held := self._tree.readlink(target)):
                 target = self._tree.follow(target, held)
                 if target == DEV_NULL:
                     return None
+            excuse = self._tree.excuse(place)
+            if excuse:
+                text = f"taken by its name, {excuse}; it is judged when the service starts or is reloaded"
+                hint = "mend or unmount that, then run systemctl daemon-reload"
+                self._reporter.warn(ConfextError(unit, path, text, hint))
         except OSError:
             raise ConfextError(unit, path, "ignored, is a loop of links") from None
         if not entrynames.is_expressible(target):
@@ -233,7 +271,7 @@ class LayerReader:
                     unit,
                     path,
                     f"refused, {problem}",
-                    access.HINT,
+                    access.hint(problem),
                 )
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFDIR:
@@ -299,7 +337,7 @@ class LayerReader:
             text = f"refused, its newest version {quoted(picked)} cannot be written into a unit file"
             raise ConfextError(unit, path, text, "rename it")
         place = self._tree.chase(picked)
-        status = os.stat(self._tree.root + place)
+        status = self._tree.lstat(place)
         kind = stat.S_IFMT(status.st_mode)
         if (kind == stat.S_IFDIR) if image else (kind != stat.S_IFDIR):
             raise ConfextError(unit, path, f"ignored, its newest version {quoted(picked)} is of the wrong kind")
@@ -309,7 +347,7 @@ class LayerReader:
                 unit,
                 path,
                 f"refused, its newest version {quoted(picked)} {problem}",
-                access.HINT,
+                access.hint(problem),
             )
         return picked
 

@@ -46,6 +46,10 @@ def render(dropin: Dropin) -> bytes:
     lines += [b"", b"[Service]", b"PrivateMounts=yes"]
     lines += [b"ExtensionImages=-" + words.escape_image(path) for path in dropin.images]
     lines += [b"ExtensionDirectories=" + words.quote_word(b"-" + path) for path in dropin.directories]
+    if dropin.unread:
+        # Nothing that systemd can mount: the service is not started without what may be in there, nor reloaded.
+        lines.append(b"# What is in there is not known.")
+    lines += [b"ExtensionDirectories=" + words.quote_word(path) for path in dropin.unread]
     if dropin.device_allow:
         lines += [b"DeviceAllow=" + device for device in _DEVICES]
     if dropin.refresh_off:

@@ -7,8 +7,6 @@ what comes after it may undo it.
 
 from __future__ import annotations
 
-import posix as os
-
 from confext_generator import imagepolicy, unitfile, words
 from confext_generator.config import DROPIN
 from confext_generator.report import ConfextError
@@ -136,7 +134,7 @@ class SettingsReader:
             try:
                 listing = [
                     name
-                    for name in os.listdir(self._tree.real(directory))
+                    for name in self._tree.listdir(self._tree.directory(directory))
                     if name.endswith(b".conf") and not name.startswith(b".")
                 ]
             except OSError:

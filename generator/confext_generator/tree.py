@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import errno
 import posix as os
-import stat
+
+from confext_generator.lookout import ACL_ATTRIBUTE, read_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from confext_generator.lookout import Lookout
 
 # As the kernel: more links than that are a loop.
 _LINKS_MAX = 40
 
-_READ_SIZE = 1 << 15
+# Directories above one another, of those that are looked up one by one.
+_DEPTH_MAX = 100
 
-# A unit file is never that long.
-_FILE_MAX = 1 << 24
+# systemd's generators have one of their own (manager_run_generators() in manager.c).
+_TMP = b"/tmp"
 
 DEV_NULL = b"/dev/null"
 
@@ -27,14 +33,69 @@ def beside(link: bytes, target: bytes) -> bytes:
 
 
 class Tree:
-    """A root directory."""
+    """A root directory.
 
-    __slots__ = ("_links", "_parents", "root")
+    A *place* is a path that is free of links but for its last part. Only places are given to the kernel, which then has
+    no say over where they lead.
+    """
 
-    def __init__(self, root: bytes = b"") -> None:
+    __slots__ = ("_hidden", "_links", "_lookout", "_parents", "root")
+
+    def __init__(self, root: bytes = b"", lookout: Lookout | None = None) -> None:
+        """With `lookout` it is what a generator of systemd's sees, and no file system that is silent is waited for."""
         self.root = root.rstrip(b"/")
+        self._lookout = lookout
         self._links: dict[bytes, bytes] = {}
-        self._parents: dict[bytes, bytes] = {}
+        self._parents: dict[bytes, bytes] = {b"": b""}
+        self._hidden = b""
+        if lookout is not None:
+            self._hidden = self.chase(_TMP) + b"/"
+
+    def is_hidden(self, place: bytes) -> bool:
+        """Return whether a generator cannot see what is at `place`."""
+        return self._hidden != b"" and place.startswith(self._hidden)
+
+    def excuse(self, place: bytes) -> str:
+        """Return why `place` counts as not there although nobody knows, empty if it was looked at."""
+        return self._lookout.excuse(place) if self._lookout is not None else ""
+
+    def is_near(self, place: bytes) -> bool:
+        """Return whether `place` is on a file system that systemd itself depends on."""
+        return self._lookout is None or not self._lookout.mount_of(place)
+
+    def close(self) -> None:
+        """Let go of the lookout."""
+        if self._lookout is not None:
+            self._lookout.close()
+
+    def _distant(self, place: bytes) -> Lookout | None:
+        """Return whom to ask about `place`, None for the kernel; raises OSError for what cannot be seen."""
+        if self._lookout is None:
+            return None
+        if place.startswith(self._hidden) and self._hidden:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", place)
+        return self._lookout if self._lookout.mount_of(place) else None
+
+    def lstat(self, place: bytes) -> os.stat_result:
+        """Return the status of `place`; raises OSError."""
+        lookout = self._distant(place)
+        return lookout.look(place)[0] if lookout is not None else os.lstat(self.root + place)
+
+    def listdir(self, place: bytes) -> list[bytes]:
+        """Return the names in the directory at `place`; raises OSError."""
+        lookout = self._distant(place)
+        return lookout.listdir(place) if lookout is not None else os.listdir(self.root + place)
+
+    def has_acl(self, place: bytes) -> bool:
+        """Return whether `place` has an access control list, whose mask is then what looks like the group's mode."""
+        try:
+            lookout = self._distant(place)
+            if lookout is not None:
+                return lookout.has_acl(place)
+            os.getxattr(self.root + place, ACL_ATTRIBUTE)
+        except OSError:
+            return False
+        return True
 
     def real(self, path: bytes) -> bytes:
         """Return where `path` is for the kernel, with all its links followed."""
@@ -46,22 +107,18 @@ class Tree:
         A mask (a link to /dev/null, or to any other device, null_or_empty() of systemd) is empty, even if the root has
         no such device.
         """
-        if self.root:
-            path = self.chase(path)
-            if path == DEV_NULL:
-                return b""
-        # A FIFO must not hold up the boot: without a writer, O_NONBLOCK reads it as empty.
-        fd = os.open(self.root + path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        place = self.chase_nofollow(path)
         try:
-            mode = os.fstat(fd).st_mode
-            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-                return b""
-            chunks = [os.read(fd, _READ_SIZE)]
-            while len(chunks[-1]) == _READ_SIZE and len(chunks) < _FILE_MAX // _READ_SIZE:
-                chunks.append(os.read(fd, _READ_SIZE))
-            return b"".join(chunks)
-        finally:
-            os.close(fd)
+            return self._read(place)
+        except OSError as e:
+            if e.errno != errno.ELOOP:
+                raise
+        place = self.chase(path)
+        return b"" if self.root and place == DEV_NULL else self._read(place)
+
+    def _read(self, place: bytes) -> bytes:
+        lookout = self._distant(place)
+        return lookout.read(place) if lookout is not None else read_file(self.root + place)
 
     def chase(self, path: bytes, passed: list[bytes] | None = None) -> bytes:
         """Return `path` with all links followed; what is not there (yet) is taken as it stands.
@@ -98,10 +155,19 @@ class Tree:
     def chase_nofollow(self, path: bytes) -> bytes:
         """Return `path` with all links followed but one that is its last part; raises OSError as chase() does."""
         parent, _, name = path.rpartition(b"/")
-        place = self._parents.get(parent)
+        return self.directory(parent) + b"/" + name
+
+    def directory(self, path: bytes) -> bytes:
+        """Return where the directory at `path` is, empty for the root; raises OSError as chase() does."""
+        place = self._parents.get(path)
         if place is None:
-            place = self._parents[parent] = self.chase(parent).rstrip(b"/")
-        return place + b"/" + name
+            # From the directory above it, which many others share.
+            is_odd = path.endswith((b"/", b"/.", b"/..")) or path.count(b"/") > _DEPTH_MAX
+            place = b"" if is_odd else self.chase_nofollow(path)
+            if is_odd or self._readlink(place):
+                place = self.chase(path).rstrip(b"/")
+            self._parents[path] = place
+        return place
 
     def readlink(self, path: bytes) -> bytes:
         """Return what the link at `path` holds, empty if it is none; raises OSError as chase() does."""
@@ -127,7 +193,8 @@ class Tree:
         target = self._links.get(path)
         if target is None:
             try:
-                target = os.readlink(self.root + path)
+                lookout = self._distant(path)
+                target = lookout.look(path)[1] if lookout is not None else os.readlink(self.root + path)
             except OSError:
                 target = b""
             self._links[path] = target

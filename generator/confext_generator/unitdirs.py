@@ -179,7 +179,7 @@ class UnitDirs:
         """Map the link `name` as unit_file_resolve_symlink() does; leave it out if it is invalid."""
         link = directory + b"/" + name
         try:
-            target = os.readlink(self.tree.real(directory) + b"/" + name)
+            target = self.tree.readlink(link)
             if b"/" not in target:
                 tail = target
             else:

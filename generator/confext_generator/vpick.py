@@ -62,7 +62,7 @@ def pick(tree: Tree, path: bytes, *, image: bool, machine: str = "") -> bytes | 
 
     Raises OSError if the directory cannot be read.
     """
-    import os  # Only three versions of systemd come here.
+    from os import uname  # Only three versions of systemd come here.
 
     suffix = b".raw" if image else b""
     if path.endswith(DIRECTORY_SUFFIX):
@@ -72,9 +72,9 @@ def pick(tree: Tree, path: bytes, *, image: bool, machine: str = "") -> bytes | 
         directory, _, name = path.rpartition(b"/")
         base, _, suffix = name.rpartition(WILDCARD)
 
-    architectures = (*_ARCHITECTURES.get(machine or os.uname().machine, ()), b"")
+    architectures = (*_ARCHITECTURES.get(machine or uname().machine, ()), b"")
     best: _Candidate | None = None
-    for name in os.listdir(tree.real(directory)):
+    for name in tree.listdir(tree.directory(directory)):
         if name.startswith(base + b"_") and name.endswith(suffix):
             candidate = _parse(name, name[len(base) + 1 : len(name) - len(suffix)], architectures)
             if candidate is not None and (best is None or best < candidate):
