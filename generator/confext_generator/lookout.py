@@ -69,11 +69,23 @@ class SilentError(OSError):
 class Lookout:
     """Asks a child about places on other file systems."""
 
-    __slots__ = ("_answers", "_child", "_is_over", "_left", "_mounts", "_places", "_requests", "_root", "_silent")
+    __slots__ = (
+        "_answers",
+        "_child",
+        "_is_over",
+        "_left",
+        "_mounts",
+        "_places",
+        "_requests",
+        "_root",
+        "_silent",
+        "unit_directories",
+    )
 
     def __init__(self, root: bytes, unit_directories: list[bytes]) -> None:
         """Places are below `root`; `unit_directories` are always looked at without a child."""
         self._root = root
+        self.unit_directories = unit_directories
         self._mounts = _find_mounts(root, unit_directories)
         self._silent: set[bytes] = set()
         self._left = BUDGET_SEC

@@ -49,7 +49,10 @@ class Tree:
         self._parents: dict[bytes, bytes] = {b"": b""}
         self._hidden = b""
         if lookout is not None:
-            self._hidden = self.chase(_TMP) + b"/"
+            hidden = self.chase(_TMP) + b"/"
+            # Who has units in there does not ask for what a generator of systemd's would see.
+            if not any(directory.startswith(hidden) for directory in lookout.unit_directories):
+                self._hidden = hidden
 
     def is_hidden(self, place: bytes) -> bool:
         """Return whether a generator cannot see what is at `place`."""

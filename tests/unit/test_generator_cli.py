@@ -348,14 +348,14 @@ def test_a_directory_that_cannot_be_read_to_its_end(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_link_of_somebody_else_on_the_way(root: Path, tmp_path: Path) -> None:
     """In a directory like /tmp its owner could turn it to another image at any time."""
-    directory = root / "tmp"
-    directory.mkdir()
+    directory = root / "var/tmp"
+    directory.mkdir(parents=True)
     directory.chmod(0o1777)
     (root / "image.raw").touch()
     (directory / "link").symlink_to("/image.raw")
     os.chown(directory / "link", OTHER, OTHER, follow_symlinks=False)
     entry = "etc/systemd/system/foo.service.confext.d/b.raw"
-    (root / entry).symlink_to("/tmp/link")
-    text = "refused, leads to '/tmp/link', a link that belongs to user 4242; chown root:root, chmod go-w"
+    (root / entry).symlink_to("/var/tmp/link")
+    text = "refused, leads to '/var/tmp/link', a link that belongs to user 4242; chown root:root, chmod go-w"
     assert run(root, str(tmp_path)) == (0, [f"unit-confext-generator: foo.service: /{entry}: {text}"])
     assert "image.raw" not in (tmp_path / "foo.service.d/zz-unit-confext.conf").read_text()

@@ -1,1 +1,1 @@
-/tmp/absent
+/var/tmp/absent
