@@ -13,6 +13,9 @@ bindir ?= $(PREFIX)/bin
 generatordir ?= $(PREFIX)/lib/systemd/system-generators
 unitdir ?= $(PREFIX)/lib/systemd/system
 catalogdir ?= $(PREFIX)/lib/systemd/catalog
+sysusersdir ?= $(PREFIX)/lib/sysusers.d
+# Makes the user that is in there.
+SYSUSERS ?= systemd-sysusers
 mandir ?= $(PREFIX)/share/man
 docdir ?= $(PREFIX)/share/doc/unit-confext
 bashcompletiondir ?= $(PREFIX)/share/bash-completion/completions
@@ -35,6 +38,7 @@ directories := $(packages) $(addprefix helpers/confext_helpers/,command image)
 units := $(wildcard units/*.in)
 dropins := $(wildcard units/*.service.d/*.conf)
 catalog := units/unit-confext.catalog
+sysusers := units/unit-confext.sysusers
 pages := $(wildcard docs/*.[1-8].md)
 
 # What is installed, by its installed path; uninstall removes this and nothing else.
@@ -47,6 +51,7 @@ installed_units := $(addprefix $(unitdir)/,$(notdir $(units:.in=)))
 installed_dropins := $(addprefix $(unitdir)/,$(dropins:units/%=%))
 section = $(subst .,,$(suffix $(basename $(1))))
 installed_catalog := $(catalogdir)/$(notdir $(catalog))
+installed_sysusers := $(sysusersdir)/unit-confext.conf
 installed_pages := $(foreach page,$(notdir $(pages)),$(mandir)/man$(call section,$(page))/$(basename $(page)))
 documents := README.md LICENSE
 installed_documents := $(addprefix $(docdir)/,$(documents))
@@ -60,8 +65,8 @@ substitute = sed -e 's|@libdir@|$(libdir)|g' -e 's|"@sitedir@"|"$(subst :,"$(com
 help: ## Show this list
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
-	@echo 'Variables: DESTDIR PREFIX PYTHON SITEDIR bindir libdir generatordir unitdir catalogdir mandir docdir' \
-		'bashcompletiondir zshcompletiondir'
+	@echo 'Variables: DESTDIR PREFIX PYTHON SITEDIR bindir libdir generatordir unitdir catalogdir sysusersdir mandir docdir' \
+		'bashcompletiondir zshcompletiondir SYSUSERS'
 
 # ---- Installing ----
 
@@ -83,6 +88,8 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 	$(foreach dropin,$(dropins),install -D -m 644 $(dropin) $(DESTDIR)$(unitdir)/$(dropin:units/%=%) && ) :
 	install -D -m 644 -t $(DESTDIR)$(catalogdir) $(catalog)
 	$(if $(DESTDIR),,journalctl --update-catalog)
+	install -D -m 644 $(sysusers) $(DESTDIR)$(installed_sysusers)
+	$(if $(DESTDIR),,$(SYSUSERS) $(installed_sysusers))
 	$(foreach page,$(installed_pages),if [ -e build/man/$(notdir $(page)) ]; then \
 		install -D -m 644 build/man/$(notdir $(page)) $(DESTDIR)$(page); fi && ) :
 	install -D -m 644 -t $(DESTDIR)$(docdir) $(documents)
@@ -95,11 +102,11 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 .PHONY: uninstall
 uninstall: ## Remove what install put there
 	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(guard) $(command) $(installed_units) $(installed_dropins) \
-		$(installed_pages) $(installed_catalog) $(installed_documents) $(installed_completions))
+		$(installed_pages) $(installed_catalog) $(installed_sysusers) $(installed_documents) $(installed_completions))
 	rm -rf $(addprefix $(DESTDIR),$(installed_packages))
 # Directories that are the distribution's too go only from a DESTDIR, and nowhere if something is in them.
 	cd $(DESTDIR)/ && rmdir --ignore-fail-on-non-empty $(patsubst /%,%,$(libdir) $(docdir) $(dir $(installed_dropins))) \
-		$(if $(DESTDIR),-p $(patsubst /%,%,$(generatordir) $(unitdir) $(catalogdir) $(bindir) $(dir $(installed_pages) \
+		$(if $(DESTDIR),-p $(patsubst /%,%,$(generatordir) $(unitdir) $(catalogdir) $(sysusersdir) $(bindir) $(dir $(installed_pages) \
 		$(installed_completions)))) 2>/dev/null || :
 	$(if $(DESTDIR),,-journalctl --update-catalog)
 	$(if $(DESTDIR),,@echo "Removed; now run: systemctl daemon-reload && systemctl stop 'unit-confext-*'")

@@ -1,53 +1,69 @@
 """Whether a path in the stage leads where it should: see stage.py.
 
 The stage's program is looked up below the service's root directory, once its mount namespace is complete. Whoever can
-change a directory on that way has the say over what is executed, as root. systemd takes the same risk for a service
-that runs as root; but the stage does, while the service may not.
+change a directory on that way has the say over what is executed. That is worth nothing (confinement.py), but a stage
+that is never up is worth nothing either, so where others than root have that say none is started.
 """
 
 from __future__ import annotations
 
 import os
 
+from confext_helpers import targets
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
+from confext_helpers.targets import Places
 
 
-def check(unit: str, properties: Properties, path: str) -> None:
+def check(unit: str, properties: Properties, path: str, places: Places | None = None) -> None:
     """Refuse a service of which others than root can change where `path` leads in its mount namespace.
 
     Args:
         unit: the service.
         properties: those that it has.
         path: below its root directory; need not be there yet.
+        places: where the paths in the properties lead; None to find out.
 
     Raises:
         ConfextError: they can.
     """
     root = str(properties.get("RootDirectory", ("s", ""))[1])
-    places = [(root, path)] if root else []
-    for name in ("BindPaths", "BindReadOnlyPaths"):
-        bound = properties.get(name, ("a(ssbt)", []))[1]
-        assert isinstance(bound, list)
-        for source, target, *_ in bound:
-            if path.startswith(target.rstrip("/") + "/"):
-                places.append((source, path.removeprefix(target.rstrip("/"))))
-    if not places:
+    image = str(properties.get("RootImage", ("s", ""))[1])
+    ways = [(root, path)] if root else []
+    if image:
+        ways.append((image, ""))
+    mounts = [
+        (name, entry)
+        for name in ("BindPaths", "BindReadOnlyPaths", "MountImages")
+        for entry in targets.entries(properties, name)
+    ]
+    if mounts:
+        if places is None:
+            places = Places(properties, None if image else root)
+        end = places.follow(path).path
+        for name, entry in mounts:
+            target = places.follow(targets.target(name, entry)).path
+            if end != target and targets.is_within(end, target):
+                ways.append((str(entry[0]), "" if name == "MountImages" else end.removeprefix(target.rstrip("/"))))
+    if not ways:
         return
     from confext_generator import access  # Most services have no such place.
     from confext_generator.tree import Tree
 
-    for directory, rest in places:
-        end = b""
-        for way in (directory, rest):
+    for place, rest in ways:
+        end_of_way, status = b"", None
+        for way in (place, rest) if rest else (place,):
+            judge = access.Access(Tree(end_of_way))
             try:
-                end, _, problem = access.Access(Tree(end)).follow(os.fsencode(way))
+                end_of_way, status, problem = judge.follow(os.fsencode(way))
             except OSError as error:
                 problem = f"cannot be followed: {error.strerror}"
+            if not problem and not rest and status is not None:
+                problem = judge.problem(status, end_of_way)
             if problem:
                 raise ConfextError(
                     f"the new one cannot be built below a directory that others can change: {way} {problem}",
                     unit=unit,
-                    path=directory,
+                    path=place,
                     hint=f"{access.HINT}, or restart the service instead",
                 )

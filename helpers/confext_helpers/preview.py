@@ -100,7 +100,7 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
         for layer in layers:
             images.check_whole(unit, layer)
         absent = [layer for layer in layers if not images.is_there(layer)]
-        new_stage = stage.begin(manager, unit, properties).wait(manager)
+        new_stage = stage.begin(manager, unit, properties, service.processes[0].namespace).wait(manager)
     except ConfextError as error:
         return Preview(None, [], error)
     found: Preview | None = None

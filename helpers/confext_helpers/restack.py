@@ -197,7 +197,7 @@ def restack(
     wanted = checks.read(manager, unit)
     progress.begin(Step.STAGE)
     absent = [layer for layer in layers if not images.is_there(layer)]
-    pending = stage.begin(manager, unit, properties)
+    pending = stage.begin(manager, unit, properties, processes[0].namespace)
     manager.disconnect()
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
     from confext_helpers import change, swapping

@@ -4,43 +4,39 @@ systemd itself builds it, from the very properties that the service has: dissect
 `.v/` directories, release files and every sandbox setting are its business. All that this module does is to hand
 those properties over, and to keep the mount namespace alive for as long as it is needed.
 
-Its process is the dynamic loader of the host, which is told to run what comes out of a pipe that the hook holds. It
-waits there for a program that never comes, and it is the only one that is ever executed in the stage: whoever can
-write into the service's root directory could slip a library into any other (ld.so(8), `/etc/ld.so.preload`), which
-would then run as root outside of the service's sandbox. For the same reason, nobody but root may be able to change
-where the loader's path leads (lookup.py). To be told to end, it is sent a signal. If the hook dies, however it dies,
-there is an end of file instead, the loader fails, the stage goes away and its OnFailure= unit finishes what was begun
-(mounts.finish()).
+Its process is the dynamic loader of the host, which is told to run a program whose name is too long for any file. It
+says so on a pipe that the hook holds, and since its words are longer than what fits into that pipe, it waits there for
+as long as there is a hook. That there is something in the pipe shows that it runs, hence that the namespace is
+complete. If the hook dies, however it dies, the words cannot be written, the loader fails, the stage goes away and its
+OnFailure= unit finishes what was begun (swapping.finish()). To be told to end, it is sent a signal.
 
-Neither has the service's process any business with the stage's, even if both are root's. The latter has a capability
-that lets nobody trace it who has less (ptrace(2), "Ptrace access mode checking").
+Nothing else is ever meant to be executed in a stage: whoever can write into the service's root directory could slip a
+library into any other program (ld.so(8), `/etc/ld.so.preload`). Where somebody succeeds in having something else
+executed in the loader's place, it can do nothing (confinement.py), and no namespace is taken from it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
-import select
+import stat
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from confext_helpers import images, lookup
+from confext_helpers import confinement, images, lookup, rootimage, targets
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
+from confext_helpers.stageprocess import LOADER, PAGE, PROGRAM, RUN_DIRECTORY, TIMEOUT_SEC, Pending, host_loader
+from confext_helpers.targets import Places
 
-RUN_DIRECTORY = "/run/unit-confext"
-# Where the stage has the host's loader and /proc.
-LOADER = f"{RUN_DIRECTORY}/loader"
-PROC = f"{RUN_DIRECTORY}/proc"
+__all__ = (
+    "LAYER_PROPERTIES", "LOADER", "RUN_DIRECTORY", "SHAPING_PROPERTIES", "Pending", "begin", "build_properties",
+    "layer_paths", "nosuid_directories", "shaping_properties",
+)  # fmt: skip
+
 NAME_PREFIX = "unit-confext-stage-"
 RECOVER_UNIT = "unit-confext-recover@{}.service"
-TIMEOUT_SEC = 90
-
-# capabilities(7)
-_CAP_SYS_PTRACE = 1 << 19
 
 # Every property that shapes /etc, and nothing that has an effect beyond the mounts of the stage: RuntimeDirectory=,
 # StateDirectory= and their like are removed or change owner with the unit that has them. ConfigurationDirectory= does
@@ -83,16 +79,20 @@ LAYER_PROPERTIES = ("ExtensionImages", "ExtensionDirectories")
 _UNSET: tuple[object, ...] = ("", [], b"", False, "no", 0)
 
 
+def _has_root(properties: Properties) -> bool:
+    """Whether a service has a root file system of its own."""
+    return any(properties.get(name, ("s", ""))[1] for name in ("RootDirectory", "RootImage", "RootMStack"))
+
+
 def _shaping(properties: Properties) -> Iterator[tuple[str, Value]]:
     """The properties to copy that are set at all."""
-    has_root = any(properties[name][1] for name in ("RootDirectory", "RootImage") if name in properties)
     for name in SHAPING_PROPERTIES:
         value = properties.get(name)
-        if value is None or value[1] in _UNSET:
+        if value is None:
             continue
-        if name == "MountAPIVFS" and not has_root:
-            continue
-        yield name, value
+        # The one whose default is not False: what the manager says is what it does, where it does anything at all.
+        if _has_root(properties) if name == "MountAPIVFS" else value[1] not in _UNSET:
+            yield name, value
 
 
 def shaping_properties(properties: Properties) -> dict[str, Value]:
@@ -130,22 +130,49 @@ def nosuid_directories(properties: Properties) -> list[str]:
     return [f"/etc/{directory}" for directory in directories]
 
 
-@functools.cache
-def _host_loader() -> str:
-    """The path of the host's dynamic loader: that of this very process."""
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        for line in maps:
-            path = "/" + line.rstrip("\n").partition("/")[2]
-            if path.rpartition("/")[2].startswith(("ld-linux", "ld64", "ld.so")):
-                return path
-    raise ConfextError("the host has no dynamic loader of the GNU C library")
+def _mounts(properties: Properties, places: Places | None) -> dict[str, list[object]]:
+    """The settings with which the stage's mounts are made, but for images of layers."""
+    selected = {} if places is None else targets.select(properties, places)
+    found: dict[str, list[object]] = {name: [*entries] for name, entries in selected.items()}
+    found.setdefault("BindReadOnlyPaths", []).append((host_loader(), LOADER, False, 0))
+    if found.get("NoExecPaths"):
+        found["ExecPaths"].append(LOADER)
+    if _has_root(properties) and not properties.get("MountAPIVFS", ("b", True))[1]:
+        # Else the place of the loader would be made in the service's own root directory, and left there.
+        found.setdefault("TemporaryFileSystem", []).append(("/run", "mode=0755,nosuid,nodev"))
+    return found
 
 
-def build_properties(unit: str, properties: Properties, stdin: int, stdout: int) -> list[tuple[str, Value]]:
-    """The properties of the stage of `unit`, for StartTransientUnit()."""
+def _images(properties: Properties) -> list[str]:
+    """The paths of all images that are mounted in a stage."""
+    mounted = [str(entry[0]) for entry in targets.entries(properties, "MountImages")]
+    return [*layer_paths(properties), *mounted, str(properties.get("RootImage", ("s", ""))[1])]
+
+
+_MOUNT_TYPES = {
+    "BindPaths": "a(ssbt)",
+    "BindReadOnlyPaths": "a(ssbt)",
+    "MountImages": "a(ssba(ss))",
+    "TemporaryFileSystem": "a(ss)",
+}
+
+
+def build_properties(
+    unit: str, properties: Properties, stderr: int, places: Places | None = None, *, searches: bool = False
+) -> list[tuple[str, Value]]:
+    """The properties of the stage of `unit`, for StartTransientUnit().
+
+    Args:
+        unit: the service.
+        properties: those that it has.
+        stderr: where the stage's process writes to.
+        places: where the paths in these properties lead; not needed where there is none.
+        searches: see confinement.properties().
+    """
     shaping = shaping_properties(properties)
-    bound = shaping.pop("BindReadOnlyPaths", ("a(ssbt)", []))[1]
-    assert isinstance(bound, list)
+    for name in targets.NAMES:
+        shaping.pop(name, None)
+    has_sys = bool(shaping.get("MountAPIVFS", ("b", True))[1])
     stage: list[tuple[str, Value]] = [
         ("Description", ("s", f"Future /etc of {unit}")),
         ("DefaultDependencies", ("b", False)),
@@ -155,140 +182,87 @@ def build_properties(unit: str, properties: Properties, stdin: int, stdout: int)
         ("LogLevelMax", ("i", 5)),
         ("TimeoutStartUSec", ("t", TIMEOUT_SEC * 1_000_000)),
         ("PrivateMounts", ("b", True)),
-        ("CapabilityBoundingSet", ("t", _CAP_SYS_PTRACE)),
-        ("StandardInputFileDescriptor", ("h", stdin)),
-        ("StandardOutputFileDescriptor", ("h", stdout)),
-        ("StandardError", ("s", "null")),
-        ("ExecStart", ("a(sasb)", [(LOADER, [LOADER, f"{PROC}/self/fd/0"], False)])),
-        ("BindReadOnlyPaths", ("a(ssbt)", [*bound, (_host_loader(), LOADER, False, 0), ("/proc", PROC, False, 0)])),
+        ("StandardInput", ("s", "null")),
+        ("StandardOutput", ("s", "null")),
+        ("StandardErrorFileDescriptor", ("h", stderr)),
+        ("ExecStart", ("a(sasb)", [(LOADER, [LOADER, PROGRAM], False)])),
+        *confinement.properties(_images(properties), searches=searches, has_sys=has_sys),
     ]
-    hidden = shaping.pop("InaccessiblePaths", ("as", []))[1]
-    assert isinstance(hidden, list)
-    # These hide nothing of /etc, but where the stage has its loader.
-    hidden = [path for path in hidden if path.lstrip("-+").rstrip("/") not in ("/run", RUN_DIRECTORY)]
-    if hidden:
-        stage.append(("InaccessiblePaths", ("as", hidden)))
-    if "NoExecPaths" in shaping:
-        executable = shaping.pop("ExecPaths", ("as", []))[1]
-        assert isinstance(executable, list)
-        stage.append(("ExecPaths", ("as", [*executable, LOADER])))
+    if rootimage.is_read_only(properties):
+        # It is what systemd decides by, and says nothing about /etc.
+        stage.append(("ProtectHome", ("s", "yes")))
+    mounts = _mounts(properties, places).items()
+    stage += [(name, (_MOUNT_TYPES.get(name, "as"), value)) for name, value in mounts if value]
     layers = {name: shaping[name] for name in LAYER_PROPERTIES if name in shaping}
     return [*stage, *(shaping | _with_strict_names(layers)).items()]
 
 
-class Stage(NamedTuple):
-    """A stage that is up.
-
-    Attributes:
-        name: its unit name.
-        root: its root directory, as seen from here.
-        namespace: descriptor of its mount namespace.
-        pidfd: of its process.
-        pipe: what that waits on.
-    """
-
-    name: str
-    root: str
-    namespace: int
-    pidfd: int
-    pipe: int
-
-    def close(self) -> None:
-        """Have its process end, and let go; the rest of the stage goes by itself."""
-        import signal  # By now all that was urgent is done.
-
-        # It may have been killed. Its mounts live on for as long as the descriptor of its namespace does.
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
-            # Root may have stopped it, even where it has no other power over it.
-            signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
-        for fd in (self.pipe, self.pidfd, self.namespace):
-            os.close(fd)
-
-
-class Pending(NamedTuple):
-    """A stage that is being started; wait() has to be called.
-
-    Attributes:
-        name: its unit name.
-        unit: the service that it is a stage of.
-        properties: those of that service.
-        ready: closed at the other end if the stage ends.
-        pipe: what its process will wait on.
-    """
-
-    name: str
-    unit: str
-    properties: Properties
-    ready: int
-    pipe: int
-
-    def wait(self, manager: Manager) -> Stage:
-        """Wait until the stage's `/etc` is there.
-
-        Raises:
-            ConfextError: it could not be started; the reason is what systemd logged about it.
-        """
-        try:
-            if not _is_up(self.pipe, self.ready):
-                from confext_helpers import failure  # It reads the journal, which only this one needs.
-
-                raise failure.of_stage(manager, self.name, self.unit, self.properties)
-            return self._open(manager.main_pid(self.name))
-        except BaseException:
-            os.close(self.pipe)
-            raise
-        finally:
-            os.close(self.ready)
-
-    def _open(self, pid: int) -> Stage:
-        """Take hold of the stage's process, once it is sure that it is the loader."""
-        try:
-            pidfd = os.pidfd_open(pid)
-            try:
-                if not os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(_host_loader())):
-                    raise ProcessLookupError
-                namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            except BaseException:
-                os.close(pidfd)
-                raise
-        except OSError:
-            raise ConfextError("the stage ended before it was used", unit=self.unit, hint="reload again") from None
-        return Stage(self.name, f"/proc/{pid}/root", namespace, pidfd, self.pipe)
-
-
-def begin(manager: Manager, unit: str, properties: Properties) -> Pending:
+def begin(manager: Manager, unit: str, properties: Properties, namespace: int | None = None) -> Pending:
     """Have the manager start the stage of the service `unit`.
 
+    Args:
+        manager: who starts it.
+        unit: the service.
+        properties: those that it has.
+        namespace: the mount namespace that it has now, where its root directory can be looked at if that is an image.
+
     Raises:
-        ConfextError: the manager does not want to.
+        ConfextError: the manager does not want to, or the service cannot have a stage.
     """
-    lookup.check(unit, properties, LOADER)
-    os.makedirs(PROC, mode=0o755, exist_ok=True)
-    name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
-    stdin, pipe = os.pipe()
-    ready, stdout = os.pipe()
+    uid = confinement.uid(unit)
+    rootimage.check(unit, properties)
+    root = _open_root(properties, namespace)
     try:
-        # One byte fills it. That there is space again will show that the loader has read it.
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, os.sysconf("SC_PAGE_SIZE"))
-        os.write(pipe, b"\0")
-        manager.start_transient(name, build_properties(unit, properties, stdin, stdout))
-    except BaseException:
-        os.close(ready)
-        os.close(pipe)
-        raise
+        places = _find_places(unit, properties, root)
+        lookup.check(unit, properties, LOADER, places)
+        os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
+        name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
+        pipe, stderr = os.pipe()
+        try:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PAGE)
+            searches = root is not None and not os.fstat(root).st_mode & stat.S_IXOTH
+            try:
+                built = build_properties(unit, properties, stderr, places, searches=searches)
+            except OSError as error:
+                raise ConfextError(f"the new one cannot be built: {error.strerror}", unit=unit) from error
+            manager.start_transient(name, built)
+        except BaseException:
+            os.close(pipe)
+            raise
+        finally:
+            os.close(stderr)
     finally:
-        os.close(stdin)
-        os.close(stdout)
-    return Pending(name, unit, properties, ready, pipe)
+        if root is not None:
+            os.close(root)
+    return Pending(name, unit, properties, uid, pipe)
 
 
-def _is_up(pipe: int, ready: int) -> bool:
-    """Wait until the stage's process has read from the pipe; return whether it did not end before it could."""
-    poll = select.poll()
-    poll.register(pipe, select.POLLOUT)
-    poll.register(ready, select.POLLIN)
-    return poll.poll((TIMEOUT_SEC + 10) * 1000) == [(pipe, select.POLLOUT)]
+def _open_root(properties: Properties, namespace: int | None) -> int | None:
+    """A descriptor of a service's own root directory; None if it has none, or nothing is known about it."""
+    directory = str(properties.get("RootDirectory", ("s", ""))[1])
+    with contextlib.suppress(OSError):
+        if directory:
+            return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if namespace is not None and _has_root(properties):
+            from confext_helpers.mounts import Namespaces  # Hardly any service has a root image.
+
+            with Namespaces() as namespaces:
+                namespaces.enter(namespace)
+                return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return None
+
+
+def _find_places(unit: str, properties: Properties, root: int | None) -> Places | None:
+    """Where the paths in a service's settings lead; None if there are no paths in them."""
+    if not any(targets.entries(properties, name) for name in targets.NAMES):
+        return None
+    directory = None if _has_root(properties) else ""
+    if root is not None:
+        directory = f"/proc/self/fd/{root}"
+    try:
+        return Places(properties, directory)
+    except OSError as error:
+        raise ConfextError(f"the new one cannot be built: {error.strerror} ({error.filename})", unit=unit) from error
 
 
 def layer_paths(properties: Properties) -> list[str]:

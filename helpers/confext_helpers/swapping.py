@@ -23,7 +23,7 @@ from confext_helpers.grave import GRAVEYARDS, Grave, new_name
 from confext_helpers.mounts import ETC, Mount, Namespaces, Shape, chain, plan, tree
 from confext_helpers.notes import Notes, Swap
 from confext_helpers.processes import Process
-from confext_helpers.stage import Stage
+from confext_helpers.stageprocess import Stage
 from confext_helpers.syscalls import (
     AT_FDCWD,
     AT_RECURSIVE,

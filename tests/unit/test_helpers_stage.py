@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from confext_helpers import stage
 from confext_helpers.bus import Properties, unit_path
 from confext_helpers.errors import ConfextError
+from confext_helpers.targets import Places
 
 IMAGES: tuple[str, object] = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])
 
@@ -39,26 +41,56 @@ def test_api_file_systems_matter_with_a_root_alone() -> None:
     assert stage.shaping_properties(given) == {"RootDirectory": ("s", "/srv"), "MountAPIVFS": ("b", True)}
 
 
+LOADER = "/run/unit-confext/loader"
+
+
+def build(given: Properties) -> dict[str, tuple[str, object]]:
+    return dict(stage.build_properties("foo.service", given, 3, Places(given, None)))
+
+
 def test_stage_executes_the_host_s_loader_and_nothing_of_the_service() -> None:
-    given = properties(BindReadOnlyPaths=("a(ssbt)", [("/x", "/y", False, 0)]))
-    built = dict(stage.build_properties("foo.service", given, 3, 4))
-    loader, proc = "/run/unit-confext/loader", "/run/unit-confext/proc"
-    assert built["ExecStart"][1] == [(loader, [loader, f"{proc}/self/fd/0"], False)]
-    bound = built["BindReadOnlyPaths"][1]
-    assert isinstance(bound, list)
-    assert bound[0] == ("/x", "/y", False, 0)
-    assert [target for _, target, _, _ in bound[1:]] == [loader, proc]
+    given = properties(BindReadOnlyPaths=("a(ssbt)", [("/x", "/etc/y", False, 0), ("/x", "/y", False, 0)]))
+    built = build(given)
+    (command,) = list_of(built["ExecStart"])
+    assert (command[0], command[1][0]) == (LOADER, LOADER)
+    # No file can have that name.
+    assert len(command[1][1]) > os.pathconf("/", "PC_PATH_MAX")
+    bound = list_of(built["BindReadOnlyPaths"])
+    assert bound[0] == ("/x", "/etc/y", False, 0)
+    assert [target for _, target, _, _ in bound[1:]] == [LOADER]
     assert os.path.basename(bound[1][0]).startswith("ld")
-    assert bound[2][0] == "/proc"
     assert built["OnFailure"] == ("as", ["unit-confext-recover@foo.service.service"])
-    assert {"User", "RuntimeDirectory", "ExecPaths"} & set(built) == set()
+    assert {"RuntimeDirectory", "ExecPaths"} & set(built) == set()
+
+
+def list_of(value: tuple[str, object]) -> list[Any]:
+    assert isinstance(value[1], list)
+    return value[1]
+
+
+def test_what_is_executed_is_worthless() -> None:
+    built = build(properties())
+    assert built["User"] == ("s", "unit-confext")
+    assert (built["CapabilityBoundingSet"], built["AmbientCapabilities"]) == (("t", 0), ("t", 0))
+    assert built["SystemCallFilter"] == ("(bas)", (True, ["writev"]))
+    assert built["PrivateNetwork"] == ("b", True)
+    # It would make mounts nosuid.
+    assert "NoNewPrivileges" not in built
 
 
 def test_stage_may_be_executed_where_nothing_else_may() -> None:
-    given = properties(NoExecPaths=("as", ["/"]), ExecPaths=("as", ["/usr/sbin/x"]))
-    built = dict(stage.build_properties("foo.service", given, 3, 4))
-    assert built["ExecPaths"] == ("as", ["/usr/sbin/x", "/run/unit-confext/loader"])
+    built = build(properties(NoExecPaths=("as", ["/"]), ExecPaths=("as", ["/etc/x", "/usr/sbin/x"])))
+    assert built["ExecPaths"] == ("as", ["/etc/x", LOADER])
     assert built["NoExecPaths"] == ("as", ["/"])
+
+
+def test_root_directory_without_api_file_systems() -> None:
+    """The place of the loader is made in what goes with the stage; and what is not mounted there is not needed."""
+    built = build(properties(RootDirectory=("s", "/srv"), MountAPIVFS=("b", False)))
+    assert built["MountAPIVFS"] == ("b", False)
+    assert built["TemporaryFileSystem"] == ("a(ss)", [("/run", "mode=0755,nosuid,nodev")])
+    assert built["PrivateNetwork"] == ("b", False)
+    assert "TemporaryFileSystem" not in build(properties(RootDirectory=("s", "/srv")))
 
 
 def test_layer_that_is_there_may_not_be_missing(tmp_path: Path) -> None:
@@ -69,7 +101,7 @@ def test_layer_that_is_there_may_not_be_missing(tmp_path: Path) -> None:
     images = [(f"{tmp_path}/{name}", True, [("root", "ro")]) for name in ("a.raw", "empty.raw.v", "gone.raw")]
     directories = [f"-{tmp_path}/{name}" for name in ("d", "gone", "full.v")] + [f"-+{tmp_path}/d", f"{tmp_path}/d"]
     given = properties(ExtensionImages=("a(sba(ss))", images), ExtensionDirectories=("as", directories))
-    built = dict(stage.build_properties("foo.service", given, 3, 4))
+    built = build(given)
     assert built["ExtensionImages"] == ("a(sba(ss))", [(images[0][0], False, [("root", "ro")]), *images[1:]])
     assert built["ExtensionDirectories"] == (
         "as", [f"{tmp_path}/d", f"-{tmp_path}/gone", f"{tmp_path}/full.v", f"+{tmp_path}/d", f"{tmp_path}/d"]

@@ -36,6 +36,7 @@ def expected() -> set[str]:
         "bin/unit-confext",
         "lib/systemd/catalog/unit-confext.catalog",
         "lib/systemd/system-generators/unit-confext-generator",
+        "lib/sysusers.d/unit-confext.conf",
         "lib/unit-confext/restack",
         "lib/unit-confext/restack-if-changed",
         "share/bash-completion/completions/unit-confext",
@@ -99,7 +100,9 @@ def test_old_modules_go(tmp_path: Path) -> None:
 
 def test_runs_from_a_prefix(tmp_path: Path) -> None:
     prefix = tmp_path / "usr/local"
-    make("install", f"PREFIX={prefix}")
+    made = tmp_path / "made"
+    make("install", f"PREFIX={prefix}", f"SYSUSERS=tee {made} <")
+    assert made.read_text().splitlines()[-1] == 'u unit-confext - "Stages of unit-confext"'
     done = subprocess.run(
         [prefix / "lib/systemd/system-generators/unit-confext-generator", "--version"],
         capture_output=True, text=True, check=True,

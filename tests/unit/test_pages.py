@@ -248,7 +248,7 @@ def test_notes() -> None:
     source = inspect.getsource(Notes)
     kinds = {*re.findall(r'self\._(?:read|write|remove)\("(\w+)"', source), *re.findall(r"\{unit\}\.(\w+)", source)}
     told = {plain(term) for term in hook_page().terms("FILES")}
-    assert told == {f"/run/unit-confext/UNIT.{kind}" for kind in kinds} | {f"{stage.LOADER}, {stage.PROC}"}
+    assert told == {f"/run/unit-confext/UNIT.{kind}" for kind in kinds} | {stage.LOADER}
 
 
 def _files(count: int) -> Files:

@@ -1,0 +1,103 @@
+"""What the process of a stage may do: nothing.
+
+Its path is looked up below the service's root directory, and whoever can change a directory on that way may have
+something else executed in its place. No path in there can be pinned. So whatever is executed is worthless: it is a user
+of its own that owns nothing, without a capability, and it can make no system call but those with which a dynamic loader
+begins and ends. It cannot even open a file. A confined service that runs as root cannot trace it, signal it or look
+through its `/proc/PID/root` either, since it is another user's.
+
+systemd applies all of this after it has made the mounts, and none of it is among what they are made of. In particular
+it sets "no new privileges" for the process as it has a filter (systemd.exec(5), `SystemCallFilter=`), but makes mounts
+"nosuid" only where `NoNewPrivileges=` itself is set.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Iterable
+
+from confext_helpers.bus import Value
+from confext_helpers.errors import ConfextError
+
+# units/unit-confext.sysusers makes it.
+USER = "unit-confext"
+
+# capabilities(7); systemd.exec(5) has the sets as masks.
+_CAP_DAC_READ_SEARCH = 1 << 2
+
+# What the loader needs beyond "@default", which systemd always allows: to write that it cannot open what it is told to
+# run, as no call that opens a file is among them (systemd.exec(5), "System Call Filtering").
+_SYSTEM_CALLS = ["writev"]
+_EPERM = 1
+
+# As systemd itself has it for units with a root image (unit_patch_contexts()): it is in the control group of the stage
+# while it makes the mounts.
+_DEVICES = (
+    ("/dev/loop-control", "rw"),
+    ("/dev/mapper/control", "rw"),
+    ("block-loop", "rwm"),
+    ("block-blkext", "rwm"),
+    ("block-device-mapper", "rwm"),
+)
+_TASKS_MAX = 16
+_MEMORY_MAX = 256 << 20
+
+
+def uid(unit: str) -> int:
+    """The UID of the stage's process.
+
+    Raises:
+        ConfextError: there is no such user.
+    """
+    try:
+        found = pwd.getpwnam(USER).pw_uid
+    except KeyError:
+        found = 0
+    if not found:
+        raise ConfextError(
+            f"the new one cannot be built without the system user {USER}",
+            unit=unit,
+            hint="run systemd-sysusers and reload again",
+        )
+    return found
+
+
+def _is_block_device(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def properties(images: Iterable[str], *, searches: bool, has_sys: bool) -> list[tuple[str, Value]]:
+    """What confines the process of a stage, for StartTransientUnit().
+
+    Args:
+        images: the paths of all images that are mounted in it; some may be block devices.
+        searches: whether only root may search the root directory. Then the process has the capability to search it
+            all the same, for which there is no other use without a system call that opens a file.
+        has_sys: whether there is a /sys, as a network namespace has one of its own. Without a system call that makes a
+            socket there is no network in any case.
+    """
+    capabilities = _CAP_DAC_READ_SEARCH if searches else 0
+    devices = [*_DEVICES, *((path, "rw") for path in images if _is_block_device(path))]
+    return [
+        ("User", ("s", USER)),
+        ("CapabilityBoundingSet", ("t", capabilities)),
+        ("AmbientCapabilities", ("t", capabilities)),
+        ("SystemCallFilter", ("(bas)", (True, _SYSTEM_CALLS))),
+        ("SystemCallErrorNumber", ("i", _EPERM)),
+        ("SystemCallArchitectures", ("as", ["native"])),
+        ("PrivateNetwork", ("b", has_sys)),
+        ("DevicePolicy", ("s", "closed")),
+        ("DeviceAllow", ("a(ss)", devices)),
+        ("KeyringMode", ("s", "private")),
+        ("TasksMax", ("t", _TASKS_MAX)),
+        ("MemoryMax", ("t", _MEMORY_MAX)),
+        ("LimitFSIZE", ("t", 0)),
+        ("LimitCORE", ("t", 0)),
+        # Only root may search the directory where it begins.
+        ("WorkingDirectory", ("s", "-/")),
+    ]

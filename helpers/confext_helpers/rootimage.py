@@ -1,0 +1,97 @@
+"""Whether a stage can mount the root image of a service without writing to it.
+
+systemd opens a root image for reading alone where it can tell that the service cannot write to it. Otherwise a second
+mount of it is made, while the service has the first: two instances of a file system that know nothing of each other
+write to the same blocks, and what the second one shows may not be what the first has on its mind. No /etc is worth
+that, so such a service is refused. File systems that cannot be written at all are not concerned.
+"""
+
+from __future__ import annotations
+
+import os
+
+from confext_helpers import targets
+from confext_helpers.bus import Properties
+from confext_helpers.errors import ConfextError
+
+_ROOT = "/"
+_HOME = "/home"
+
+
+def is_read_only(properties: Properties) -> bool:
+    """Whether systemd mounts the root image of a service read-only (namespace_read_only() in its namespace.c)."""
+    if not properties.get("RootImage", ("s", ""))[1]:
+        return False
+
+    def has(name: str, path: str) -> bool:
+        found = (targets.target(name, entry) for entry in targets.entries(properties, name))
+        return any(targets.is_within(path, place) and targets.is_within(place, path) for place in found)
+
+    root = properties.get("ProtectSystem", ("s", "no"))[1] == "strict" or has("ReadOnlyPaths", _ROOT)
+    home = properties.get("ProtectHome", ("s", "no"))[1] != "no" or any(
+        has(name, _HOME)
+        for name in ("ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem", "BindPaths", "BindReadOnlyPaths")
+    )
+    return root and home and not targets.entries(properties, "ReadWritePaths")
+
+
+def check(unit: str, properties: Properties) -> None:
+    """Refuse a service whose root image a stage would mount writable.
+
+    Raises:
+        ConfextError: so it is, or it cannot be told.
+    """
+    path = str(properties.get("RootImage", ("s", ""))[1])
+    if not path or is_read_only(properties):
+        return
+    writable = _writable(path, properties)
+    if writable:
+        raise ConfextError(
+            f"the new one cannot be built while the service may write its root image: {writable}",
+            unit=unit,
+            path=path,
+            hint="have it read-only (ProtectSystem=strict, ProtectHome=yes, no ReadWritePaths=), or restart it instead",
+        )
+
+
+def _writable(path: str, properties: Properties) -> str:
+    """What in an image could be written to, in words; empty if nothing."""
+    from confext_helpers import images
+    from confext_helpers.image import filesystems, gpt
+    from confext_helpers.image.bytesource import open_source
+    from confext_helpers.image.partitiontypes import Designator
+
+    try:
+        source = open_source(images.resolve(path))
+    except (OSError, ConfextError):
+        return ""  # That is systemd's to say.
+    try:
+        table, findings = gpt.read(source)
+        found = [] if table is not None else [system.kind for system in filesystems.probe(source)]
+        if table is None and (findings or not found):
+            return "what is in it is not known"
+        hashed = _has_root_hash(path, properties)
+        if table is None:
+            whole = "" if hashed else next((kind for kind in found if kind not in filesystems.READ_ONLY), "")
+            return f"it has {whole}" if whole else ""
+        types = {partition.type.designator for partition in table.partitions if partition.type is not None}
+        hashed = hashed or Designator.ROOT_VERITY_SIG in types or Designator.USR_VERITY_SIG in types
+        for partition in table.partitions:
+            designator = partition.type.designator if partition.type is not None else None
+            if designator is None or partition.flags & (gpt.FLAG_READ_ONLY | gpt.FLAG_NO_AUTO):
+                continue
+            if hashed and designator.verity in types:
+                continue
+            for system in filesystems.probe(source.part(partition.offset, partition.size)):
+                if system.kind in (filesystems.MOUNTABLE | {filesystems.Kind.LUKS}) - filesystems.READ_ONLY:
+                    return f"partition {partition.number} has {system.kind}"
+        return ""
+    finally:
+        os.close(source.fd)
+
+
+def _has_root_hash(path: str, properties: Properties) -> bool:
+    """Whether it is said which hash the root image has: what dm-verity guards cannot be written."""
+    if any(properties.get(name, ("", ""))[1] for name in ("RootHash", "RootHashPath")):
+        return True
+    return os.path.exists(f"{path.removesuffix('.raw')}.roothash")
