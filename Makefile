@@ -168,7 +168,7 @@ test-fast: ## Run the tests that need neither root nor network
 	$$python -m pytest -m 'not real' --ignore=tests/real --ignore=tests/vm
 
 .PHONY: fuzz
-fuzz: $(VENV)/installed ## Give inspect and verify 100,000 damaged images
+fuzz: $(VENV)/installed ## Give inspect and verify 100,000 damaged images, and 300,000 signatures
 	tests/lab/need.sh $(tools)
 	UNIT_CONFEXT_FUZZ=100000 $(PYTEST) tests/fuzz
 

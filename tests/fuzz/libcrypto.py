@@ -28,16 +28,24 @@ _PROTOTYPES = {
 }
 
 
+def _load() -> ctypes.CDLL:
+    return ctypes.CDLL(ctypes.util.find_library("crypto") or "libcrypto.so.3")
+
+
 def missing() -> str | None:
     """What is missing here, or None."""
-    return None if ctypes.util.find_library("crypto") else "no libcrypto"
+    try:
+        _load()
+    except OSError:
+        return "no libcrypto"
+    return None
 
 
 class Libcrypto:
     """The library, loaded."""
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(ctypes.util.find_library("crypto"))
+        self._library = _load()
         for name, (result, parameters) in _PROTOTYPES.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, parameters

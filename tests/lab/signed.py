@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from fuzz import structures
 from lab.vm import Vm
 
 STORE = "/var/lib/confexts"
@@ -49,6 +50,8 @@ class Case(StrEnum):
     SIGNATURE = "signature"
     UNKNOWN_KEY = "unknown-key"
     EXPIRED = "expired"
+    DISGUISED = "disguised"  # expired, with a byte behind the signature that is nothing to OpenSSL
+    ATTRIBUTES = "attributes"  # garbage in attributes that are not signed, which OpenSSL parses nevertheless
     UNSIGNED = "unsigned"
 
 
@@ -155,11 +158,31 @@ def _flip_root_hash(image: bytes, version: str) -> bytes:
 def _flip_signature(image: bytes, version: str) -> bytes:
     """The last bit of the signature proper."""
 
-    def change(said: dict[str, object]) -> dict[str, object]:
-        signature = base64.b64decode(str(said["signature"]))
-        return said | {"signature": base64.b64encode(_flip(signature, len(signature) - 1)).decode()}
+    return _change_signature_bytes(image, lambda raw: _flip(raw, len(raw) - 1))
 
-    return _change_signature(image, change)
+
+def _disguise(image: bytes, version: str) -> bytes:
+    """A byte behind the signature."""
+    return _change_signature_bytes(image, lambda raw: raw + b"\0")
+
+
+def _add_attributes(image: bytes, version: str) -> bytes:
+    """Attributes that are not signed, and are none."""
+
+    def change(raw: bytes) -> bytes:
+        (top,) = structures.parse(raw)
+        signed_data = top.members[1].members[0]
+        signed_data.members[-1].members[0].members.append(structures.Node(0xA1, b"garbage"))
+        return top.encode()
+
+    return _change_signature_bytes(image, change)
+
+
+def _change_signature_bytes(image: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    def change_all(said: dict[str, object]) -> dict[str, object]:
+        return said | {"signature": base64.b64encode(change(base64.b64decode(str(said["signature"])))).decode()}
+
+    return _change_signature(image, change_all)
 
 
 def _other_digit(digits: str) -> str:
@@ -178,4 +201,6 @@ FLIPS: dict[Case, Callable[[bytes, str], bytes]] = {
     Case.HASH_TREE: _flip_hash_tree,
     Case.ROOT_HASH: _flip_root_hash,
     Case.SIGNATURE: _flip_signature,
+    Case.DISGUISED: _disguise,
+    Case.ATTRIBUTES: _add_attributes,
 }

@@ -100,3 +100,37 @@ def test_json(bare_machine: Machine) -> None:
     taken = [text for text in _TEXTS if ours(text)]
     assert len(taken) > 10
     assert [text for text, said in zip(_ASKED, theirs, strict=True) if said == "no" and text in taken] == []
+
+
+_CHECK = """
+import sys
+sys.path[:0] = ["/run/host/share/helpers", "/run/host/share/generator"]
+from confext_helpers import images
+from confext_helpers.errors import ConfextError
+for path in sys.argv[1:]:
+    try:
+        print(images.check_signers("foo.service", [path], "root=signed"))
+    except ConfextError as error:
+        print(error.problem)
+"""
+
+
+def test_block_devices(bare_machine: Machine) -> None:
+    """A layer may be one, or a link to one, and is looked at as well; with the libraries of this Debian."""
+    expired = ddi.identity("expired", years=(2000, 2001))
+    bare_machine.write("/etc/verity.d/expired.crt", expired.pem)
+    bare_machine.write("/etc/verity.d/tester.crt", TESTER.pem)
+    bare_machine.write("/run/check.py", _CHECK)
+    for name, raw in {"good": ddi.image(TESTER), "old": ddi.image(expired), "unsigned": ddi.image()}.items():
+        bare_machine.write(f"/run/blocks/{name}", raw.raw)
+    said = bare_machine.sh("""
+cd /run/blocks; mkdir links; devices=
+trap 'for device in $devices; do losetup -d $device; done' EXIT
+for name in good old unsigned; do
+    device=$(losetup -f --show -r $name); devices="$devices $device"; ln -s $device links/$name.raw
+done
+python3 /run/check.py $devices links/*.raw
+""").splitlines()
+    old = "the signer's certificate is out of its time: CN=expired expired on 2001-01-01 00:00 UTC"
+    none = "the image policy asks for a signature, and there is none"
+    assert said == ["True", old, none] * 2

@@ -71,7 +71,9 @@ def _furnish(vm: Vm) -> None:
     for version in ("update", "update-limited"):
         signed.build(vm, f"{signed.STORE}/{version}/10-site.raw", version)
     for case in Case:
-        key = {Case.UNKNOWN_KEY: Key.UNKNOWN, Case.EXPIRED: Key.EXPIRED, Case.UNSIGNED: None}.get(case, Key.TRUSTED)
+        keys = {Case.UNKNOWN_KEY: Key.UNKNOWN, Case.UNSIGNED: None}
+        keys |= dict.fromkeys((Case.EXPIRED, Case.DISGUISED), Key.EXPIRED)
+        key = keys.get(case, Key.TRUSTED)
         image = signed.build(vm, f"{signed.STORE}/{case}/10-site.raw", case, key)
         if case in signed.FLIPS:
             image.write_bytes(signed.FLIPS[case](image.read_bytes(), case))

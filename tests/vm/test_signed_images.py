@@ -30,6 +30,8 @@ FINDINGS = {
     Case.SIGNATURE: {"signature-invalid"},
     Case.UNKNOWN_KEY: {"signature-unknown-key"},
     Case.EXPIRED: {"signature-expired"},
+    Case.DISGUISED: {"signature-malformed"},
+    Case.ATTRIBUTES: {"signature-malformed"},
     Case.UNSIGNED: {"signature-missing"},
 }
 
@@ -37,6 +39,8 @@ FINDINGS = {
 REASONS = {
     Case.DATA: "Input/output error",
     Case.EXPIRED: "expired",
+    # systemd has mounted it by then, and would start the service with it.
+    Case.DISGUISED: "it is not signed as the image policy asks for",
     Case.UNSIGNED: "the image policy does not allow it",
 }
 

@@ -1,0 +1,96 @@
+"""The hook's order of things: what was looked at is what the stage has, or the reload is refused."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confext_helpers import change, images, stage, writers
+from confext_helpers.errors import ConfextError
+from confext_helpers.filewords import Files
+
+
+class Anything:
+    """A manager, notes, a stage that is waited for, and that stage."""
+
+    root = "/nowhere"
+    namespace = -1
+    closed = False
+
+    def wait(self, manager: Anything) -> Anything:
+        return self
+
+    def close(self) -> None:
+        self.closed = True
+
+    def disconnect(self) -> None:
+        pass
+
+    def read_stack(self) -> None:
+        pass
+
+
+class Reached(Exception):
+    """All that is looked at before the comparison has passed."""
+
+
+@pytest.fixture
+def restack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The hook, without the journal, for which Debian's Python has a module that is not everywhere."""
+    journal: Any = types.ModuleType("confext_helpers.journal")
+    journal.say = journal.messages_about = None
+    monkeypatch.setitem(sys.modules, "confext_helpers.journal", journal)
+    for name in ("restack", "checks"):
+        monkeypatch.delitem(sys.modules, f"confext_helpers.{name}", raising=False)
+    yield importlib.import_module("confext_helpers.restack")
+    for name in ("restack", "checks"):
+        sys.modules.pop(f"confext_helpers.{name}", None)
+
+
+def compare(*arguments: object) -> None:
+    raise Reached
+
+
+@pytest.mark.parametrize(
+    ("replaced", "signed", "expected"),
+    [("image", True, ConfextError), ("image", False, Reached), ("host", True, Reached), ("", True, Reached)],
+)
+def test_layer_that_is_replaced_before_its_signature_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restack: Any, replaced: str, signed: bool,
+    expected: type[Exception],
+) -> None:  # fmt: skip
+    """Also where the service has no checks of its own. What changes in the host's /etc is the next reload's."""
+    image = tmp_path / "demo.raw"
+    (tmp_path / "etc").mkdir()
+    for path in (image, tmp_path / "new.raw"):
+        path.write_bytes(path.name.encode())
+
+    def look(*arguments: object) -> bool:
+        if replaced == "image":
+            (tmp_path / "new.raw").rename(image)
+        elif replaced == "host":
+            (tmp_path / "etc/new").touch()
+        return signed
+
+    there: Any = Anything()
+    monkeypatch.setattr(images, "check_signers", look)
+    monkeypatch.setattr(writers, "check", lambda *arguments: None)
+    monkeypatch.setattr(images, "check_releases", lambda *arguments: None)
+    monkeypatch.setattr(restack.checks, "read", lambda *arguments: None)
+    monkeypatch.setattr(stage, "begin", lambda *arguments: there)
+    monkeypatch.setattr(change, "find", compare)
+    properties: Any = {
+        "ExtensionImages": ("a(sba(ss))", [(str(image), False, [])]), "RootDirectory": ("s", str(tmp_path)),
+        "ExtensionImagePolicy": ("s", "root=signed"),
+    }  # fmt: skip
+    process: Any = there
+    there.key = "1"
+    with pytest.raises(expected):
+        restack.restack("foo.service", there, there, properties, [process], restack.Progress(), Files())
+    assert there.closed
