@@ -151,23 +151,48 @@ def open_tree(root: bytes, environ: Mapping[str, str]) -> Tree:
     return Tree(root, Lookout(root, directories))
 
 
+class Run:
+    """One run: the units that there are, and what decides about them. `unit-confext list` is one, too.
+
+    `stacks` has the units, `decider` decides, if there are any, and `layers` then knows what became of each entry.
+    """
+
+    __slots__ = ("_environ", "_reporter", "decider", "dirs", "layers", "path", "stacks", "tree")
+
+    decider: Decider
+    layers: LayerReader
+
+    def __init__(self, tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> None:
+        """Look at what is there; raises nothing, but see prepare()."""
+        self.tree = tree
+        self._environ = environ
+        self._reporter = reporter
+        self.path = search_path(environ.get("SYSTEMD_UNIT_PATH"))
+        self.dirs = UnitDirs(tree, self.path, reporter)
+        self.stacks = find_stacks(self.dirs, reporter) if self.dirs.sources else []
+
+    def prepare(self) -> None:
+        """Find out for which systemd it is; raises ConfextError for one that is too old."""
+        reporter = self._reporter
+        systemd = Systemd(manager.find_version(self.tree, self._environ), reporter)
+        settings = SettingsReader(self.tree, self.dirs, shell_prefix=systemd.has_shell_prefix)
+        self.layers = LayerReader(self.tree, reporter, resolve=systemd.resolve_versions, versions=systemd.has_versions)
+        self.decider = Decider(systemd, self.dirs, settings, self.layers, reporter)
+
+
 def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iterator[tuple[bytes, bytes]]:
     """Yield name and drop-in of each unit that gets one, reporting the others."""
-    dirs = UnitDirs(tree, search_path(environ.get("SYSTEMD_UNIT_PATH")), reporter)
-    stacks = find_stacks(dirs, reporter) if dirs.sources else []
-    if not stacks:
+    run = Run(tree, environ, reporter)
+    if not run.stacks:
         return
     try:
-        systemd = Systemd(manager.find_version(tree, environ), reporter)
+        run.prepare()
     except ConfextError as e:
         reporter.warn(e)
         return
-    settings = SettingsReader(tree, dirs, shell_prefix=systemd.has_shell_prefix)
-    layers = LayerReader(tree, reporter, resolve=systemd.resolve_versions, versions=systemd.has_versions)
-    decider = Decider(systemd, dirs, settings, layers, reporter)
-    for stack in stacks:
+    for stack in run.stacks:
         try:
-            yield stack.unit, render(decider.decide(stack))
+            yield stack.unit, render(run.decider.decide(stack))
         except ConfextError as e:
             if stack.asked_for:
                 reporter.warn(e)

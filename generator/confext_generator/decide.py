@@ -39,6 +39,7 @@ class Dropin:
         "device_allow",
         "directories",
         "images",
+        "left_out",
         "make_reloadable",
         "mounts",
         "refresh_off",
@@ -64,6 +65,8 @@ class Dropin:
         self.make_reloadable = False
         # Directories that could not be looked into.
         self.unread: list[bytes] = []
+        # Entries that are good layers, but none of this unit, by name.
+        self.left_out: dict[bytes, ConfextError] = {}
 
 
 class Systemd:
@@ -121,7 +124,8 @@ class Decider:
             text = "the unit is left alone, no unit that re-stacks it can be named after it"
             raise ConfextError(unit, stack.sources[0].path, text, "give it a shorter name of its own")
         settings = self._settings.read(unit, stack.fragment)
-        layers = self._layers.read(unit, stack.sources)
+        left_out: dict[bytes, ConfextError] = {}
+        layers = self._layers.read(unit, stack.sources, left_out)
         for path, setting in settings.overridden:
             if setting == "RefreshOnReload=" and not self._systemd.has_refresh_on_reload:
                 continue
@@ -136,14 +140,20 @@ class Decider:
                 )
             )
 
+        for path, excuse in settings.silent:
+            text = f"is a part of the unit that was not read, {excuse}: systemd itself will wait for it"
+            hint = "mend or unmount that, then run systemctl daemon-reload"
+            self._reporter.warn(ConfextError(unit, path, text, hint))
+
         sources = [source.path for source in stack.sources]
         dropin = Dropin(unit, sources)
-        dropin.images = self._images(unit, settings, layers)
-        dropin.directories = self._directories(unit, settings, layers)
-        dropin.unread = self._layers.unread(stack.sources)
+        dropin.left_out = left_out
+        dropin.images = self._images(unit, settings, layers, left_out)
+        dropin.directories = self._directories(unit, settings, layers, left_out)
+        dropin.unread = self._layers.listings.unread(stack.sources)
         dropin.access = bool(dropin.unread) or any(_leads_out(layer, sources) for layer in layers)
         if not settings.source_path:
-            dropin.source_path = self._layers.safe_source(stack.sources)
+            dropin.source_path = self._layers.listings.safe_source(stack.sources)
         if layers:
             dropin.mounts = _mounts(layers, sources)
         if dropin.images:
@@ -153,28 +163,34 @@ class Decider:
         dropin.make_reloadable = not settings.is_reloadable
         return dropin
 
-    def _images(self, unit: bytes, settings: Settings, layers: list[Layer]) -> list[bytes]:
+    def _images(
+        self, unit: bytes, settings: Settings, layers: list[Layer], left_out: dict[bytes, ConfextError]
+    ) -> list[bytes]:
         """Return the images among `layers`, none where they would let the service open what it must not.
 
         The loop device of an image has to be allowed for the life of the service, since systemd mounts the image again
         for each of its commands. Such a rule is about all devices of a kind, those of other services included.
         """
-        images = [layer.path for layer in layers if layer.image]
+        images = [layer for layer in layers if layer.image]
         if not settings.restricts_devices or settings.hides_devices:
-            return images
+            return [layer.path for layer in images]
         gift = "every loop, device mapper and NVMe device of this machine, other services' images and disks included"
-        for path in images:
+        for layer in images:
             if settings.unsafe_device_allow:
                 text = f"UnsafeDeviceAllow=yes lets the service open {gift}, for as long as it has an image"
-                error = ConfextError(unit, path, text, "use PrivateDevices=yes, or a directory instead of an image")
+                error = ConfextError(
+                    unit, layer.path, text, "use PrivateDevices=yes, or a directory instead of an image"
+                )
             else:
                 text = f"ignored, the service's device restrictions would have to let it open {gift}"
                 hint = "set PrivateDevices=yes, use a directory, or accept it by UnsafeDeviceAllow=yes in [X-Confext]"
-                error = ConfextError(unit, path, text, hint)
+                error = left_out[layer.name] = ConfextError(unit, layer.path, text, hint)
             self._reporter.warn(error)
-        return images if settings.unsafe_device_allow else []
+        return [layer.path for layer in images] if settings.unsafe_device_allow else []
 
-    def _directories(self, unit: bytes, settings: Settings, layers: list[Layer]) -> list[bytes]:
+    def _directories(
+        self, unit: bytes, settings: Settings, layers: list[Layer], left_out: dict[bytes, ConfextError]
+    ) -> list[bytes]:
         """Return the directories among `layers` that systemd can use, having said which it cannot.
 
         overlayfs takes no directory that lies in another one of the same stack, and `/etc` is always one of them. Of
@@ -187,14 +203,16 @@ class Decider:
                 continue
             if settings.wants_signature:
                 text = "ignored, a directory cannot be signed, and ExtensionImagePolicy= asks for a signature"
-                self._reporter.warn(ConfextError(unit, layer.path, text, "use a signed image"))
+                left_out[layer.name] = ConfextError(unit, layer.path, text, "use a signed image")
+                self._reporter.warn(left_out[layer.name])
                 continue
             is_below = layer.path.startswith(b"/etc/")
             if (is_below or layer.place in (b"/", etc) or layer.place.startswith(etc + b"/")) and not settings.has_root:
                 what = "a directory below /etc" if is_below else f"is {quoted(layer.place)}, which"
                 text = f"ignored, {what} cannot be laid over /etc"
                 hint = "move it to /var/lib/confexts/ and leave a symlink here"
-                self._reporter.warn(ConfextError(unit, layer.path, text, hint))
+                left_out[layer.name] = ConfextError(unit, layer.path, text, hint)
+                self._reporter.warn(left_out[layer.name])
                 continue
             usable.append(layer.path)
         return usable

@@ -14,6 +14,7 @@ import stat
 from confext_generator import access, entrynames, vpick
 from confext_generator.access import Access
 from confext_generator.entrynames import API_FILE_SYSTEMS, DIRECTORY, IMAGE, VERSIONS, shape_of
+from confext_generator.listings import Listing, Listings, inexpressible
 from confext_generator.lookout import SilentError
 from confext_generator.report import ConfextError, quoted
 from confext_generator.tree import DEV_NULL, beside
@@ -53,33 +54,17 @@ class Layer:
         self.mounts = mounts
 
 
-class _Listing:
-    """The names in one `.confext.d/` that may be layers, where it is, and what to mount if it is a link.
-
-    `unread` says that nobody knows what is in it.
-    """
-
-    __slots__ = ("is_there", "mount", "names", "place", "unread")
-
-    def __init__(self, names: list[bytes], place: bytes, mount: bytes, is_there: bool, unread: bool) -> None:
-        self.is_there = is_there
-        self.names = names
-        self.place = place
-        self.mount = mount
-        self.unread = unread
-
-
 class LayerReader:
     """Reads `.confext.d/` directories; each directory and entry once, however many instances share it."""
 
     __slots__ = (
         "_access",
         "_entries",
-        "_listings",
         "_reporter",
         "_resolve",
         "_tree",
         "_versions",
+        "listings",
     )
 
     def __init__(self, tree: Tree, reporter: Reporter, *, resolve: bool, versions: bool) -> None:
@@ -88,15 +73,19 @@ class LayerReader:
         self._reporter = reporter
         self._resolve = resolve
         self._versions = versions
-        self._listings: dict[bytes, _Listing] = {}
-        self._entries: dict[bytes, Layer | None] = {}
+        # What each is: a layer, none for the reason that was given, or a mask.
+        self._entries: dict[bytes, Layer | ConfextError | None] = {}
         self._access = Access(tree)
+        self.listings = Listings(tree, self._access, reporter)
 
-    def read(self, unit: bytes, sources: list[Source]) -> list[Layer]:
-        """Return the layers of `unit`, in order; raises ConfextError if a whole directory is refused."""
-        found: dict[bytes, Layer | None] = {}
+    def read(self, unit: bytes, sources: list[Source], left_out: dict[bytes, ConfextError]) -> list[Layer]:
+        """Return the layers of `unit`, in order; raises ConfextError if a whole directory is refused.
+
+        What is the same as another one is added to `left_out`, by its name.
+        """
+        found: dict[bytes, Layer | ConfextError | None] = {}
         for source in sources:
-            listing = self._list(unit, source)
+            listing = self.listings.read(unit, source)
             for name in listing.names:
                 if name in found:
                     continue
@@ -104,108 +93,35 @@ class LayerReader:
                 if path not in self._entries:
                     self._entries[path] = self._classify(source.name, path, name, listing)
                 found[name] = self._entries[path]
-        layers = [layer for layer in found.values() if layer is not None]
+        layers = [layer for layer in found.values() if isinstance(layer, Layer)]
         if len(layers) > 1:
             layers.sort(key=_sort_key)
-            layers = self._without_duplicates(unit, layers)
+            layers = self._without_duplicates(unit, layers, left_out)
             self._check_order(unit, layers)
         return layers
 
-    def _list(self, unit: bytes, source: Source) -> _Listing:
-        known = self._listings.get(source.path)
-        if known is not None:
-            return known
-        if not entrynames.is_expressible(source.path):
-            raise ConfextError(
-                unit,
-                source.path,
-                "the unit is left alone, this path cannot be written into a unit file",
-                "rename it",
-            )
-        mount = place = b""
-        listing: list[bytes] = []
-        is_there = unread = False
-        try:
-            if source.is_link:
-                mount, _, problem = self._access.follow(source.path)
-                if problem:
-                    raise ConfextError(unit, source.path, f"the unit is left alone, {problem}", access.hint(problem))
-                if not entrynames.is_expressible(mount):
-                    text = f"the unit is left alone, {_inexpressible(mount)}"
-                    raise ConfextError(unit, source.path, text, "rename it")
-            place = mount or self._tree.chase_nofollow(source.path)
-            problem = self._access.problem(self._tree.lstat(place), place)
-            if problem:
-                raise ConfextError(
-                    unit,
-                    source.path,
-                    f"the unit is left alone, the directory {problem}",
-                    access.hint(problem),
-                )
-            listing = self._tree.listdir(place)
-            is_there = True
-        except SilentError:
-            unread = True
-            self._say_unread(unit, source.path, place)
-        except FileNotFoundError:
-            # At boot, a link into a file system that is mounted later.  The drop-in is still worth having.
-            self._reporter.warn(
-                ConfextError(
-                    unit,
-                    source.path,
-                    f"has no layers, leads to {quoted(mount)}, which is not there now",
-                    "run systemctl daemon-reload when it is",
-                )
-            )
-        except OSError as e:
-            raise ConfextError(
-                unit, source.path, f"the unit is left alone, the directory cannot be read ({e.strerror or e})"
-            ) from None
-        names = []
-        for name in listing:
-            if entrynames.is_temporary(name):
-                if self._reporter.debugging:
-                    self._reporter.debug(ConfextError(unit, source.path + b"/" + name, "hidden or temporary, ignored"))
-            elif not name.endswith(entrynames.SIDECAR_SUFFIXES):
-                names.append(name)
-        names.sort()
-        known = self._listings[source.path] = _Listing(names, place, mount, is_there, unread)
-        return known
+    def outcome(self, source: Source, name: bytes) -> Layer | ConfextError | None:
+        """Return what read() has found the entry `name` to be: a layer, none for this reason, or a mask."""
+        return self._entries[source.path + b"/" + name]
 
-    def _say_unread(self, unit: bytes, source: bytes, place: bytes) -> None:
-        text = f"what is in it is not known, {self._tree.excuse(place)}: the service is neither started nor reloaded"
-        self._reporter.warn(ConfextError(unit, source, text, "mend or unmount that, then run systemctl daemon-reload"))
-
-    def safe_source(self, sources: list[Source]) -> bytes:
-        """Return the path of the first directory that systemd can look at without being kept waiting, empty if none.
-
-        It does so in PID 1, whenever anybody asks whether a daemon-reload is needed.
-        """
-        for source in sources:
-            listing = self._listings[source.path]
-            if listing.is_there and self._tree.is_near(listing.place):
-                return source.path
-        return b""
-
-    def unread(self, sources: list[Source]) -> list[bytes]:
-        """Return the paths of those directories of which nobody knows what is in them."""
-        return [source.path for source in sources if self._listings[source.path].unread]
-
-    def _classify(self, unit: bytes, path: bytes, name: bytes, listing: _Listing) -> Layer | None:
-        """Return the layer that the entry at `path` is, None if it is none, having said so."""
+    def _classify(self, unit: bytes, path: bytes, name: bytes, listing: Listing) -> Layer | ConfextError | None:
+        """Return the layer that the entry at `path` is, why it is none, having said so, or None for a mask."""
         try:
             return self._layer(unit, path, name, listing)
         except ConfextError as e:
-            self._reporter.warn(e)
+            error = e
         except SilentError:
             # The directory itself is on such a file system, which has gone silent just now.
+            if not listing.unread:
+                self.listings.say_unread(unit, path.rpartition(b"/")[0], listing.place)
             listing.unread = True
-            self._say_unread(unit, path.rpartition(b"/")[0], listing.place)
+            return ConfextError(unit, path, f"ignored, {self._tree.excuse(listing.place)}")
         except OSError as e:
-            self._reporter.warn(ConfextError(unit, path, f"ignored, cannot be examined ({e.strerror or e})"))
-        return None
+            error = ConfextError(unit, path, f"ignored, cannot be examined ({e.strerror or e})")
+        self._reporter.warn(error)
+        return error
 
-    def _layer(self, unit: bytes, path: bytes, name: bytes, listing: _Listing) -> Layer | None:
+    def _layer(self, unit: bytes, path: bytes, name: bytes, listing: Listing) -> Layer | None:
         if not entrynames.is_expressible(path):
             raise ConfextError(unit, path, "refused, the name cannot be written into a unit file", "rename it")
         place = listing.place + b"/" + name
@@ -235,7 +151,7 @@ class LayerReader:
         except OSError:
             raise ConfextError(unit, path, "ignored, is a loop of links") from None
         if not entrynames.is_expressible(target):
-            raise ConfextError(unit, path, f"refused, {_inexpressible(target)}", "rename it")
+            raise ConfextError(unit, path, f"refused, {inexpressible(target)}", "rename it")
         return self._decide(unit, path, target, place, status, mounts)
 
     def _decide(
@@ -304,7 +220,7 @@ class LayerReader:
                 needed, resolved = target.rpartition(b"/")[0], place.rpartition(b"/")[0]
             # What the links on the way hold, nobody has looked at yet.
             if resolved != needed and not entrynames.is_expressible(resolved):
-                raise ConfextError(unit, path, f"refused, {_inexpressible(resolved)}", "rename it")
+                raise ConfextError(unit, path, f"refused, {inexpressible(resolved)}", "rename it")
             mounts = (*mounts, needed, resolved)
         versioned = shape & VERSIONS != 0 or vpick.is_versioned(given)
         if versioned and self._resolve:
@@ -351,7 +267,7 @@ class LayerReader:
             )
         return picked
 
-    def _without_duplicates(self, unit: bytes, layers: list[Layer]) -> list[Layer]:
+    def _without_duplicates(self, unit: bytes, layers: list[Layer], left_out: dict[bytes, ConfextError]) -> list[Layer]:
         """Drop all but the topmost of layers that are the same: overlayfs takes no directory twice."""
         last = {_identity(layer): layer for layer in layers}
         if len(last) == len(layers):
@@ -363,7 +279,8 @@ class LayerReader:
                 kept.append(layer)
             else:
                 text = f"{quoted(layer.name)} and {quoted(top.name)} are the same, the first is ignored"
-                self._reporter.warn(ConfextError(unit, layer.path, text, "remove one of them"))
+                left_out[layer.name] = ConfextError(unit, layer.path, text, "remove one of them")
+                self._reporter.warn(left_out[layer.name])
         return kept
 
     def _check_order(self, unit: bytes, layers: list[Layer]) -> None:
@@ -394,7 +311,3 @@ def _sort_key(layer: Layer) -> VersionKey:
 def _identity(layer: Layer) -> tuple[bytes, bytes]:
     """Return what only layers that are the same have in common; the name of a `.v/` says which versions count."""
     return layer.place, layer.path.rpartition(b"/")[2] if layer.versioned else b""
-
-
-def _inexpressible(path: bytes) -> str:
-    return f"leads to {quoted(path)}, which cannot be written into a unit file"

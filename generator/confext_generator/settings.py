@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from confext_generator import imagepolicy, unitfile, words
 from confext_generator.config import DROPIN
+from confext_generator.lookout import SilentError
 from confext_generator.report import ConfextError
 
 TYPE_CHECKING = False
@@ -35,6 +36,7 @@ class Settings:
         "overridden",
         "private_devices",
         "roots",
+        "silent",
         "source_path",
         "type",
         "unsafe_device_allow",
@@ -56,6 +58,8 @@ class Settings:
         self.unsafe_device_allow = False
         self.wants_signature = False
         self.default_dependencies = True
+        # Drop-ins, or directories of them, that could not be read, with the reason.
+        self.silent: list[tuple[bytes, str]] = []
         # Drop-ins read after ours that take something of it back, as (path, setting).
         self.overridden: list[tuple[bytes, str]] = []
 
@@ -88,7 +92,7 @@ class Settings:
 class SettingsReader:
     """Reads units; each file and each directory once, however many units share it."""
 
-    __slots__ = ("_dirs", "_files", "_listings", "_shell_prefix", "_tree")
+    __slots__ = ("_dirs", "_files", "_listings", "_shell_prefix", "_silent", "_tree")
 
     def __init__(self, tree: Tree, dirs: UnitDirs, *, shell_prefix: bool = True) -> None:
         """`shell_prefix` says whether this systemd knows command lines that start with "|"."""
@@ -97,6 +101,7 @@ class SettingsReader:
         self._dirs = dirs
         self._files: dict[bytes, list[tuple[bytes, bytes]]] = {}
         self._listings: dict[bytes, list[bytes]] = {}
+        self._silent: dict[bytes, str] = {}
 
     def read(self, unit: bytes, fragment: bytes) -> Settings:
         """Return the settings of `unit`; raises ConfextError if it is masked or cannot be read."""
@@ -117,6 +122,9 @@ class SettingsReader:
             if name != DROPIN:
                 path = dropins[name]
                 _apply(settings, self._parse(path), ours_seen=name > DROPIN, path=path)
+        if self._silent:
+            read = (*self._dirs.dropin_dirs(unit), *dropins.values())
+            settings.silent = [(path, self._silent[path]) for path in read if path in self._silent]
         return settings
 
     def dropins(self, unit: bytes) -> dict[bytes, bytes]:
@@ -137,6 +145,9 @@ class SettingsReader:
                     for name in self._tree.listdir(self._tree.directory(directory))
                     if name.endswith(b".conf") and not name.startswith(b".")
                 ]
+            except SilentError as e:
+                listing = []
+                self._silent[directory] = self._tree.excuse(e.filename)
             except OSError:
                 listing = []
             self._listings[directory] = listing
@@ -147,6 +158,9 @@ class SettingsReader:
         if assignments is None:
             try:
                 assignments = unitfile.parse(self._tree.read(path), dropin=True, shell_prefix=self._shell_prefix)
+            except SilentError as e:
+                assignments = []
+                self._silent[path] = self._tree.excuse(e.filename)
             except OSError:
                 assignments = []  # systemd goes on without it too.
             self._files[path] = assignments

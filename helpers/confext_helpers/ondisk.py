@@ -1,8 +1,9 @@
 """What lies in the `.confext.d/` directories, and what the next daemon-reload would make of each entry.
 
-The generator decides, here as there: this calls its functions in the order of `confext_generator.cli.generate()` and
-keeps what they return and what they complain about. All that is added is a word for each entry that does not become
-a layer, since the generator passes over many of them without one. The files are those of now; nothing is written.
+The generator decides, here as there: this is one of its runs (`confext_generator.cli.Run`), which sees what it would
+see and has its patience, and of which what it returns and complains about is kept. All that is added is a word for each
+entry that does not become a layer, since the generator passes over many of them without one. The files are those of
+now; nothing is written.
 """
 
 from __future__ import annotations
@@ -12,16 +13,14 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from confext_generator import config, entrynames, manager, names, unitdirs
-from confext_generator.decide import Decider, Dropin, Systemd
-from confext_generator.layers import Layer, LayerReader
+from confext_generator import cli, config, entrynames, names, unitdirs
+from confext_generator.decide import Dropin
+from confext_generator.layers import Layer
 from confext_generator.render import render
 from confext_generator.report import ConfextError as Complaint
-from confext_generator.report import Reporter, printable
-from confext_generator.settings import SettingsReader
-from confext_generator.sources import Stack, find_stacks
-from confext_generator.tree import DEV_NULL, Tree
-from confext_generator.unitdirs import Source, UnitDirs
+from confext_generator.report import Reporter
+from confext_generator.sources import Stack
+from confext_generator.tree import DEV_NULL
 from confext_helpers.errors import ConfextError
 
 
@@ -40,8 +39,11 @@ class Verdict(StrEnum):
     IGNORED = "ignored"
 
 
-# How layers.py says that two entries lead to one file; it names that file, and not the entries.
+# How layers.py says that two entries lead to one file.
 _SAME = " are the same, "
+
+# Where systemd has it written.
+GENERATED = "/run/systemd/generator"
 
 LAYERS = (Verdict.IMAGE, Verdict.DIRECTORY)
 
@@ -75,6 +77,7 @@ class Unit(NamedTuple):
         dropin: the text of that; None if it gets none.
         warnings: what is odd about the whole of it.
         replaced_by: a file of the drop-in's name that systemd reads instead; empty if there is none.
+        stale: whether the last daemon-reload came to another result; None for another system than the running one.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Unit(NamedTuple):
     dropin: bytes | None = None
     warnings: tuple[str, ...] = ()
     replaced_by: str = ""
+    stale: bool | None = None
 
     @property
     def layers(self) -> list[str]:
@@ -127,28 +131,25 @@ class Disk:
 
     def __init__(self, root: str = "", environ: Mapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ
-        self._tree = Tree(os.fsencode(root))
         self._listener = _Listener()
-        self._path = unitdirs.search_path(environ.get("SYSTEMD_UNIT_PATH"))
-        self._dirs = UnitDirs(self._tree, self._path, self._listener)
-        stacks = find_stacks(self._dirs, self._listener) if self._dirs.sources else []
+        self._tree = cli.open_tree(os.fsencode(root), environ)
+        self._run = run = cli.Run(self._tree, environ, self._listener)
+        self._dirs = run.dirs
         unplaced = list(self._listener.complaints)
         self.units: list[Unit] = []
-        if stacks:
+        if run.stacks:
             try:
-                systemd = Systemd(manager.find_version(self._tree, environ), self._listener)
+                run.prepare()
             except Complaint as error:
                 raise ConfextError(_words(error)) from None
-            settings = SettingsReader(self._tree, self._dirs, shell_prefix=systemd.has_shell_prefix)
-            layers = LayerReader(
-                self._tree, self._listener, resolve=systemd.resolve_versions, versions=systemd.has_versions
-            )
-            decider = Decider(systemd, self._dirs, settings, layers, self._listener)
-            self.units = [self._read(stack, decider, layers) for stack in stacks]
+            self.units = [self._read(stack) for stack in run.stacks]
+        if not root:
+            self.units = [unit._replace(stale=_written(unit.name) != unit.dropin) for unit in self.units]
         self.units += [
             Unit(os.fsdecode(one.unit), [os.fsdecode(one.path)], [], _words(one)) for one in unplaced if one.path
         ]
         self.units += self._masked()
+        self._tree.close()
 
     def find(self, name: str) -> Unit | None:
         """The unit called `name`, which may be an alias or an instance of a template; None if there is none."""
@@ -164,7 +165,7 @@ class Disk:
         """Directories that nobody looks into, since a link to /dev/null has their name."""
         told = {directory for unit in self.units for directory in unit.directories}
         found = []
-        for directory, counts in self._path:
+        for directory, counts in self._run.path:
             try:
                 listed = sorted(os.listdir(self._tree.real(directory))) if counts else []
             except OSError:
@@ -187,21 +188,19 @@ class Disk:
         except OSError:
             return False
 
-    def _read(self, stack: Stack, decider: Decider, reader: LayerReader) -> Unit:
+    def _read(self, stack: Stack) -> Unit:
         unit = os.fsdecode(stack.unit)
         directories = [os.fsdecode(source.path) for source in stack.sources]
         first = len(self._listener.complaints)
         try:
-            dropin = decider.decide(stack)
+            dropin = self._run.decider.decide(stack)
             text = render(dropin)
-            of_this_unit = self._listener.complaints[first:]
-            found = reader.read(stack.unit, stack.sources)
         except Complaint as error:
             return Unit(unit, directories, [], _words(error))
         except OSError as error:
             return Unit(unit, directories, [], f"the unit is left alone: {error.strerror or error}")
-        del self._listener.complaints[first + len(of_this_unit) :]
-        entries = self._entries(stack, dropin, {layer.name: layer for layer in found}, of_this_unit)
+        of_this_unit = self._listener.complaints[first:]
+        entries = self._entries(stack, dropin)
         said = "\n".join(entry.reason for entry in entries)
         warnings = tuple(text for text in map(_words, of_this_unit) if text not in said)
         return Unit(unit, directories, entries, "", text, warnings, self._replacement(stack.unit))
@@ -209,36 +208,32 @@ class Disk:
     def _replacement(self, unit: bytes) -> str:
         """The first file that hides the drop-in: in a directory that comes before the generator's, systemd.unit(5)."""
         for directory in self._dirs.dropin_dirs(unit):
-            there = os.path.lexists(self._tree.real(directory) + b"/" + config.DROPIN)
-            if there and not directory.startswith(b"/usr/"):
+            try:
+                self._tree.lstat(self._tree.directory(directory) + b"/" + config.DROPIN)
+            except OSError:
+                continue
+            if not directory.startswith(b"/usr/"):
                 return os.fsdecode(directory + b"/" + config.DROPIN)
         return ""
 
-    def _entries(
-        self, stack: Stack, dropin: Dropin, layers: Mapping[bytes, Layer], complaints: list[Complaint]
-    ) -> list[Entry]:
+    def _entries(self, stack: Stack, dropin: Dropin) -> list[Entry]:
         """Every name in the unit's directories, with what became of it."""
-        order = [*dropin.images, *dropin.directories]
         seen: dict[bytes, Entry] = {}
-        used: dict[bytes, Entry] = {}
+        used: dict[str, Entry] = {}
         others = []
         for source in stack.sources:
-            for name in self._names(source):
+            for name in sorted(self._run.layers.listings.names(source)):
                 path = source.path + b"/" + name
                 entry = self._passed_over(path, name, seen.get(name))
                 if entry is None:
-                    entry = seen[name] = self._judge(path, name, layers.get(name), order, complaints)
+                    outcome = self._run.layers.outcome(source, name)
+                    entry = seen[name] = self._judge(path, name, outcome, dropin.left_out.get(name))
                 if entry.verdict in LAYERS:
-                    used[layers[name].path] = entry
+                    used[entry.layer] = entry
                 else:
                     others.append(entry)
+        order = [os.fsdecode(path) for path in (*dropin.images, *dropin.directories)]
         return [*(used[path] for path in order), *sorted(others, key=lambda entry: (entry.name, entry.path))]
-
-    def _names(self, source: Source) -> list[bytes]:
-        try:
-            return sorted(os.listdir(self._tree.real(source.path)))
-        except OSError:
-            return []  # A link into a file system that is not mounted; the unit has a drop-in all the same.
 
     def _passed_over(self, path: bytes, name: bytes, first: Entry | None) -> Entry | None:
         """The verdict on an entry that the generator does not even look at; None if it does."""
@@ -251,31 +246,32 @@ class Disk:
         verdict = Verdict.MASKED if first.verdict is Verdict.MASK else Verdict.SHADOWED
         return _entry(name, path, verdict, f"{verdict} by {first.path}")
 
-    def _judge(
-        self, path: bytes, name: bytes, layer: Layer | None, order: list[bytes], complaints: list[Complaint]
-    ) -> Entry:
-        same = [one for one in complaints if _SAME in one.text]
-        about = [_words(one) for one in self._listener.about(path) if _SAME not in one.text]
-        if layer is not None and layer.path in order:
-            verdict = Verdict.IMAGE if layer.image else Verdict.DIRECTORY
-            return Entry(os.fsdecode(name), os.fsdecode(path), verdict, os.fsdecode(layer.path), "; ".join(about))
-        if layer is not None:
-            # decide.py leaves it out, and complains about what the entry leads to.
-            dropped = [_words(one) for one in complaints if one.path == layer.path and one not in same]
-            return _entry(name, path, Verdict.IGNORED, "; ".join(dropped))
-        if self._leads_to_null(path):
+    def _judge(self, path: bytes, name: bytes, outcome: Layer | Complaint | None, left_out: Complaint | None) -> Entry:
+        """The verdict of the generator on an entry."""
+        if outcome is None:
             return _entry(name, path, Verdict.MASK, "masks the entries of this name")
-        if not about:
-            # Two entries that lead to the same file.
-            start = f"'{printable(name)}' and "
-            reasons = [_words(one) for one in same if one.text.startswith(start)]
-            return _entry(name, path, Verdict.DUPLICATE, "; ".join(reasons))
-        verdict = Verdict.IGNORED
-        if about[0].startswith("refused"):
-            verdict = Verdict.REFUSED
-        elif about[0].startswith("ignored, is ") and "loop" not in about[0]:
-            verdict = Verdict.NOT_AN_IMAGE
-        return _entry(name, path, verdict, about[0])
+        if isinstance(outcome, Complaint):
+            verdict = Verdict.IGNORED
+            if outcome.text.startswith("refused"):
+                verdict = Verdict.REFUSED
+            elif outcome.text.startswith("ignored, is ") and "loop" not in outcome.text:
+                verdict = Verdict.NOT_AN_IMAGE
+            return _entry(name, path, verdict, _words(outcome))
+        if left_out is not None:
+            verdict = Verdict.DUPLICATE if _SAME in left_out.text else Verdict.IGNORED
+            return _entry(name, path, verdict, _words(left_out))
+        about = "; ".join(_words(one) for one in self._listener.about(path) if _SAME not in one.text)
+        verdict = Verdict.IMAGE if outcome.image else Verdict.DIRECTORY
+        return Entry(os.fsdecode(name), os.fsdecode(path), verdict, os.fsdecode(outcome.path), about)
+
+
+def _written(unit: str) -> bytes | None:
+    """The drop-in that the last daemon-reload has written for a unit."""
+    try:
+        with open(f"{GENERATED}/{unit}.d/{config.DROPIN.decode()}", "rb") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def _entry(name: bytes, path: bytes, verdict: Verdict, reason: str) -> Entry:

@@ -261,7 +261,7 @@ class Finder:
             hidden, unsure = self._carriers(place.path, self._stack)
             return Origin(Kind.MOUNT, None, "device", setting, mount.root, hidden, self._host_has(place.path), unsure)
         # Also through a bind mount of another part of the same overlay.
-        inside = f"{ETC}{mount.root.rstrip('/')}{place.path[len(mount.point):]}"
+        inside = f"{ETC}{mount.root.rstrip('/')}{place.path[len(mount.point) :]}"
         if stat.S_ISDIR(place.status.st_mode):
             hidden, unsure = self._carriers(inside, self._stack)
             return Origin(Kind.MERGED, None, "", "", "", hidden, self._host_has(inside), unsure)

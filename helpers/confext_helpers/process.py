@@ -37,9 +37,7 @@ def page(text: str) -> bool:
     """
     environment = {**os.environ, "LESSSECURE": "1"}
     try:
-        subprocess.run(
-            ["less", "-FRSXMK"], input=text.encode(errors="backslashreplace"), check=False, env=environment
-        )
+        subprocess.run(["less", "-FRSXMK"], input=text.encode(errors="backslashreplace"), check=False, env=environment)
     except FileNotFoundError:
         return False
     return True

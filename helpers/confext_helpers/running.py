@@ -238,9 +238,7 @@ def _is_none_of_etc(layer: Running) -> bool:
     return files is not None and not files.has(ETC)
 
 
-def _in_doubt(
-    service: Service, view: View, loaded: list[Layered], stacked: Since, attached: list[Loop]
-) -> Stack:
+def _in_doubt(service: Service, view: View, loaded: list[Layered], stacked: Since, attached: list[Loop]) -> Stack:
     """The layers, where their release files do not tell them apart."""
     from confext_helpers import layerfiles, witnesses  # Seldom needed.
 

@@ -162,9 +162,7 @@ def _read(path: str, unit: str) -> bytes:
         # Removed since systemd has read it, along with its checks.
         return b""
     except OSError as error:
-        raise ConfextError(
-            f"its checks cannot be read: {error.strerror}", unit=unit, path=path
-        ) from None
+        raise ConfextError(f"its checks cannot be read: {error.strerror}", unit=unit, path=path) from None
 
 
 def _parse_checks(
@@ -210,7 +208,7 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
                 try:
                     timeout = parse_timeout(setting.value) if setting.value else DEFAULT_TIMEOUT_USEC
                 except ValueError:
-                    problem = f'CheckTimeoutSec={setting.value}, which is no time span,'
+                    problem = f"CheckTimeoutSec={setting.value}, which is no time span,"
                     warnings.append(_warning(unit, path, setting.line, problem))
             elif setting.key == "UnsafeDeviceAllow":
                 # For the generator; what that would not understand means no.

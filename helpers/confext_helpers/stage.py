@@ -109,12 +109,15 @@ def _with_strict_names(layers: dict[str, Value]) -> dict[str, Value]:
     strict: dict[str, Value] = {}
     for name, (kind, value) in layers.items():
         assert isinstance(value, list)
-        strict[name] = kind, [
-            (item[0], item[1] and not images.is_there(str(item[0])), *item[2:])
-            if isinstance(item, tuple)
-            else item.removeprefix("-" if images.is_there(str(item).lstrip("-+")) else "")
-            for item in value
-        ]
+        strict[name] = (
+            kind,
+            [
+                (item[0], item[1] and not images.is_there(str(item[0])), *item[2:])
+                if isinstance(item, tuple)
+                else item.removeprefix("-" if images.is_there(str(item).lstrip("-+")) else "")
+                for item in value
+            ],
+        )
     return strict
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from confext_generator import cli, words
 from confext_generator.report import Reporter
-from confext_generator.tree import Tree
 from confext_helpers.command import main
 from confext_helpers.errors import ConfextError
 from confext_helpers.ondisk import LAYERS, Disk, Verdict
@@ -40,7 +39,7 @@ def test_list_says_what_the_generator_does(name: str, tmp_path: Path, monkeypatc
     golden.build(case, tmp_path / "root")
     environ = environment(case)
     messages: list[str] = []
-    tree = Tree(os.fsencode(tmp_path / "root"))
+    tree = cli.open_tree(os.fsencode(tmp_path / "root"), environ)
     written = {os.fsdecode(unit): text for unit, text in cli.generate(tree, environ, Reporter(emit=messages.append))}
     try:
         disk = Disk(str(tmp_path / "root"), environ)
@@ -114,6 +113,7 @@ def test_list(system: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         "problem": None,
         "warnings": [],
         "replaced_by": None,
+        "daemon_reload_needed": None,
     }
     assert [(one["name"], one["verdict"], one["layer"], one["reason"]) for one in said["entries"]] == [
         ("10-a.raw", "image", f"/{DROP}/10-a.raw", None),

@@ -38,6 +38,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             output.note(f"{PROGRAM}: {unit.name}: {printable(warning)}")
         if unit.replaced_by:
             output.note(f"{PROGRAM}: {unit.name}: {printable(unit.replaced_by)} is read instead of the drop-in")
+        if unit.stale:
+            text = "a daemon-reload would make this of it now, the last one made something else of it"
+            output.note(f"{PROGRAM}: {unit.name}: {text}")
     return Exit.OK
 
 
@@ -56,6 +59,7 @@ def as_data(unit: Unit) -> dict[str, object]:
         "problem": unit.problem or None,
         "warnings": list(unit.warnings),
         "replaced_by": unit.replaced_by or None,
+        "daemon_reload_needed": unit.stale,
         "entries": [
             {
                 "name": entry.name,

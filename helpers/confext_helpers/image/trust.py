@@ -32,9 +32,7 @@ _SIZE_MAX = 1 << 20
 # OpenSSL reads lines of up to 254 bytes, cuts longer ones in two, and ignores white space at their ends.
 _LINE_MAX = 250
 _DASHES = b"-----BEGIN"
-_PEM = re.compile(
-    rb"-----BEGIN ((?:X509 )?CERTIFICATE)-----\n((?:[A-Za-z0-9+/=]+\n)+)-----END \1-----(?:\n|\Z)"
-)
+_PEM = re.compile(rb"-----BEGIN ((?:X509 )?CERTIFICATE)-----\n((?:[A-Za-z0-9+/=]+\n)+)-----END \1-----(?:\n|\Z)")
 
 
 def load(paths: Sequence[str], root: str = "") -> list[Certificate]:
