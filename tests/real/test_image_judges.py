@@ -53,7 +53,33 @@ def test_partition_tables(bare_machine: Machine, tmp_path: Path, monkeypatch: py
     ]  # fmt: skip
 
 
-# With %s for the text of a field of any name, which may be anything.
+# Superblocks, as far as libblkid needs no more of them, beside that of a squashfs.
+_STRAYS = (
+    (4086, b"SWAP-SPACE"), (4086, b"S1SUSPEND"), (8182, b"SWAPSPACE2"), (32769, b"CD001"), (1040, b"\x7f\x13"),
+    (1024, b"H+"), (65588, b"ReIsErFs"), (510, b"\x55\xaa"), (1030, b"44"), (257, b"ustar"), (4096, b"LUKS\xba\xbe"),
+    (130048, b"\xfcN+\xa9"),
+)  # fmt: skip
+
+
+def test_superblocks(bare_machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could be two things is none for libblkid, nor for us; without a partition table, where all of it is seen."""
+    monkeypatch.setattr(contents, "open_contents", lambda source, kind: corpus.any_contents())
+    path = tmp_path / "demo.raw"
+    script: list[str] = []
+    refused: list[str] = []
+    for number, (offset, magic) in enumerate(_STRAYS):
+        raw = bytearray(ddi.squashfs(1 << 18))
+        raw[offset : offset + len(magic)] = magic
+        path.write_bytes(raw)
+        bare_machine.write(f"/run/tables/stray-{number}.raw", bytes(raw))
+        good = verdict.verify(str(path), Request([], policy.parse("*"), None, ddi.NATIVE, ddi.NOW)).good
+        (script if good else refused).append(f"dissect stray-{number} '*'")
+    assert bare_machine.sh(_DISSECT + "\n".join(script)).splitlines() == ["OK"] * len(script)
+    assert "refused" in bare_machine.sh(_DISSECT + "\n".join(refused))
+    assert len(script) > 3
+
+
+# Of a field of any name, which may be anything.
 _VALUES = [
     "null", "true", "tru", "1", "-1", "01", "1.", "1.5", "1e5", "1e999", "0e999999999", "-", "NaN", "-Infinity", "+1",
     "18446744073709551615", "18446744073709551616", "9" * 400, "[]", "[1,]", "{}", '{"a":1,"a":2}', "'x'", '""',

@@ -339,3 +339,14 @@ def test_partition_that_only_some_versions_use(path: Path) -> None:
     for one in (ddi.seal(raw), ddi.image(TESTER, more=[empty._replace(type=ddi.ROOT)]).raw):
         messages = [finding.message for finding in verify(path, one, policy=STRICT).findings]
         assert "a partition is called _empty, which systemd ignores since 262, and does not before" in messages
+
+
+@pytest.mark.parametrize(
+    ("offset", "magic"),
+    [(4086, b"SWAP-SPACE"), (8182, b"S1SUSPEND"), (65526, b"SWAPSPACE2"), (32769, b"CD001"), (32, b"NXSB")],
+)
+def test_another_superblock_beside(path: Path, offset: int, magic: bytes) -> None:
+    data = bytearray(ddi.squashfs(1 << 17))
+    data[offset : offset + len(magic)] = magic
+    found = verify(path, ddi.image(TESTER, data=bytes(data)).raw, policy=STRICT)
+    assert codes(found.findings) == {Code.AMBIGUOUS}

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     EXT4 = "ext4"
     F2FS = "f2fs"
     LUKS = "crypto_LUKS"
+    OTHER = "something else"
     SQUASHFS = "squashfs"
     SWAP = "swap"
     VFAT = "vfat"
@@ -38,6 +39,21 @@ READ_ONLY = frozenset((Kind.EROFS, Kind.SQUASHFS))
 
 # What systemd mounts from an image: fstype_is_ok() in dissect-image.c.
 MOUNTABLE = frozenset((Kind.BTRFS, Kind.EROFS, Kind.EXT4, Kind.F2FS, Kind.SQUASHFS, Kind.VFAT, Kind.XFS))
+
+_SWAPS = (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001")
+_PAGES = (4096, 8192, 16384, 32768, 65536)
+# By what else libblkid knows a superblock, as far as it is long enough not to be there by chance. What it makes of two
+# depends on its version and on the rest of them: there must be none beside a file system.
+_OTHERS = (
+    (0, b"-rom1fs-"), (0, b"\x45\x3d\xcd\x28"), (0, b"\x28\xcd\x3d\x45"), (0, b"SFOZ"), (3, b"NTFS    "),
+    (3, b"EXFAT   "), (3, b"-FVE-FS-"), (3, b"MSWIN4."), (32, b"NXSB"), (32, b"ORCLDISK"), (32, b"1SFB"),
+    (512, b"1SFB"),
+    (536, b"LVM2 001"), (24, b"LVM2 001"), (1024, b"OCFSV2"), (2048, b"OCFSV2"), (4096, b"OCFSV2"), (8192, b"OCFSV2"),
+    (4120, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"), (8192, b"\x49\xe8\x95\xf9"),
+    (9564, b"\x54\x19\x01\x00"), (66908, b"\x54\x19\x01\x00"), (8192 + 52, b"ReIsErFs"), (65536 + 52, b"ReIsErFs"),
+    (65536 + 52, b"ReIsEr2Fs"), (65536 + 52, b"ReIsEr3Fs"), (65536, b"ReIsEr4"), (32768, b"JFS1"), (32769, b"CD001"),
+    (32769, b"NSR02"), (32769, b"NSR03"), (32769, b"BEA01"), (65536, b"\x01\x16\x19\x70"),
+)  # fmt: skip
 
 
 class FileSystem(NamedTuple):
@@ -79,11 +95,13 @@ def probe(source: Source) -> list[FileSystem]:
         found.append(FileSystem(Kind.VERITY, 0))
     if _at(head, 510, b"\x55\xaa") and (_at(head, 54, b"FAT") or _at(head, 82, b"FAT32")):
         found.append(FileSystem(Kind.VFAT, 0))
-    if _at(head, 4086, b"SWAPSPACE2"):
+    if any(source.head(page - 10, 10).startswith(_SWAPS) for page in _PAGES):
         found.append(FileSystem(Kind.SWAP, 0))
     btrfs = source.head(_BTRFS_OFFSET, 128)
     if btrfs[64:72] == b"_BHRfS_M":
         found.append(FileSystem(Kind.BTRFS, _number("<Q", btrfs, 112)))
+    if found and any(source.head(offset, len(magic)) == magic for offset, magic in _OTHERS):
+        found.append(FileSystem(Kind.OTHER, 0))
     return found
 
 
