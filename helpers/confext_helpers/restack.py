@@ -216,7 +216,9 @@ def restack(
         # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
         after = identity.identify(properties)
         same = after.is_same(before)
-        if (signed and after.layers != before.layers) or (wanted is not None and wanted.commands and not same):
+        # The host's own /etc is written to all the time, and not only through what is looked up anew.
+        changed = not after._replace(base=before.base).is_same(before)
+        if (signed and after.layers != before.layers) or (wanted is not None and wanted.commands and changed):
             raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
         found = change.find(unit, properties, processes[0], new_stage.namespace, before, last)
     except BaseException:
