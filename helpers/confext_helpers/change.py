@@ -23,6 +23,7 @@ from confext_helpers.processes import Process
 from confext_helpers.stacks import Layer
 from confext_helpers.stage import layer_paths
 
+_SHOWN_MAX = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -70,7 +71,7 @@ def find(
             )
         except UnreadableError as error:
             raise _unreadable(unit, error, _match(layers, now), now) from error
-        return Change(_layers(layers, now, was, made_of, last, _start_usec(properties)), files)
+        return Change(_layers(layers, now, was, made_of, last, start_usec(properties)), files)
     finally:
         for fd in (old, new, base):
             if fd is not None:
@@ -129,7 +130,8 @@ def _directory_devices(properties: Properties, layers: dict[str, Layer], devices
     return found - {device for name, device in devices.items() if name not in layers or layers[name].path not in paths}
 
 
-def _start_usec(properties: Properties) -> int:
+def start_usec(properties: Properties) -> int:
+    """When the service was started, in microseconds since the epoch; 0 if that is not known."""
     value = properties.get("ExecMainStartTimestamp", ("t", 0))[1]
     return value if isinstance(value, int) else 0
 
@@ -164,8 +166,10 @@ def _unreadable(unit: str, error: UnreadableError, layers: dict[str, Layer], dev
     if not names and len(layers) == 1:
         names = list(layers)
     layer = layers.get(names[0]) if len(names) == 1 else None
+    # Others than root may have made it as long as they like.
+    file = error.path if len(error.path) <= _SHOWN_MAX else f"{error.path[:_SHOWN_MAX]}..."
     return ConfextError(
-        f"the new /etc/{error.path} cannot be read: {error.error.strerror}",
+        f"the new /etc/{file} cannot be read: {error.error.strerror}",
         unit=unit,
         path=layer.path if layer is not None else "",
         hint="replace the image and reload again",

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from confext_generator import config, words
-from confext_helpers import images, running, stacks
+from confext_helpers import images, patience, running, stacks
 from confext_helpers.ondisk import LAYERS, Disk, Verdict
 from confext_helpers.running import Running, Since
 from confext_helpers.services import Service, seen
@@ -31,6 +31,7 @@ class State(StrEnum):
     NOT_ON_DISK = "not-on-disk"
     UNLOADED = "unloaded"
     MISSING = "missing"
+    SILENT = "silent"
 
 
 _MEANINGS = {
@@ -42,8 +43,15 @@ _MEANINGS = {
     State.NOT_ON_DISK: "is loaded, but not on disk any more",
     State.UNLOADED: "runs, but is not loaded any more",
     State.MISSING: "is loaded, but there is no such file",
+    State.SILENT: "does not answer: the storage that it is on may be gone",
 }
 _IN_DOUBT = "is loaded, but it cannot be known whether it runs"
+
+
+# What no reload makes another one of.
+_NOT_MENDED = (State.CURRENT, State.MISSING, State.SILENT)
+
+BASE_CHANGED = "the host's own /etc changed since"
 
 
 class Row(NamedTuple):
@@ -70,6 +78,7 @@ class Status(NamedTuple):
         pid: of the process that was looked at; None if there is none.
         since: when its `/etc` was stacked; None if nothing runs.
         complete: whether every layer of it is among the rows.
+        base_changed: whether anything happened in the `/etc` below the layers since then.
         rows: its layers, from bottom to top, then those that have no place in what is loaded.
         reload_result: what became of the last reload of what runs, as systemd has it: `success`, `exit-code`...
         reasons: what differs, in words.
@@ -80,6 +89,7 @@ class Status(NamedTuple):
     pid: int | None
     since: Since | None
     complete: bool
+    base_changed: bool
     rows: list[Row]
     reload_result: str
     reasons: list[str]
@@ -96,33 +106,41 @@ def status_of(service: Service, disk: Disk) -> Status:
     pid: int | None = None
     since: Since | None = None
     complete = True
+    base_changed = False
+    patience.silent(layer_paths(service.properties))
     if service.processes:
         with seen(service) as view:
             stack = running.read(service, view)
             pid, since, complete, layers = view.process.pid, stack.since, stack.complete, stack.layers
+            base_changed = stack.base_changed
     else:
         layers = running.not_running(service.properties)
     reasons = []
     there, kinds, reload_needed = on_disk(service, disk)
     rows = [_row(layer, there) for layer in layers]
     loaded = {layer.layer.path for layer in layers}
-    for path in there:
-        if path not in loaded:
-            layer = Running(stacks.load(path), kinds[path] is Verdict.IMAGE, source=stacks.load(path).file)
-            rows.append(Row(layer, State.NOT_LOADED, False, True))
+    new = [path for path in there if path not in loaded]
+    patience.silent(new)
+    for path in new:
+        source = stacks.load(path).file if not patience.is_silent(path) else ""
+        layer = Running(stacks.load(path), kinds[path] is Verdict.IMAGE, source=source)
+        rows.append(Row(layer, State.NOT_LOADED if source else State.SILENT, False, True))
     for row in rows:
         # Where nothing runs, that a layer does not is no news.
         if row.state is State.CURRENT or (row.state is State.NOT_RUNNING and pid is None):
             continue
         if row.state is not State.MISSING:
-            reasons.append(f"{row.running.label} {_MEANINGS[row.state] if row.running.certain else _IN_DOUBT}")
+            known = row.running.certain or row.state is State.SILENT
+            reasons.append(f"{row.running.label} {_MEANINGS[row.state] if known else _IN_DOUBT}")
+    if base_changed:
+        reasons.append(BASE_CHANGED)
     if service.hosted is not None and (rows or reload_needed):
         reasons.append(service.hosted.problem)
     if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK) for row in rows):
         reasons.append("the unit or its drop-ins changed on disk since they were loaded")
     # systemd keeps the result when the service ends.
     result = str(service.properties.get("ReloadResult", ("s", "success"))[1]) if pid is not None else "success"
-    status = Status(service, pid, since, complete, rows, result, reasons, [])
+    status = Status(service, pid, since, complete, base_changed, rows, result, reasons, [])
     return status._replace(commands=_commands(status, reload_needed))
 
 
@@ -130,6 +148,8 @@ def _row(layer: Running, there: Sequence[str]) -> Row:
     path = layer.layer.path
     if not path:
         return Row(layer, State.UNLOADED, False, False)
+    if patience.is_silent(path):
+        return Row(layer, State.SILENT, True, path in there)
     if path not in there:
         return Row(layer, State.NOT_ON_DISK, True, False)
     if layer.release:
@@ -181,7 +201,8 @@ def _commands(status: Status, reload_needed: bool) -> list[str]:
         commands.append(f"systemctl restart {service.name}")
     elif status.pid is not None and (
         status.reload_failed
-        or any(row.running.certain and row.state not in (State.CURRENT, State.MISSING) for row in rows)
+        or status.base_changed
+        or any(row.running.certain and row.state not in _NOT_MENDED for row in rows)
     ):
         ephemeral = service.properties.get("RootEphemeral", ("b", False))[1]
         commands.append(f"systemctl {'restart' if ephemeral else 'reload'} {service.name}")

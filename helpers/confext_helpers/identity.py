@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from confext_helpers.bus import Properties
@@ -79,6 +79,20 @@ def _strings(value: object) -> Iterator[str]:
         yield str(item[0] if isinstance(item, tuple) else item)
 
 
+def _paths(shaping: Properties, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if name in shaping:
+            for path in _strings(shaping[name][1]):
+                yield path.lstrip("-+")
+
+
+def named_paths(properties: Properties) -> list[str]:
+    """The files and directories that settings bring into a service's file system, its layers left aside."""
+    shaping = shaping_properties(properties)
+    roots = [str(shaping[name][1]) for name in _ONE_PATH if name in shaping]
+    return [*roots, *_paths(shaping, _PATH_FIRST + _IMAGES)]
+
+
 def base_of(properties: Properties) -> str | None:
     """The `/etc` that lies below all layers; None if it is in an image that only systemd mounts."""
     if properties.get("RootImage", ("s", ""))[1] or properties.get("RootMStack", ("s", ""))[1]:
@@ -102,14 +116,10 @@ def identify(properties: Properties, files: Files | None = None) -> Identity:
     for name in _ONE_PATH:
         if name in shaping:
             files.add(str(shaping[name][1]))
-    for name in _PLAIN_PATHS + _PATH_FIRST:
-        if name in shaping:
-            for path in _strings(shaping[name][1]):
-                files.add_place(path.lstrip("-+"))
-    for name in _IMAGES:
-        if name in shaping:
-            for path in _strings(shaping[name][1]):
-                files.add(path)
+    for path in _paths(shaping, _PLAIN_PATHS + _PATH_FIRST):
+        files.add_place(path)
+    for path in _paths(shaping, _IMAGES):
+        files.add(path)
     if "RootMStack" in shaping:
         files.certain = False  # Many images and directories, which are systemd's to find.
     places = files.part()

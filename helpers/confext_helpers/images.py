@@ -17,7 +17,7 @@ import struct
 
 from confext_generator import vpick
 from confext_generator.tree import Tree
-from confext_helpers import regular
+from confext_helpers import patience, regular
 from confext_helpers.errors import ConfextError
 from confext_helpers.filewords import SIDECARS
 
@@ -76,6 +76,8 @@ def release_names(name: str) -> tuple[str, ...]:
 
 def resolve(path: str) -> str:
     """The image that systemd picks for `path`: the newest in a `.v/` directory (systemd.v(7)), or `path` itself."""
+    if patience.is_silent(path):
+        return path.removesuffix(".v")
     if not path.endswith(".v"):
         return path
     try:
@@ -87,6 +89,8 @@ def resolve(path: str) -> str:
 
 def is_there(path: str) -> bool:
     """Whether there is anything at `path` for systemd to mount; it passes over a `.v/` directory without a version."""
+    if patience.is_silent(path):
+        return True
     file = resolve(path)
     return os.path.exists(file) and not (file == path and path.endswith(".v") and os.path.isdir(path))
 

@@ -4,25 +4,27 @@ A system call on storage that does not answer (a network file system without its
 program sleeps) does not return, and no signal ends the process that made it. So the call is made by a child, which is
 given up when its time is over: it is killed, and if that does not end it, left behind. It holds nothing that anybody
 waits for.
+
+What did not answer is remembered, and passed over by who would look at it next (is_silent()).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 import stat
 import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-SECONDS = 3.0
+SECONDS = 2.0
 
 _HEAD = 4096
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 _T = TypeVar("_T")
+
+_silent: set[str] = set()
 
 
 def attempt(function: Callable[[], _T], seconds: float) -> _T:
@@ -60,7 +62,7 @@ def silent(paths: Iterable[str], seconds: float = SECONDS) -> list[str]:
     """Those of some files and directories that do not answer: what there is, and what it begins with, is asked.
 
     Args:
-        paths: where they are, or would be. What is beside it, or below it, is not asked.
+        paths: where they are, or would be. In a `.v/` directory, all versions are asked as well.
         seconds: how long to wait for the next answer.
     """
     waiting = list(dict.fromkeys(paths))
@@ -68,42 +70,67 @@ def silent(paths: Iterable[str], seconds: float = SECONDS) -> list[str]:
     while waiting:
         # One child for all of them, as long as they answer.
         left = list(waiting)
-        _, answers = _in_child(lambda writer, left=left: _ask(left, writer), seconds)  # type: ignore[misc]
+        _, answers = _in_child(lambda writer, left=left: _ask(left, writer), seconds, alone=True)  # type: ignore[misc]
         if len(answers) == len(waiting):
             break
         found.append(waiting[len(answers)])
         waiting = waiting[len(answers) + 1 :]
+    _silent.update(found)
     return found
+
+
+def is_silent(path: str) -> bool:
+    """Whether the file or directory was asked already, and did not answer."""
+    return path in _silent
 
 
 def _ask(paths: list[str], writer: int) -> None:
     for path in paths:
-        with contextlib.suppress(OSError):
-            fd = os.open(path, _FILE)
-            try:
-                mode = os.fstat(fd).st_mode
-                if stat.S_ISDIR(mode):
-                    with os.scandir(fd) as entries:
-                        next(entries, None)
-                elif stat.S_ISREG(mode):
-                    os.read(fd, _HEAD)
-            finally:
-                os.close(fd)
+        for name in _look(path) if path.rstrip("/").endswith(".v") else _look(path)[:0]:
+            _look(f"{path}/{name}")
         os.write(writer, b".")
 
 
-def _in_child(function: Callable[[int], None], seconds: float) -> tuple[bool, bytes]:
+def _look(path: str) -> list[str]:
+    """Look at what a file begins with, or what is in a directory; return the latter."""
+    try:
+        fd = os.open(path, _FILE)
+        try:
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISDIR(mode):
+                return os.listdir(fd)
+            if stat.S_ISREG(mode):
+                os.read(fd, _HEAD)
+        finally:
+            os.close(fd)
+    except OSError:
+        pass
+    return []
+
+
+def _in_child(function: Callable[[int], None], seconds: float, *, alone: bool = False) -> tuple[bool, bytes]:
     """Have a child write something; return whether it came to its end, and what it wrote.
 
     Args:
         function: gets the descriptor to write to.
         seconds: how long to wait for the child to go on.
+        alone: whether it needs none of the descriptors that this process has.
     """
+    import select  # Not everybody who knows that nothing is silent has to ask.
+    import signal
+
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            os.close(reader)
+            # Whoever reads what this program says waits until nobody can say anything any more.
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in range(3):
+                os.dup2(null, fd)
+            if alone:
+                os.dup2(writer, 3)
+                os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+                writer = 3
             function(writer)
         os._exit(0)
     os.close(writer)

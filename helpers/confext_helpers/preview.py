@@ -10,7 +10,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change, checks, difference, identity, images, stacks, stage
+from confext_helpers import change, checks, difference, identity, images, patience, stacks, stage
 from confext_helpers.bus import Manager
 from confext_helpers.errors import ConfextError
 from confext_helpers.messages import LayerChange
@@ -19,6 +19,7 @@ from confext_helpers.running import last_swap
 from confext_helpers.services import Service, not_running
 
 TEXT_MAX = 1 << 20
+_SILENT = "bring back the storage that it is on, or take it away"
 
 
 class Side(NamedTuple):
@@ -64,17 +65,20 @@ class Preview(NamedTuple):
         layers: which layers; None if the stage could not be had.
         files: which files, by path.
         refused: why the reload would be refused; None if it would not.
+        base_changed: whether anything happened in the host's `/etc` since the swap, files that look the same included.
     """
 
     layers: LayerChange | None
     files: list[FileChange]
     refused: ConfextError | None
+    base_changed: bool = False
 
     @property
     def differs(self) -> bool:
         """Whether anything would change."""
         layers = self.layers
-        return bool(self.files) or (layers is not None and any((layers.added, layers.replaced, layers.removed)))
+        replaced = layers is not None and any((layers.added, layers.replaced, layers.removed))
+        return bool(self.files) or replaced or self.base_changed
 
 
 def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
@@ -96,6 +100,9 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=service.name)
     unit, properties = service.name, service.properties
     layers = stage.layer_paths(properties)
+    silent = patience.silent([*layers, *identity.named_paths(properties)])
+    if silent:
+        return Preview(None, [], ConfextError("this does not answer", unit=unit, path=silent[0], hint=_SILENT))
     try:
         for layer in layers:
             images.check_whole(unit, layer)
@@ -133,7 +140,11 @@ def _compare(service: Service, namespace: int) -> Preview:
         for fd in (old, new, base):
             if fd is not None:
                 os.close(fd)
-    return Preview(found.layers, files, None)
+    if last is not None:
+        changed = last.identity.base != made_of.base
+    else:
+        changed = identity.base(properties).newest // 1000 > change.start_usec(properties)
+    return Preview(found.layers, files, None, changed)
 
 
 def _files(found: difference.Difference, old: int, new: int) -> list[FileChange]:

@@ -17,7 +17,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import identity, images, stacks
+from confext_helpers import identity, images, patience, stacks
 from confext_helpers.bus import Properties
 from confext_helpers.loopdevices import Loop, is_verity, loops
 from confext_helpers.mounts import ETC, Mount
@@ -100,11 +100,13 @@ class Stack(NamedTuple):
         layers: those that are loaded, from bottom to top, and then those that are not.
         since: when it was stacked.
         complete: whether it is known which layer each one of the overlay is.
+        base_changed: whether anything happened in the `/etc` below the layers since then.
     """
 
     layers: list[Running]
     since: Since
     complete: bool
+    base_changed: bool = False
 
 
 def lower_count(overlay: Mount | None) -> int:
@@ -201,6 +203,18 @@ def since(service: Service, view: View) -> Since:
     return Since(start, False, True)
 
 
+def _base_changed(service: Service, view: View, stacked: Since) -> bool:
+    """Whether anything happened in what lies below the layers since the `/etc` of a service was stacked.
+
+    Its overlay may not show that: see identity.py.
+    """
+    now = identity.base(service.properties)
+    note = last_swap(service.name)
+    if note is not None and view.process.key in note.processes:
+        return now.base != note.identity.base
+    return now.newest > stacked.usec * 1000
+
+
 def read(service: Service, view: View) -> Stack:
     """The layers that `service` has, and those that it would have."""
     paths = layer_paths(service.properties)
@@ -213,11 +227,13 @@ def read(service: Service, view: View) -> Stack:
         finally:
             os.close(etc)
     stacked, attached, kinds = since(service, view), loops(), image_paths(service.properties)
+    # Without a stack, the host's own is seen.
+    changed = view.overlay is not None and _base_changed(service, view, stacked)
     # What was removed from the disk may run.
     loaded = [Layered(path, images.resolve(path), path in kinds) for path in paths]
     matched = told(loaded, seen, lower_count(view.overlay))
     if matched is None:
-        return _in_doubt(service, view, loaded, stacked, attached)
+        return _in_doubt(service, view, loaded, stacked, attached)._replace(base_changed=changed)
     layers = [_running(path, path in kinds, matched.get(path), stacked, attached) for path in paths]
     known = set(matched.values())
     layers += [
@@ -225,7 +241,7 @@ def read(service: Service, view: View) -> Stack:
         for release in seen
         if release not in known
     ]
-    return Stack([one for one in layers if not _is_none_of_etc(one)], stacked, True)
+    return Stack([one for one in layers if not _is_none_of_etc(one)], stacked, True, changed)
 
 
 def _is_none_of_etc(layer: Running) -> bool:
@@ -272,7 +288,10 @@ def not_running(properties: Properties) -> list[Running]:
     """The layers of a service of which none runs."""
     kinds = image_paths(properties)
     layers = [stacks.load(path) for path in layer_paths(properties)]
-    return [Running(layer, layer.path in kinds, source=layer.file) for layer in layers]
+    return [
+        Running(layer, layer.path in kinds, source=layer.file if not patience.is_silent(layer.path) else "")
+        for layer in layers
+    ]
 
 
 def image_paths(properties: Properties) -> set[str]:
@@ -292,6 +311,9 @@ def _releases_of(etc: str) -> list[Release]:
 
 def _running(path: str, image: bool, release: Release | None, stacked: Since, attached: list[Loop]) -> Running:
     layer = stacks.load(path)
+    if patience.is_silent(path):
+        name, device = (release.name, release.device) if release is not None else ("", 0)
+        return Running(layer, image, name, device=device)
     if release is None:
         return Running(layer, image, source=layer.file)
     if not image:

@@ -12,7 +12,7 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from confext_helpers import images, regular
+from confext_helpers import images, patience, regular
 from confext_helpers.bus import Properties
 from confext_helpers.stage import layer_paths
 
@@ -48,7 +48,8 @@ def load(path: str) -> Layer:
     file = images.resolve(path)
     full = images.layer_name(file)
     name = images.base_name(full) or full
-    return Layer(name, path, file, full[len(name) + 1 :], _root_hash(file))
+    root_hash = _root_hash(file) if not patience.is_silent(path) else ""
+    return Layer(name, path, file, full[len(name) + 1 :], root_hash)
 
 
 def loaded(properties: Properties) -> list[Layer]:

@@ -35,7 +35,8 @@ def make(machine: Machine, name: str, etc: str, settings: str = "") -> str:
         chmod 600 secret owned; chmod 700 closed
     """)
     images.build(machine, f"{STORE}/{name}.raw", images.pair("v1"))
-    machine.write(f"/etc/systemd/system/{unit}", services.fragment(f"User=1\n{settings}[Unit]\nStartLimitIntervalSec=0\n", "--idle"))
+    text = services.fragment(f"User=1\n{settings}[Unit]\nStartLimitIntervalSec=0\n", "--idle")
+    machine.write(f"/etc/systemd/system/{unit}", text)
     services.set_entries(machine, [unit], {f"10-{name}.raw": f"{STORE}/{name}.raw"})
     machine.systemctl("daemon-reload")
     machine.systemctl("restart", unit)
@@ -94,10 +95,21 @@ def test_files_below_are_told(machine: Machine) -> None:
     seen(machine, unit)
     machine.sh("cd /etc/host/live; echo new >.new; mv .new cert")
     status = machine.run("unit-confext", "status", unit, check=False)
+    assert status.returncode == 3
+    assert status.stdout.splitlines()[-2:] == [
+        "Differs: the host's own /etc changed since", f"Run: systemctl reload {unit}",
+    ]  # fmt: skip
+    diff = machine.run("unit-confext", "diff", unit, check=False)
+    assert diff.returncode == 3
+    assert "changed: /etc/host/live/cert" in diff.stdout
     machine.systemctl("reload", unit)
     last = machine.journal("-u", unit, "-t", "unit-confext").splitlines()[-1]
     assert last == f"{unit}: /etc re-stacked: no layer changed; 1 file changed"
-    assert status.returncode == 0 or "changed" in status.stdout
+    assert "Up to date" in machine.run("unit-confext", "status", unit).stdout
+    machine.sh("chmod 640 /etc/host/file")
+    diff = machine.run("unit-confext", "diff", unit, check=False)
+    assert (diff.returncode, diff.stdout) == (3, "")
+    assert diff.stderr == f"unit-confext: {unit}: the host's own /etc changed since\n"
 
 
 @pytest.mark.real

@@ -134,7 +134,7 @@ _DIFF = confext_helpers.command.diff
 JSON: dict[str, tuple[Callable[..., object], ...]] = {
     "list": (confext_helpers.command.list.as_data,),
     "status": (confext_helpers.command.status.as_data, *_OF_LAYER, _VERIFY.signers_as_data),
-    "which": (_WHICH.run, _WHICH._as_data, _WHICH._link, *_OF_LAYER),
+    "which": (_WHICH._look, _WHICH._as_data, _WHICH._link, *_OF_LAYER),
     "cat": (confext_helpers.command.cat._as_data,),
     "diff": (_DIFF.run, _DIFF._as_data, _DIFF._layer, _DIFF._side),
     "inspect": (

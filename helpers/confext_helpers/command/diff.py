@@ -98,6 +98,7 @@ def _as_data(found: Preview) -> dict[str, object]:
     layers = found.layers or LayerChange([], [], [], [])
     return {
         "differs": found.differs,
+        "base_changed": found.base_changed,
         "refused": str(found.refused) if found.refused is not None else None,
         "layers": {
             "added": [_layer(one) for one in layers.added],
@@ -136,6 +137,8 @@ def _show(unit: str, found: Preview, output: Output) -> None:
     output.flush()
     if found.refused is not None:
         print(f"{PROGRAM}: the reload would be refused: {printable(str(found.refused))}", file=sys.stderr)
+    elif found.base_changed and not found.files:
+        output.note(f"{PROGRAM}: {unit}: {comparison.BASE_CHANGED}")
     elif not found.differs:
         output.note(f"{PROGRAM}: {unit}: a reload would change nothing")
 

@@ -11,6 +11,7 @@ import datetime
 from collections.abc import Sequence
 from enum import StrEnum
 
+from confext_helpers import patience
 from confext_helpers.bus import Manager
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
@@ -21,8 +22,10 @@ from confext_helpers.image import signers, trust
 from confext_helpers.image.certificates import Certificate
 from confext_helpers.ondisk import Disk
 from confext_helpers.running import Running
-from confext_helpers.services import find, need_root
+from confext_helpers.services import Service, find, need_root
 
+# How long all that is known about one service may take.
+_SECONDS = 20.0
 _COLUMNS = ("layer", "state", "version", "root_hash", "signature", "path")
 
 
@@ -49,17 +52,28 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     anchors = trust.load(arguments.trust)
     disk = Disk()
     with Manager() as manager:
-        found = [status_of(find(manager, word), disk) for word in arguments.operands]
+        services = [find(manager, word) for word in arguments.operands]
+    # A child each, since even what answered once may not answer again.
+    found = [_patiently(service, disk, anchors) for service in services]
     if output.json != "off":
-        output.data([as_data(one, anchors) for one in found])
+        output.data(found)
     else:
         for number, one in enumerate(found):
             if number:
                 output.line()
-            _show(as_data(one, anchors), output)
-    if any(one.reload_failed for one in found):
+            _show(one, output)
+    if any(one["reload_result"] != "success" for one in found):
         return Exit.RELOAD_FAILED
-    return Exit.DIFFERS if any(one.reasons for one in found) else Exit.OK
+    return Exit.DIFFERS if any(one["differs"] for one in found) else Exit.OK
+
+
+def _patiently(service: Service, disk: Disk, anchors: Sequence[Certificate]) -> dict[str, object]:
+    try:
+        return patience.attempt(lambda: as_data(status_of(service, disk), anchors), _SECONDS)
+    except TimeoutError as error:
+        reason = f"it cannot be looked at: {error}"
+        empty = Status(service, None, None, False, False, [], "success", [reason], [])
+        return as_data(empty, anchors)
 
 
 def signature_of(layer: Running, anchors: Sequence[Certificate]) -> dict[str, object]:
@@ -104,6 +118,7 @@ def as_data(status: Status, anchors: Sequence[Certificate]) -> dict[str, object]
         "namespaces": len(status.service.processes),
         "in_host_namespace": status.service.hosted is not None,
         "complete": status.complete,
+        "base_changed": status.base_changed,
         "reload_result": status.reload_result,
         "differs": bool(status.reasons),
         "reasons": status.reasons,

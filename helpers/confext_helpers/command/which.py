@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from confext_helpers import running
+from confext_helpers import patience, running
 from confext_helpers.bus import Manager
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
 from confext_helpers.command.status import layer_as_data, signature_of
+from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from confext_helpers.image.certificates import Certificate
 from confext_helpers.layerfiles import open_layer
 from confext_helpers.origin import Finder, Kind, Link, Origin, Place, walk
-from confext_helpers.services import base_of, find, need_root, seen
+from confext_helpers.services import Service, base_of, find, need_root, seen
+from confext_helpers.stage import layer_paths
+
+# How long all of it may take.
+_SECONDS = 20.0
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
@@ -28,17 +33,25 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     unit, path = arguments.operands
     with Manager() as manager:
         service = find(manager, unit)
-    with seen(service) as view, walk(view, path, service.name) as (place, links):
-        stack = running.read(service, view)
-        finder = Finder(view, stack, service.properties, base_of(service.properties), open_layer)
-        data = _as_data(place, finder.find(place), anchors)
-        data["links"] = [_link(link, finder.find(link.place)) for link in links]
-        data = {"unit": service.name, "path": path, **data}
+    patience.silent(layer_paths(service.properties))
+    try:
+        data = patience.attempt(lambda: _look(service, path, anchors), _SECONDS)
+    except TimeoutError as error:
+        raise ConfextError(f"it cannot be looked at: {error}", unit=service.name, path=path) from None
     if output.json != "off":
         output.data([data])
     else:
         _show(data, output)
     return Exit.OK
+
+
+def _look(service: Service, path: str, anchors: Sequence[Certificate]) -> dict[str, object]:
+    with seen(service) as view, walk(view, path, service.name) as (place, links):
+        stack = running.read(service, view)
+        finder = Finder(view, stack, service.properties, base_of(service.properties), open_layer)
+        data = _as_data(place, finder.find(place), anchors)
+        data["links"] = [_link(link, finder.find(link.place)) for link in links]
+    return {"unit": service.name, "path": path, **data}
 
 
 def _as_data(place: Place, origin: Origin, anchors: Sequence[Certificate]) -> dict[str, object]:
