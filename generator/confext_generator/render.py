@@ -33,8 +33,9 @@ def render(dropin: Dropin) -> bytes:
     if dropin.source_path:
         lines.append(b"SourcePath=" + dropin.source_path.replace(b"%", b"%%"))
     lines += [b"RequiresMountsFor=" + words.quote_word(path) for path in dropin.mounts]
-    if dropin.wants:
-        lines.append(b"Wants=" + b" ".join(dropin.wants))
+    # The hook's unit is started with the service, and not only after it: how often systemd does what Upholds= asks for
+    # is limited.
+    lines.append(b"Wants=" + b" ".join([*dropin.wants, RESTACK_UNIT]))
     after = [*dropin.after, RESTACK_UNIT]
     if dropin.access:
         lines.append(b"Requires=" + ACCESS_UNIT)

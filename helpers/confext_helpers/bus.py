@@ -14,7 +14,7 @@ import array
 import os
 import socket
 from itertools import takewhile
-from typing import cast
+from typing import NamedTuple, cast
 
 from jeepney.low_level import HeaderFields, Message, MessageType, Parser
 from jeepney.wrappers import DBusAddress, new_method_call
@@ -43,14 +43,43 @@ def unit_path(unit: str) -> str:
     return "/org/freedesktop/systemd1/unit/" + "".join(escaped)
 
 
+def _jobs(body: tuple[object, ...]) -> dict[str, Job]:
+    """What ListJobs() returns."""
+    jobs = cast(list[tuple[int, str, str, str, str, str]], body[0])
+    return {unit: Job(number, kind, state) for number, unit, kind, state, *_ in jobs if kind != "nop"}
+
+
+class Job(NamedTuple):
+    """A job of the manager, org.freedesktop.systemd1(5).
+
+    Attributes:
+        number: of it.
+        type: such as "reload".
+        state: "waiting" or "running". One that runs is waiting again if the same was asked for once more.
+    """
+
+    number: int
+    type: str
+    state: str
+
+    @property
+    def holds_reload(self) -> bool:
+        """Whether it is a reload that has not begun."""
+        return self.state == "waiting" and self.type.startswith("reload")
+
+
 class Manager:
     """A connection to the system's service manager; use as a context manager.
+
+    Args:
+        timeout_sec: how long each answer may take.
 
     Raises:
         ConfextError: neither socket answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_sec: float = TIMEOUT_SEC) -> None:
+        self._timeout_sec = timeout_sec
         self._serial = 0
         self._parser = Parser()
         self._on_bus = False
@@ -79,7 +108,7 @@ class Manager:
         problem: OSError | None = None
         for path in (PRIVATE_SOCKET, BUS_SOCKET):
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            connection.settimeout(TIMEOUT_SEC)
+            connection.settimeout(self._timeout_sec)
             try:
                 connection.connect(path)
                 self._authenticate(connection)
@@ -140,7 +169,7 @@ class Manager:
             try:
                 data = connection.recv(1 << 16)
             except TimeoutError:
-                raise ConfextError(f"the service manager did not answer within {TIMEOUT_SEC:.0f} s") from None
+                raise ConfextError(f"the service manager did not answer within {self._timeout_sec:.0f} s") from None
             if not data:
                 raise ConfextError("the service manager closed the connection")
             self._parser.add_data(data)
@@ -175,11 +204,17 @@ class Manager:
         (text,) = self._get(_MANAGER.object_path, "Manager", "Version")
         return int("".join(takewhile(str.isdecimal, str(text))))
 
-    def reload_job(self, unit: str) -> int:
-        """The number of the job that is to reload `unit`; 0 if there is none."""
-        (job,) = self._get(unit_path(unit), "Unit", "Job")
-        number, path = cast(tuple[int, str], job)
-        return number if number and str(self._get(path, "Job", "JobType")[0]).startswith("reload") else 0
+    def list_jobs(self) -> dict[str, Job]:
+        """The jobs that wait or run, by unit."""
+        (body,) = self._call(new_method_call(_MANAGER, "ListJobs"))
+        return _jobs(body)
+
+    def list_jobs_and_state(self, unit: str) -> tuple[dict[str, Job], str]:
+        """All jobs, and the ActiveState of `unit`."""
+        address = DBusAddress(unit_path(unit), "org.freedesktop.systemd1", _PROPERTIES)
+        state = new_method_call(address, "Get", "ss", ("org.freedesktop.systemd1.Unit", "ActiveState"))
+        jobs, value = self._call(new_method_call(_MANAGER, "ListJobs"), state)
+        return _jobs(jobs), str(cast(Value, value[0])[1])
 
     def ordered_after(self, unit: str) -> list[str]:
         """The units that `unit` is ordered after."""
@@ -188,15 +223,19 @@ class Manager:
 
     def units_with_jobs(self) -> set[str]:
         """The units for which a job is waiting or running."""
-        (body,) = self._call(new_method_call(_MANAGER, "ListJobs"))
-        return {str(job[1]) for job in cast(list[tuple[object, ...]], body[0])}
+        return set(self.list_jobs())
 
-    def cancel_reload(self, unit: str) -> bool:
-        """Cancel the job that is to reload `unit`, if there is one; return whether there was."""
-        number = self.reload_job(unit)
-        if number:
-            self._call(new_method_call(_MANAGER, "CancelJob", "u", (number,)))
-        return number != 0
+    def cancel_job(self, number: int) -> None:
+        """Cancel a job.
+
+        Raises:
+            ConfextError: it cannot be cancelled, or there is none.
+        """
+        self._call(new_method_call(_MANAGER, "CancelJob", "u", (number,)))
+
+    def reload_alone(self, unit: str) -> None:
+        """Queue a reload of `unit` that no other unit is reloaded with or waited for, and do not wait for it."""
+        self._call(new_method_call(_MANAGER, "ReloadUnit", "ss", (unit, "ignore-dependencies")))
 
     def start_transient(self, unit: str, properties: list[tuple[str, Value]], *, watch: bool = False) -> str:
         """Queue the start of a transient unit; StartTransientUnit() returns before it has started.

@@ -95,6 +95,16 @@ def build_properties(
     ]
 
 
+def hook_timeout_usec(manager: Manager, unit: str) -> int | None:
+    """How long the hook may take, if a file of `unit` says it: TimeoutSec= in [X-Confext], in microseconds."""
+    files = manager.unit_files(unit)
+    if not any(_mentions_section(path, b"TimeoutSec") for path in files):
+        return None
+    from confext_helpers import settings  # Most services have none, and it takes its time.
+
+    return settings.read_hook_timeout(files, unit=unit)
+
+
 def read(manager: Manager, unit: str) -> CheckSettings | None:
     """What the [X-Confext] sections of `unit` say; None if it has none.
 
@@ -110,12 +120,13 @@ def read(manager: Manager, unit: str) -> CheckSettings | None:
     return settings.read_settings(files, specifiers, version=manager.version(), unit=unit)
 
 
-def _mentions_section(path: str) -> bool:
+def _mentions_section(path: str, setting: bytes = b"") -> bool:
     try:
         with open(path, "rb") as file:
-            return SECTION in file.read()
+            data = file.read()
     except OSError:
         return False
+    return SECTION in data and setting in data
 
 
 def run(manager: Manager, unit: str, properties: Properties, settings: CheckSettings) -> None:

@@ -40,6 +40,7 @@ class Id(StrEnum):
     RELOAD_FAILED = "4796ce3a55b442e2ad0f053c98dd379f"
     FAILED = "34613f216bfc4d6b85106594362d45b5"
     NOT_STARTED = "07b7fc71b00b4a94a1504bf71afe1861"
+    LEFT_ALONE = "e4333be5b6de47ab8a15869dfccbdb4b"
     SECTION = "4b4fb5e1518043768fd00a4ac2072dd5"
     GRAVE_KEPT = "32d37c37d6db4f5890a5ffb72416420e"
 
@@ -140,6 +141,19 @@ def unchanged(unit: str) -> Message:
 def no_process(unit: str) -> Message:
     """There was nothing to re-stack."""
     return Message(Id.UNCHANGED, Priority.DEBUG, f"{unit}: no process runs, so there is no /etc to change", {})
+
+
+def left_alone(unit: str) -> Message:
+    """The hook was called, but not for a reload of the service that is about to begin."""
+    text = f"{unit}: /etc is left alone, since no reload by systemd waits for it; for what is new in its layers, "
+    text += f"run 'systemctl reload {unit}'"
+    return Message(Id.LEFT_ALONE, Priority.INFO, text, {})
+
+
+def superseded(unit: str) -> Message:
+    """The reload gave way to another job while the new `/etc` was prepared."""
+    text = f"{unit}: /etc stays as it is, since its reload was asked for once more, or is not wanted any more"
+    return Message(Id.UNCHANGED, Priority.DEBUG, text, {})
 
 
 def refused(error: ConfextError, step: Step, *, partly: bool = False) -> Message:

@@ -8,7 +8,7 @@ nothing has to be done. None of them grows with the files that a layer has: /run
 those files.
 `UNIT.done` says that the hook came to its end; unit-confext-restack@.service takes it away again. It is empty, so as to
 need no space. `UNIT.warnings` has what was said about the unit's settings, so that it is said once. `UNIT.lock` keeps
-two hooks apart.
+two hooks apart. `UNIT.owed` has the number of the job for which the last swap was made.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -95,6 +96,23 @@ class Notes:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         return self
 
+    def try_lock(self, seconds: float = 0.0) -> bool:
+        """Take the lock if nobody else has it, or lets go of it in time; return whether it was taken."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(0.1)
+            else:
+                return True
+
+    def unlock(self) -> None:
+        """Let go of the lock, also for a child that has inherited it and cannot do so any more."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
     def __exit__(self, *exc: object) -> None:
         os.close(self._lock)
         os.close(self._directory)
@@ -152,6 +170,15 @@ class Notes:
             self._write("warnings", "".join(f"{line}\n" for line in warnings))
         else:
             self._remove("warnings")
+
+    def read_owed(self) -> int:
+        """The number of the job which was to reload the service when its last swap was made."""
+        text = self._read("owed")
+        return int(text) if text.isdecimal() else 0
+
+    def write_owed(self, job: int) -> None:
+        """Note that a swap was made for a job, so that the service has to be reloaded even if that is cancelled."""
+        self._write("owed", str(job))
 
     def write_done(self, done: bool) -> None:
         """Note that this hook came to its end, whatever that was, or that none has yet."""

@@ -1,6 +1,7 @@
 """The hook in front of a service's reload: give the running service the `/etc` that a restart would give it.
 
     restack UNIT              re-stack `/etc` of the service; cancel its reload if that fails
+    restack --alone UNIT      the same, although no reload of the service waits for it
     restack --refuse UNIT     cancel the reload of a service whose hook died
     restack --recover UNIT    complete what a hook that died had begun
     restack --access UNIT     fail if others than root can write a layer of the service, before it starts
@@ -23,12 +24,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from confext_helpers import checks, identity, images, messages, stage
 from confext_helpers.bus import Manager, Properties
+from confext_helpers.deadline import Line, Progress, supervise
 from confext_helpers.errors import ConfextError
 from confext_helpers.filewords import Files
 from confext_helpers.identity import GENERATED
@@ -36,12 +37,14 @@ from confext_helpers.journal import say
 from confext_helpers.messages import Step
 from confext_helpers.notes import Notes, Stack
 from confext_helpers.processes import Process, find_processes
+from confext_helpers.reloadjob import Reload, SupersededError, cancel, give_up, report
 
 USAGE = """\
-usage: restack [--refuse|--recover|--access|--report] [--] UNIT
+usage: restack [--alone|--refuse|--recover|--access|--report] [--] UNIT
 
 Give the running service UNIT the /etc that a restart would give it.
 
+  --alone     also if no reload of UNIT waits for it
   --refuse    only cancel the reload of UNIT, since a re-stack was cut off
   --recover   only complete a re-stack that was cut off
   --access    only fail if others than root can write a layer of UNIT
@@ -52,18 +55,22 @@ Give the running service UNIT the /etc that a restart would give it.
 See unit-confext-restack(8).
 """
 
-REPORT_UNIT = "unit-confext-report@{}.service"
 EXIT_USAGE = 2
+# Of the child that does the work: the reload was cancelled, and the reason has been said.
+_REFUSED = 3
 # In the order of Options.
-_FLAGS = ("--refuse", "--recover", "--access", "--report", "--debug")
+_FLAGS = ("--alone", "--refuse", "--recover", "--access", "--report", "--debug")
 # How long a service that starts waits for the file systems that its layers are on, in seconds.
 MOUNT_TIMEOUT_SEC = 90.0
+# How long a recovery waits for the hook that is at work, which does the same.
+_RECOVER_WAIT_SEC = 30.0
 
 
 class Options(NamedTuple):
     """The command line."""
 
     unit: str
+    alone: bool = False
     refuse: bool = False
     recover: bool = False
     access: bool = False
@@ -130,33 +137,6 @@ def _note_files(notes: Notes, files: Files, processes: list[Process]) -> None:
         notes.write_files(files.paths, files.digest())
 
 
-class Progress:
-    """How far the hook has come.
-
-    Attributes:
-        step: the present one.
-        swapped: in how many mount namespaces the service has its new `/etc`.
-        usec: how long the steps took that are over, in microseconds.
-    """
-
-    def __init__(self) -> None:
-        self.step = Step.PREPARE
-        self.swapped = 0
-        self.usec: dict[Step, int] = {}
-        self._since = time.monotonic_ns()
-
-    def begin(self, step: Step) -> None:
-        """The present step is over, and the next one begins."""
-        self.end()
-        self.step = step
-
-    def end(self) -> None:
-        """The present step is over."""
-        now = time.monotonic_ns()
-        self.usec[self.step] = self.usec.get(self.step, 0) + (now - self._since) // 1000
-        self._since = now
-
-
 def restack(
     unit: str,
     manager: Manager,
@@ -165,6 +145,7 @@ def restack(
     processes: list[Process],
     progress: Progress,
     files: Files,
+    reload: Reload,
 ) -> bool:
     """Build the future `/etc` and put it in place in each of `processes`' namespaces, unless it is there already.
 
@@ -173,6 +154,7 @@ def restack(
 
     Raises:
         ConfextError: it cannot be had; the service's `/etc` is what it was, unless the error says otherwise.
+        SupersededError: nobody wants it any more.
     """
     before = identity.identify(properties, files)
     keys = [process.key for process in processes]
@@ -221,6 +203,7 @@ def restack(
         if (signed and after.layers != before.layers) or (wanted is not None and wanted.commands and changed):
             raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
         found = change.find(unit, properties, processes[0], new_stage.namespace, before, last)
+        reload.begin_swap(manager)
     except BaseException:
         new_stage.close()
         raise
@@ -241,6 +224,7 @@ def restack(
         progress.swapped += 1
     new_stage.close()
     progress.end()
+    reload.swapped(manager, notes)
     now = identity.now()
     settled = same and before.settled and not identity.is_held_open(properties)
     # Without the note, the next reload does more than it has to. This one is done.
@@ -248,6 +232,46 @@ def restack(
         notes.write_stack(Stack(keys, now // 1000, [*found.layers.all], before, settled))
     say(unit, messages.restacked(unit, found.layers, found.files, progress.usec))
     return settled
+
+
+def _work(options: Options, notes: Notes, line: Line) -> int:
+    """What the hook does, in a child of its own; return 0, _REFUSED if the reload was cancelled, or 1 for less."""
+    unit = options.unit
+    if not notes.try_lock():
+        line.doing("another hook of it still ran")
+    with notes, Manager() as manager:
+        progress = Progress(line)
+        try:
+            files = Files()
+            files.add(GENERATED)
+            job = manager.list_jobs().get(unit)
+            if not options.alone and (job is None or not job.holds_reload):
+                if job is None:
+                    say(unit, messages.left_alone(unit))
+                return 0
+            if usec := checks.hook_timeout_usec(manager, unit):
+                line.limit(usec)
+            reload = Reload(unit, None if options.alone else job, line)
+            properties = manager.service_properties(unit)
+            processes = find_processes(unit, properties)
+            _recover(unit, notes, processes)
+            if processes:
+                if restack(unit, manager, notes, properties, processes, progress, files, reload):
+                    _note_files(notes, files, processes)
+            else:
+                say(unit, messages.no_process(unit))
+        except SupersededError:
+            say(unit, messages.superseded(unit))
+        except Exception as error:
+            if options.debug:
+                import traceback
+
+                traceback.print_exc()
+            message = messages.refused(_as_confext_error(error, unit), progress.step, partly=progress.swapped > 0)
+            say(unit, message)
+            cancel(manager, notes, unit, unless_repeated=True)
+            return _REFUSED
+    return 0
 
 
 def run(options: Options) -> int:
@@ -263,45 +287,45 @@ def run(options: Options) -> int:
         return 0
     if options.access:
         return look_before_start(unit)
-    with Notes(unit) as notes, Manager() as manager:
-        if options.refuse:
-            if manager.cancel_reload(unit):
+    notes = Notes(unit)
+    if options.refuse:
+        # Without the lock: whoever has it may be what does not end.
+        with Manager() as manager:
+            if cancel(manager, notes, unit):
                 say(unit, messages.cut_off(unit))
-            return 0
-        if options.recover:
-            _recover(unit, notes, find_processes(unit, manager.service_properties(unit)))
-            return 0
-        notes.write_done(False)
-        progress = Progress()
-        try:
-            files = Files()
-            files.add(GENERATED)
-            properties = manager.service_properties(unit)
-            processes = find_processes(unit, properties)
-            _recover(unit, notes, processes)
-            if processes:
-                if restack(unit, manager, notes, properties, processes, progress, files):
-                    _note_files(notes, files, processes)
-            else:
-                say(unit, messages.no_process(unit))
-            if progress.swapped:
-                # It waits for the service's own reload, which comes next. If it cannot, less is said, and that is all.
-                with contextlib.suppress(ConfextError):
-                    if manager.reload_job(unit):
-                        manager.start_unit(REPORT_UNIT.format(unit))
-            notes.write_done(True)
-        except Exception as error:
-            if options.debug:
-                import traceback
+        return 0
+    if options.recover:
+        # A hook that is at work has done it already.
+        if notes.try_lock(_RECOVER_WAIT_SEC):
+            with notes, Manager() as manager:
+                _recover(unit, notes, find_processes(unit, manager.service_properties(unit)))
+        return 0
+    notes.write_done(False)
 
-                traceback.print_exc()
-            message = messages.refused(_as_confext_error(error, unit), progress.step, partly=progress.swapped > 0)
-            say(unit, message)
-            manager.cancel_reload(unit)
-            # Dealt with. By now the user may have asked for the next reload, which is none of this hook's.
+    def done() -> None:
+        # If this is killed now, the service's reload goes on all the same, with what it is to read.
+        with contextlib.suppress(OSError):
             notes.write_done(True)
-            return 1
-    return 0
+
+    ended = supervise(lambda line: _main(options, lambda: _work(options, notes, line)), done)
+    status = ended.status
+    if status is None:
+        # It does nothing more, but may have the lock until storage answers.
+        notes.unlock()
+        if ended.swapped:
+            status = 0
+        elif ended.terminated:
+            with Manager() as manager:
+                if cancel(manager, notes, unit):
+                    say(unit, messages.cut_off(unit))
+        elif not ended.asked:
+            give_up(unit, notes, ended)
+            status = _REFUSED
+    if status not in (0, _REFUSED):
+        return 1
+    # Dealt with. By now the user may have asked for the next reload, which is none of this hook's.
+    notes.write_done(True)
+    return 1 if status else 0
 
 
 def _as_confext_error(error: Exception, unit: str) -> ConfextError:
@@ -323,14 +347,6 @@ def look_before_start(unit: str) -> int:
     return 0
 
 
-def report(unit: str) -> None:
-    """Say so if the reload of `unit` that came after a swap failed."""
-    with Manager() as manager:
-        result = str(manager.service_properties(unit)["ReloadResult"][1])
-    if result != "success":
-        say(unit, messages.reload_failed(unit, result))
-
-
 def main(argv: list[str]) -> int:
     """Run the hook; return 0, 1 for an error, or 2 for a wrong command line."""
     if argv in (["-h"], ["--help"]):
@@ -341,8 +357,12 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         print(f"restack: {error}\n{USAGE}", end="", file=sys.stderr)
         return EXIT_USAGE
+    return _main(options, lambda: run(options))
+
+
+def _main(options: Options, function: Callable[[], int]) -> int:
     try:
-        return run(options)
+        return function()
     except Exception as error:
         if options.debug:
             raise

@@ -5,10 +5,9 @@ has read for the unit, in its order, as config_parse() of its conf-parser.c does
 joins it with the next one, comments in between are left out, and lines end in more than one way. What is different is
 the end of it all. Where systemd stops reading a file, at a broken line, a check could get lost, so that is an error.
 
-A list that a later file resets is never parsed: an administrator can correct a package's mistake with a drop-in.
-
-The specifiers of such a section are resolved here too, as far as that can be done exactly. systemd does it for its
-own sections alone, and nothing of its D-Bus interface does it for others.
+A list that a later file resets is never parsed: an administrator can correct a package's mistake with a drop-in. The
+specifiers of such a section are resolved here too, as far as that can be done exactly; nothing of systemd's D-Bus
+interface does it for others.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 SECTION = "X-Confext"
 DEFAULT_TIMEOUT_USEC = 30_000_000
+# Of all that the hook does.
+DEFAULT_HOOK_TIMEOUT_USEC = 90_000_000
 INFINITY_USEC = (1 << 64) - 1
 # parse_boolean() of systemd's parse-util.c.
 _BOOLEANS = ("1", "yes", "y", "true", "t", "on", "0", "no", "n", "false", "f", "off")
@@ -45,11 +46,13 @@ class CheckSettings(NamedTuple):
         commands: of all Check= settings, in order.
         timeout_usec: CheckTimeoutSec=, INFINITY_USEC for none.
         warnings: what is in there that means nothing; whole lines for the user.
+        hook_timeout_usec: TimeoutSec=, which is never infinite.
     """
 
     commands: tuple[Command, ...] = ()
     timeout_usec: int = DEFAULT_TIMEOUT_USEC
     warnings: tuple[str, ...] = ()
+    hook_timeout_usec: int = DEFAULT_HOOK_TIMEOUT_USEC
 
 
 class _Line(NamedTuple):
@@ -115,12 +118,7 @@ def _broken(line: _Line) -> str:
 
 def _fail(unit: str, path: str, place: tuple[int, int], problem: str) -> NoReturn:
     line, column = place
-    raise ConfextError(
-        f"{problem}",
-        unit=unit,
-        path=f"{path}:{line}:{column}",
-        hint="correct it and reload again",
-    )
+    raise ConfextError(problem, unit=unit, path=f"{path}:{line}:{column}", hint="correct it and reload again")
 
 
 def _warning(unit: str, path: str, line: _Line, problem: str) -> str:
@@ -165,6 +163,21 @@ def _read(path: str, unit: str) -> bytes:
         raise ConfextError(f"its checks cannot be read: {error.strerror}", unit=unit, path=path) from None
 
 
+def _time_span(
+    setting: _Assignment, default: int, last: int, unit: str, warnings: list[str], *, finite: bool = False
+) -> int:
+    try:
+        span = parse_timeout(setting.value) if setting.value else default
+    except ValueError:
+        span = -1
+    if span < 0 or (finite and span == INFINITY_USEC):
+        kind = "finite time span" if finite else "time span"
+        problem = f"{setting.key}={setting.value}, which is no {kind},"
+        warnings.append(_warning(unit, setting.path, setting.line, problem))
+        return last
+    return span
+
+
 def _parse_checks(
     checks: list[_Assignment], specifiers: Mapping[str, str], version: int, unit: str
 ) -> tuple[Command, ...]:
@@ -196,6 +209,7 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
     """
     checks: list[_Assignment] = []
     timeout = DEFAULT_TIMEOUT_USEC
+    hook_timeout = DEFAULT_HOOK_TIMEOUT_USEC
     warnings: list[str] = []
     for path in paths:
         data = _read(path, unit) if path else b""
@@ -205,11 +219,9 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
             if setting.key == "Check":
                 checks = [*checks, setting] if setting.value else []
             elif setting.key == "CheckTimeoutSec":
-                try:
-                    timeout = parse_timeout(setting.value) if setting.value else DEFAULT_TIMEOUT_USEC
-                except ValueError:
-                    problem = f"CheckTimeoutSec={setting.value}, which is no time span,"
-                    warnings.append(_warning(unit, path, setting.line, problem))
+                timeout = _time_span(setting, DEFAULT_TIMEOUT_USEC, timeout, unit, warnings)
+            elif setting.key == "TimeoutSec":
+                hook_timeout = _time_span(setting, DEFAULT_HOOK_TIMEOUT_USEC, hook_timeout, unit, warnings, finite=True)
             elif setting.key == "UnsafeDeviceAllow":
                 # For the generator; what that would not understand means no.
                 if setting.value and setting.value.lower() not in _BOOLEANS:
@@ -219,7 +231,18 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
                 key = setting.key if setting.key.isprintable() else ascii(setting.key)
                 warnings.append(_warning(unit, path, setting.line, f"the unknown key {key}="))
     commands = _parse_checks(checks, specifiers, version, unit) if checks else ()
-    return CheckSettings(commands, timeout, tuple(warnings))
+    return CheckSettings(commands, timeout, tuple(warnings), hook_timeout)
+
+
+def read_hook_timeout(paths: Sequence[str], *, unit: str) -> int:
+    """Read TimeoutSec= alone, as read_settings() does, but whatever is wrong with the rest; return microseconds."""
+    found = DEFAULT_HOOK_TIMEOUT_USEC
+    for path in paths:
+        with contextlib.suppress(ConfextError):
+            for setting in _assignments(path, _read(path, unit), unit, []):
+                if setting.key == "TimeoutSec":
+                    found = _time_span(setting, DEFAULT_HOOK_TIMEOUT_USEC, found, unit, [], finite=True)
+    return found
 
 
 # ---- Specifiers, systemd.unit(5) ----
@@ -309,8 +332,8 @@ def _host_specifiers(root: str) -> dict[str, str | None]:
 def specifiers_for(unit: str, fragment: str, *, root: str = "") -> dict[str, str]:
     """What the specifiers in a section of `unit` stand for, by their letters.
 
-    Left out are those that depend on the environment or the build of the manager (%s, %T, %V), those that systemd
-    itself has deprecated (%c, %r, %R), and any other one here that cannot be told for sure.
+    Left out are those that depend on the environment or build of the manager (%s, %T, %V), those that systemd itself
+    has deprecated (%c, %r, %R), and any other one here that cannot be told for sure.
 
     Args:
         unit: Id of org.freedesktop.systemd1(5), which is no alias.

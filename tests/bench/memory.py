@@ -31,7 +31,7 @@ def measure(machine: Machine, names: frozenset[str]) -> Iterator[Row]:
     hook, python = [], []
     for _ in range(REPEATS_MIN):
         machine.sh(replace("memory"))
-        hook.append(_peak(machine, HOOK, "--", unit))
+        hook.append(_peak(machine, HOOK, "--alone", "--", unit))
         check_version(machine, unit, "memory")
         python.append(_peak(machine, "python3", "-I", "-S", "-c", "pass"))
     remove(machine, unit)

@@ -211,7 +211,7 @@ def traced(machine: Machine, *options: str) -> None:
     # What is run after the hook was killed, with an option, is left alone.
     script = f"""#!/bin/sh
 case "$1" in --re*) exec {HOOK}.real "$@" ;; esac
-exec strace -o /tmp/hook.trace {words} {HOOK}.real "$@"
+exec strace -f -o /tmp/hook.trace {words} {HOOK}.real "$@"
 """
     machine.write(HOOK, script, 0o755)
 
@@ -225,19 +225,27 @@ def propagation(machine: Machine, unit: str) -> list[tuple[str, list[str]]]:
 
 
 def trace_positions(machine: Machine) -> list[tuple[str, int]]:
-    """The (call, how manieth of its kind) of each system call in the trace from the first connect() on."""
-    seen: dict[str, int] = {}
-    positions = []
-    begun = False
+    """The (call, how manieth of its kind in its process) of each system call in the trace that counts, in order.
+
+    What counts is what the child does from the first connect() on, and all that its parent does once there is one.
+    """
+    seen: dict[tuple[str, str], int] = {}
+    positions: dict[tuple[str, int], None] = {}
+    begun: set[str] = set()
     for line in machine.path("/tmp/hook.trace").read_text(errors="replace").splitlines():
-        call = line.partition("(")[0]
+        process, _, rest = line.partition(" ")
+        call = rest.strip().partition("(")[0]
+        if call in ("clone", "fork", "vfork"):
+            begun.add(process)
         if call not in CALLS:
             continue
-        seen[call] = seen.get(call, 0) + 1
-        begun = begun or call in ("flock", "connect")
-        if begun:
-            positions.append((call, seen[call]))
-    return positions
+        position = call, seen.get((process, call), 0) + 1
+        seen[process, call] = position[1]
+        if call in ("flock", "connect"):
+            begun.add(process)
+        if process in begun:
+            positions[position] = None
+    return list(positions)
 
 
 @pytest.mark.real

@@ -104,7 +104,8 @@ def problems(before: Properties, after: Properties) -> list[tuple[object, ...]]:
     if reload_after != expected:
         found.append(("ExecReload", reload_before, reload_after))
     restack = restack_of(after["Id"])
-    found += [(name, after[name]) for name in ("After", "Upholds", "PropagatesReloadTo") if restack not in after[name]]
+    ties = ("After", "Wants", "Upholds", "PropagatesReloadTo")
+    found += [(name, after[name]) for name in ties if restack not in after[name]]
     found += [(name, after[name]) for name in ("PrivateMounts", "CanReload") if not after[name]]
     restricted = before["PrivateDevices"] or before["DevicePolicy"] != "auto" or bool(before["DeviceAllow"])
     images = [entry[0] for entry in after["ExtensionImages"]]

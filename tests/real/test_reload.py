@@ -141,10 +141,17 @@ def test_daemon_reload_is_asked_for(machine: Machine) -> None:
 
 
 @pytest.mark.real
-def test_swap_alone_by_the_unit_that_makes_it(machine: Machine) -> None:
+def test_unit_of_the_hook_alone(machine: Machine) -> None:
+    """A reload of that unit by hand cannot be told from one that systemd passes on when a service reloads by itself."""
     unit, image = make(machine, "alone", "ExecReload=/bin/kill -HUP $MAINPID", "--idle")
     images.build(machine, image, images.pair("v2"))
     machine.systemctl("reload", f"unit-confext-restack@{unit}.service")
+    assert services.version(machine, unit) == "v1"
+    assert said(machine, unit) == [
+        f"{unit}: /etc is left alone, since no reload by systemd waits for it; for what is new in its layers, run "
+        f"'systemctl reload {unit}'"
+    ]
+    machine.run("/usr/lib/unit-confext/restack", "--alone", unit)
     assert services.version(machine, unit) == "v2"
     assert "reloaded" not in machine.journal("-u", unit)
 
@@ -156,7 +163,7 @@ def test_one_socket_is_enough(machine: Machine, gone: str) -> None:
     images.build(machine, image, images.pair("v2"))
     machine.run("mount", "--bind", "/dev/null", gone)
     try:
-        machine.run("/usr/lib/unit-confext/restack", unit)
+        machine.run("/usr/lib/unit-confext/restack", "--alone", unit)
     finally:
         machine.run("umount", gone)
     assert services.version(machine, unit) == "v2"

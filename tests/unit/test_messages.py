@@ -184,6 +184,25 @@ def test_refused_too_late() -> None:
             messages.not_started(ConfextError("its layer is", unit="a.service", path="/b", hint="do")),
             Message(Id.NOT_STARTED, Priority.ERROR, "a.service: not started, its layer is (/b); do", {}),
         ),
+        (
+            messages.left_alone(UNIT),
+            Message(
+                Id.LEFT_ALONE,
+                Priority.INFO,
+                "a.service: /etc is left alone, since no reload by systemd waits for it; for what is new in its "
+                "layers, run 'systemctl reload a.service'",
+                {},
+            ),
+        ),
+        (
+            messages.superseded(UNIT),
+            Message(
+                Id.UNCHANGED,
+                Priority.DEBUG,
+                "a.service: /etc stays as it is, since its reload was asked for once more, or is not wanted any more",
+                {},
+            ),
+        ),
         (messages.section("a line"), Message(Id.SECTION, Priority.WARNING, "a line", {})),
         (
             messages.grave_kept(UNIT, "/run/x"),

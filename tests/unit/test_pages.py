@@ -18,7 +18,7 @@ import pytest
 from confext_generator import cli, entrynames, unitdirs
 from confext_generator.report import ConfextError as Complaint
 from confext_generator.report import Reporter
-from confext_helpers import settings, stage
+from confext_helpers import deadline, settings, stage
 from confext_helpers.commandline import SPECIFIERS
 from confext_helpers.difference import Difference, Files
 from confext_helpers.errors import ConfextError
@@ -215,6 +215,13 @@ def test_default_of_the_timeout() -> None:
     assert {settings.parse_timeout(word) for word in default.groups()[1:]} == {settings.INFINITY_USEC}
 
 
+def test_default_of_the_deadline() -> None:
+    text = hook_page().words("THE X-CONFEXT SECTION")["TimeoutSec="]
+    default = re.search(r"The default is `([^`]+)`\.", text)
+    assert default is not None
+    assert settings.parse_timeout(default[1]) == settings.DEFAULT_HOOK_TIMEOUT_USEC == deadline.DEFAULT_SEC * 1e6
+
+
 def test_specifiers() -> None:
     """Those of systemd.unit(5) that cannot be used, because what they stand for cannot be told."""
     text = hook_page().words("THE X-CONFEXT SECTION")["Check="]
@@ -279,6 +286,8 @@ def every_message() -> list[Message]:
         messages.restacked(UNIT, LayerChange((SITE, TLS), (TLS,), (SITE,), ()), few, dict.fromkeys(Step, 1)),
         messages.unchanged(UNIT),
         messages.no_process(UNIT),
+        messages.superseded(UNIT),
+        messages.left_alone(UNIT),
         messages.refused(broken, Step.STAGE),
         messages.refused(failed, Step.CHECKS),
         messages.cut_off(UNIT),

@@ -32,6 +32,9 @@ class Anything:
     def disconnect(self) -> None:
         pass
 
+    def step(self, step: str) -> None:
+        pass
+
     def read_stack(self) -> None:
         pass
 
@@ -46,10 +49,10 @@ def restack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     journal: Any = types.ModuleType("confext_helpers.journal")
     journal.say = journal.messages_about = None
     monkeypatch.setitem(sys.modules, "confext_helpers.journal", journal)
-    for name in ("restack", "checks"):
+    for name in ("restack", "reloadjob", "checks"):
         monkeypatch.delitem(sys.modules, f"confext_helpers.{name}", raising=False)
     yield importlib.import_module("confext_helpers.restack")
-    for name in ("restack", "checks"):
+    for name in ("restack", "reloadjob", "checks"):
         sys.modules.pop(f"confext_helpers.{name}", None)
 
 
@@ -92,5 +95,5 @@ def test_layer_that_is_replaced_before_its_signature_is_looked_at(
     process: Any = there
     there.key = "1"
     with pytest.raises(expected):
-        restack.restack("foo.service", there, there, properties, [process], restack.Progress(), Files())
+        restack.restack("foo.service", there, there, properties, [process], restack.Progress(there), Files(), there)
     assert there.closed
