@@ -25,7 +25,7 @@ from confext_helpers.errors import ConfextError
 USER = "unit-confext"
 
 # capabilities(7); systemd.exec(5) has the sets as masks.
-_CAP_DAC_READ_SEARCH = 1 << 2
+_CAP_SYS_PTRACE = 1 << 19
 
 # What the loader needs beyond "@default", which systemd always allows: to write that it cannot open what it is told to
 # run, as no call that opens a file is among them (systemd.exec(5), "System Call Filtering").
@@ -45,11 +45,19 @@ _TASKS_MAX = 16
 _MEMORY_MAX = 256 << 20
 
 
-def uid(unit: str) -> int:
+def uid(unit: str, root: int | None, directory: str) -> int:
     """The UID of the stage's process.
 
+    It has to search the root directory, and so is root where nobody else may: in an image. Nobody can put anything
+    else in the place of the loader there, as a stage mounts it read-only (rootimage.py). A directory may be changed.
+
+    Args:
+        unit: the service.
+        root: descriptor of its root directory; None if it has none of its own, or that is unknown.
+        directory: its RootDirectory=, if it has one.
+
     Raises:
-        ConfextError: there is no such user.
+        ConfextError: there is no such user, or it cannot search the root directory.
     """
     try:
         found = pwd.getpwnam(USER).pw_uid
@@ -61,7 +69,16 @@ def uid(unit: str) -> int:
             unit=unit,
             hint="run systemd-sysusers and reload again",
         )
-    return found
+    if root is None or os.fstat(root).st_mode & stat.S_IXOTH:
+        return found
+    if directory:
+        raise ConfextError(
+            f"the new one cannot be built below a directory that the system user {USER} may not search",
+            unit=unit,
+            path=directory,
+            hint="chmod o+x, or restart the service instead",
+        )
+    return 0
 
 
 def _is_block_device(path: str) -> bool:
@@ -71,22 +88,21 @@ def _is_block_device(path: str) -> bool:
         return False
 
 
-def properties(images: Iterable[str], *, searches: bool, has_sys: bool) -> list[tuple[str, Value]]:
+def properties(images: Iterable[str], *, is_root: bool, has_sys: bool) -> list[tuple[str, Value]]:
     """What confines the process of a stage, for StartTransientUnit().
 
     Args:
         images: the paths of all images that are mounted in it; some may be block devices.
-        searches: whether only root may search the root directory. Then the process has the capability to search it
-            all the same, for which there is no other use without a system call that opens a file.
+        is_root: whether it is root's, see uid(). Then it has the one capability without which nobody may trace it
+            (ptrace(2), "Ptrace access mode checking"), and no system call with which to make use of that.
         has_sys: whether there is a /sys, as a network namespace has one of its own. Without a system call that makes a
             socket there is no network in any case.
     """
-    capabilities = _CAP_DAC_READ_SEARCH if searches else 0
     devices = [*_DEVICES, *((path, "rw") for path in images if _is_block_device(path))]
     return [
-        ("User", ("s", USER)),
-        ("CapabilityBoundingSet", ("t", capabilities)),
-        ("AmbientCapabilities", ("t", capabilities)),
+        *([] if is_root else [("User", ("s", USER))]),
+        ("CapabilityBoundingSet", ("t", _CAP_SYS_PTRACE if is_root else 0)),
+        ("AmbientCapabilities", ("t", 0)),
         ("SystemCallFilter", ("(bas)", (True, _SYSTEM_CALLS))),
         ("SystemCallErrorNumber", ("i", _EPERM)),
         ("SystemCallArchitectures", ("as", ["native"])),
@@ -98,6 +114,4 @@ def properties(images: Iterable[str], *, searches: bool, has_sys: bool) -> list[
         ("MemoryMax", ("t", _MEMORY_MAX)),
         ("LimitFSIZE", ("t", 0)),
         ("LimitCORE", ("t", 0)),
-        # Only root may search the directory where it begins.
-        ("WorkingDirectory", ("s", "-/")),
     ]

@@ -1,4 +1,4 @@
-"""Whether a stage can mount the root image of a service without writing to it.
+"""Whether a stage can mount the root image of a service, and others that it mounts, without writing to them.
 
 systemd opens a root image for reading alone where it can tell that the service cannot write to it. Otherwise a second
 mount of it is made, while the service has the first: two instances of a file system that know nothing of each other
@@ -35,27 +35,42 @@ def is_read_only(properties: Properties) -> bool:
     return root and home and not targets.entries(properties, "ReadWritePaths")
 
 
-def check(unit: str, properties: Properties) -> None:
-    """Refuse a service whose root image a stage would mount writable.
+def check(unit: str, properties: Properties, mounted: list[str] | None = None) -> None:
+    """Refuse a service of which a stage would mount an image writable.
+
+    Args:
+        unit: the service.
+        properties: those that it has.
+        mounted: the images that MountImages= has in its `/etc`.
 
     Raises:
         ConfextError: so it is, or it cannot be told.
     """
     path = str(properties.get("RootImage", ("s", ""))[1])
-    if not path or is_read_only(properties):
-        return
-    writable = _writable(path, properties)
-    if writable:
+    if path and not is_read_only(properties) and (writable := _writable(path, _has_root_hash(path, properties))):
         raise ConfextError(
             f"the new one cannot be built while the service may write its root image: {writable}",
             unit=unit,
             path=path,
             hint="have it read-only (ProtectSystem=strict, ProtectHome=yes, no ReadWritePaths=), or restart it instead",
         )
+    for path in mounted or []:
+        if writable := _writable(path, _has_root_hash(path, {})):
+            raise ConfextError(
+                f"the new one cannot be built while the service may write an image of MountImages=: {writable}",
+                unit=unit,
+                path=path,
+                hint="make it an erofs or squashfs, or restart the service instead",
+            )
 
 
-def _writable(path: str, properties: Properties) -> str:
-    """What in an image could be written to, in words; empty if nothing."""
+def _writable(path: str, hashed: bool) -> str:
+    """What in an image could be written to, in words; empty if nothing.
+
+    Args:
+        path: of it.
+        hashed: whether it is said which hash it has.
+    """
     from confext_helpers import images
     from confext_helpers.image import filesystems, gpt
     from confext_helpers.image.bytesource import open_source
@@ -70,7 +85,6 @@ def _writable(path: str, properties: Properties) -> str:
         found = [] if table is not None else [system.kind for system in filesystems.probe(source)]
         if table is None and (findings or not found):
             return "what is in it is not known"
-        hashed = _has_root_hash(path, properties)
         if table is None:
             whole = "" if hashed else next((kind for kind in found if kind not in filesystems.READ_ONLY), "")
             return f"it has {whole}" if whole else ""

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 import time
 from collections.abc import Iterator
 
@@ -161,7 +160,7 @@ _MOUNT_TYPES = {
 
 
 def build_properties(
-    unit: str, properties: Properties, stderr: int, places: Places | None = None, *, searches: bool = False
+    unit: str, properties: Properties, stderr: int, places: Places | None = None, *, is_root: bool = False
 ) -> list[tuple[str, Value]]:
     """The properties of the stage of `unit`, for StartTransientUnit().
 
@@ -170,7 +169,7 @@ def build_properties(
         properties: those that it has.
         stderr: where the stage's process writes to.
         places: where the paths in these properties lead; not needed where there is none.
-        searches: see confinement.properties().
+        is_root: see confinement.properties().
     """
     shaping = shaping_properties(properties)
     for name in targets.NAMES:
@@ -189,7 +188,7 @@ def build_properties(
         ("StandardOutput", ("s", "null")),
         ("StandardErrorFileDescriptor", ("h", stderr)),
         ("ExecStart", ("a(sasb)", [(LOADER, [LOADER, PROGRAM], False)])),
-        *confinement.properties(_images(properties), searches=searches, has_sys=has_sys),
+        *confinement.properties(_images(properties), is_root=is_root, has_sys=has_sys),
     ]
     if rootimage.is_read_only(properties):
         # It is what systemd decides by, and says nothing about /etc.
@@ -212,23 +211,23 @@ def begin(manager: Manager, unit: str, properties: Properties, namespace: int | 
     Raises:
         ConfextError: the manager does not want to, or the service cannot have a stage.
     """
-    uid = confinement.uid(unit)
-    rootimage.check(unit, properties)
     root = _open_root(properties, namespace)
     try:
-        places = _find_places(unit, properties, root)
-        lookup.check(unit, properties, LOADER, places)
+        uid = confinement.uid(unit, root, str(properties.get("RootDirectory", ("s", ""))[1]))
+        try:
+            places = _find_places(properties, root)
+            selected = {} if places is None else targets.select(properties, places)
+            rootimage.check(unit, properties, [str(entry[0]) for entry in selected.get("MountImages", [])])
+            lookup.check(unit, properties, LOADER, places)
+        except OSError as error:
+            problem = f"the new one cannot be built: {error.strerror}"
+            raise ConfextError(problem, unit=unit, path=str(error.filename or "")) from error
         os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
         name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
         pipe, stderr = os.pipe()
         try:
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PAGE)
-            searches = root is not None and not os.fstat(root).st_mode & stat.S_IXOTH
-            try:
-                built = build_properties(unit, properties, stderr, places, searches=searches)
-            except OSError as error:
-                raise ConfextError(f"the new one cannot be built: {error.strerror}", unit=unit) from error
-            manager.start_transient(name, built)
+            manager.start_transient(name, build_properties(unit, properties, stderr, places, is_root=uid == 0))
         except BaseException:
             os.close(pipe)
             raise
@@ -255,17 +254,12 @@ def _open_root(properties: Properties, namespace: int | None) -> int | None:
     return None
 
 
-def _find_places(unit: str, properties: Properties, root: int | None) -> Places | None:
-    """Where the paths in a service's settings lead; None if there are no paths in them."""
+def _find_places(properties: Properties, root: int | None) -> Places | None:
+    """Where the paths in a service's settings lead; None if there are no paths in them. Raises OSError."""
     if not any(targets.entries(properties, name) for name in targets.NAMES):
         return None
     directory = None if _has_root(properties) else ""
-    if root is not None:
-        directory = f"/proc/self/fd/{root}"
-    try:
-        return Places(properties, directory)
-    except OSError as error:
-        raise ConfextError(f"the new one cannot be built: {error.strerror} ({error.filename})", unit=unit) from error
+    return Places(properties, directory if root is None else f"/proc/self/fd/{root}")
 
 
 def layer_paths(properties: Properties) -> list[str]:

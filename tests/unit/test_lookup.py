@@ -58,3 +58,25 @@ def test_bind_mounts(root: Path, name: str, target: str, matters: bool) -> None:
     check(name, bound)
     (root / "srv").chmod(0o777)
     assert refused(name, bound) is matters
+
+
+def test_alias_of_the_place(root: Path) -> None:
+    """Where the target of a mount leads inside of the root directory is what counts."""
+    (root / "var").mkdir(mode=0o755)
+    (root / "var/run").symlink_to("/run")
+    bound = [(str(root / "srv"), "/var/run", False, 0)]
+    given: Properties = {"RootDirectory": ("s", str(root)), "BindPaths": ("", bound)}
+    lookup.check("foo.service", given, LOADER)
+    (root / "srv").chmod(0o777)
+    with pytest.raises(ConfextError, match="others can change"):
+        lookup.check("foo.service", given, LOADER)
+
+
+@pytest.mark.parametrize("name", ["RootImage", "MountImages"])
+def test_image_that_others_can_write(root: Path, name: str) -> None:
+    image = root / "srv/x.raw"
+    image.touch(0o644)
+    value: object = str(image) if name == "RootImage" else [(str(image), "/run", False, [])]
+    check(name, value)
+    image.chmod(0o666)
+    assert refused(name, value)
