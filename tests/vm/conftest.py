@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import rootfs, signed
+from lab import hashtrees, rootfs, signed
 from lab import vm as lab_vm
 from lab.promise import need
 from lab.signed import Case, Key
@@ -68,6 +68,7 @@ def _furnish(vm: Vm) -> None:
     vm.native("mkdir", "-p", "/var/lib/late", f"{UNITS}/late.service.confext.d")
     vm.native("ln", "-s", "/var/lib/late/30-late.raw", f"{UNITS}/late.service.confext.d/")
 
+    hashtrees.write(vm)
     for version in ("update", "update-limited"):
         signed.build(vm, f"{signed.STORE}/{version}/10-site.raw", version)
     for case in Case:
