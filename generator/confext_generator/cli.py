@@ -175,7 +175,9 @@ class Run:
         """Find out for which systemd it is; raises ConfextError for one that is too old."""
         reporter = self._reporter
         systemd = Systemd(manager.find_version(self.tree, self._environ), reporter)
-        settings = SettingsReader(self.tree, self.dirs, shell_prefix=systemd.has_shell_prefix)
+        settings = SettingsReader(
+            self.tree, self.dirs, shell_prefix=systemd.has_shell_prefix, dot_paths=systemd.has_dot_paths
+        )
         self.layers = LayerReader(self.tree, reporter, resolve=systemd.resolve_versions, versions=systemd.has_versions)
         self.decider = Decider(systemd, self.dirs, settings, self.layers, reporter)
 

@@ -22,6 +22,9 @@ DROPIN = b"zz-unit-confext.conf"
 # The oldest systemd that takes confexts in ExtensionImages=.
 OLDEST_SYSTEMD = 255
 
+# The last systemd that takes a command whose path ends in "/." or "/..".
+DOT_PATHS_SYSTEMD = 255
+
 # The first systemd that picks the newest version out of a `.v/` directory.
 VERSIONS_SYSTEMD = 256
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from confext_generator import ownlayers
 from confext_generator.config import (
+    DOT_PATHS_SYSTEMD,
     OLDEST_SYSTEMD,
     PROJECT_PREFIX,
     REFRESH_ON_RELOAD_SYSTEMD,
@@ -29,6 +31,8 @@ _MODULES = (b"modprobe@loop.service", b"modprobe@dm_mod.service", b"modprobe@dm_
 # cannot be told not to.
 _UNVERSIONED_SYSTEMDS = (255, 258, 259)
 
+_REFRESHING_SYSTEMDS = (258, 259)
+
 
 class Dropin:
     """The contents of one drop-in, in the order of writing."""
@@ -42,6 +46,7 @@ class Dropin:
         "left_out",
         "make_reloadable",
         "mounts",
+        "own",
         "refresh_off",
         "source_path",
         "sources",
@@ -59,6 +64,8 @@ class Dropin:
         self.after: list[bytes] = []
         self.images: list[bytes] = []
         self.directories: list[bytes] = []
+        # The unit's own ExtensionImages= and ExtensionDirectories=, if they have to be said in other words.
+        self.own: dict[bytes, list[bytes]] = {}
         self.access = False
         self.device_allow = False
         self.refresh_off = False
@@ -72,7 +79,14 @@ class Dropin:
 class Systemd:
     """What the version of systemd makes necessary."""
 
-    __slots__ = ("has_refresh_on_reload", "has_shell_prefix", "has_versions", "resolve_versions")
+    __slots__ = (
+        "has_dot_paths",
+        "has_refresh_on_reload",
+        "has_shell_prefix",
+        "has_versions",
+        "refreshes_versions",
+        "resolve_versions",
+    )
 
     def __init__(self, version: int | None, reporter: Reporter) -> None:
         """Take an unknown `version` for a new one; raises ConfextError for one that is too old."""
@@ -92,9 +106,11 @@ class Systemd:
                 f"systemd {version} has no confexts for services, nothing done",
                 f"{OLDEST_SYSTEMD} has them",
             )
+        self.has_dot_paths = version is not None and version <= DOT_PATHS_SYSTEMD
         self.has_refresh_on_reload = version is None or version >= REFRESH_ON_RELOAD_SYSTEMD
         self.has_shell_prefix = version is None or version >= SHELL_PREFIX_SYSTEMD
         self.has_versions = version is None or version >= VERSIONS_SYSTEMD
+        self.refreshes_versions = version in _REFRESHING_SYSTEMDS
         self.resolve_versions = version in _UNVERSIONED_SYSTEMDS
 
 
@@ -150,6 +166,8 @@ class Decider:
         dropin.left_out = left_out
         dropin.images = self._images(unit, settings, layers, left_out)
         dropin.directories = self._directories(unit, settings, layers, left_out)
+        if self._systemd.refreshes_versions:
+            dropin.own = self._own_layers(unit, settings)
         dropin.unread = self._layers.listings.unread(stack.sources)
         dropin.access = bool(dropin.unread) or any(_leads_out(layer, sources) for layer in layers)
         if not settings.source_path:
@@ -216,6 +234,31 @@ class Decider:
                 continue
             usable.append(layer.path)
         return usable
+
+    def _own_layers(self, unit: bytes, settings: Settings) -> dict[bytes, list[bytes]]:
+        """Return the unit's own settings without `.v/` paths, those that have any, having said where that is not so."""
+        own: dict[bytes, list[bytes]] = {}
+        changed = set()
+        for path, key, value, is_later in settings.own_layers:
+            new = value
+            if ownlayers.may_name_versions(value):
+                resolve = ownlayers.resolve_images if key == b"ExtensionImages" else ownlayers.resolve_directories
+                try:
+                    new = resolve(self._dirs.tree, unit, value)
+                    if is_later and new != value:
+                        raise ownlayers.Inexact("is read after the generated drop-in")
+                except ownlayers.Inexact as e:
+                    text = (
+                        f"its {key.decode()}= may name versions and {e}: systemd's own refresh at a reload, which 258 "
+                    )
+                    text += "and 259 begin then, takes off what the sandbox has mounted below /etc"
+                    self._reporter.warn(ConfextError(unit, path, text, "name the version itself there"))
+            if not is_later:
+                # An empty one would take back those before it.
+                own.setdefault(key, []).extend([new] if new else [])
+                if new != value:
+                    changed.add(key)
+        return {key: values for key, values in own.items() if key in changed}
 
     def _order(self, dropin: Dropin, settings: Settings) -> None:
         """Have the modules and udev there before the images, as systemd has them for RootImage=.

@@ -1,8 +1,8 @@
 """Which systemd the drop-ins are for, found out without running it.
 
 257 and older never refresh confexts themselves.  258 and 259 do at `systemctl reload` where a layer is a
-`.v/` path, and have no switch for it.  260 and newer have RefreshOnReload=, and signal a Type=notify-reload
-service after ExecReload= instead of before it.
+`.v/` path, and have no switch for it.  260 and newer have RefreshOnReload=.  From 259 on a Type=notify-reload
+service is signalled after ExecReload= instead of before it.
 """
 
 from __future__ import annotations

@@ -45,6 +45,9 @@ def render(dropin: Dropin) -> bytes:
     lines += [b"Upholds=" + RESTACK_UNIT, b"PropagatesReloadTo=" + RESTACK_UNIT]
 
     lines += [b"", b"[Service]", b"PrivateMounts=yes"]
+    for key, values in dropin.own.items():
+        # The blank tells them from ours, for those who ask later; systemd does not see it.
+        lines += [key + b"=", *(key + b"= " + value for value in values)]
     lines += [b"ExtensionImages=-" + words.escape_image(path) for path in dropin.images]
     lines += [b"ExtensionDirectories=" + words.quote_word(b"-" + path) for path in dropin.directories]
     if dropin.unread:

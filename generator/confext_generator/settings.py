@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _TYPES = (b"simple", b"exec", b"forking", b"oneshot", b"dbus", b"notify", b"notify-reload", b"idle")
 _DEVICE_POLICIES = (b"auto", b"closed", b"strict")
+_LAYERS = (b"ExtensionImages", b"ExtensionDirectories")
 _TRUE = (b"1", b"yes", b"y", b"true", b"t", b"on")
 _FALSE = (b"0", b"no", b"n", b"false", b"f", b"off")
 
@@ -34,6 +35,7 @@ class Settings:
         "exec_reload",
         "mount_images",
         "overridden",
+        "own_layers",
         "private_devices",
         "roots",
         "silent",
@@ -58,6 +60,8 @@ class Settings:
         self.unsafe_device_allow = False
         self.wants_signature = False
         self.default_dependencies = True
+        # Its own ExtensionImages= and ExtensionDirectories= in order: file, setting, value, whether read after ours.
+        self.own_layers: list[tuple[bytes, bytes, bytes, bool]] = []
         # Drop-ins, or directories of them, that could not be read, with the reason.
         self.silent: list[tuple[bytes, str]] = []
         # Drop-ins read after ours that take something of it back, as (path, setting).
@@ -92,12 +96,12 @@ class Settings:
 class SettingsReader:
     """Reads units; each file and each directory once, however many units share it."""
 
-    __slots__ = ("_dirs", "_files", "_listings", "_shell_prefix", "_silent", "_tree")
+    __slots__ = ("_dirs", "_files", "_grammar", "_listings", "_silent", "_tree")
 
-    def __init__(self, tree: Tree, dirs: UnitDirs, *, shell_prefix: bool = True) -> None:
-        """`shell_prefix` says whether this systemd knows command lines that start with "|"."""
+    def __init__(self, tree: Tree, dirs: UnitDirs, *, shell_prefix: bool = True, dot_paths: bool = False) -> None:
+        """`shell_prefix` and `dot_paths` are for unitfile.parse()."""
         self._tree = tree
-        self._shell_prefix = shell_prefix
+        self._grammar = {"shell_prefix": shell_prefix, "dot_paths": dot_paths}
         self._dirs = dirs
         self._files: dict[bytes, list[tuple[bytes, bytes]]] = {}
         self._listings: dict[bytes, list[bytes]] = {}
@@ -115,7 +119,12 @@ class SettingsReader:
             raise ConfextError(unit, fragment, "the unit is left alone, it is masked")
 
         settings = Settings()
-        _apply(settings, unitfile.parse(data, shell_prefix=self._shell_prefix), ours_seen=False, path=fragment)
+        _apply(
+            settings,
+            unitfile.parse(data, **self._grammar),
+            ours_seen=False,
+            path=fragment,
+        )
         dropins = self.dropins(unit)
         for name in sorted(dropins):
             # Our own name elsewhere is read instead of ours, or not at all, but not together with it.
@@ -157,7 +166,7 @@ class SettingsReader:
         assignments = self._files.get(path)
         if assignments is None:
             try:
-                assignments = unitfile.parse(self._tree.read(path), dropin=True, shell_prefix=self._shell_prefix)
+                assignments = unitfile.parse(self._tree.read(path), dropin=True, **self._grammar)
             except SilentError as e:
                 assignments = []
                 self._silent[path] = self._tree.excuse(e.filename)
@@ -195,6 +204,8 @@ def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_s
                 settings.device_policy = value
         elif key == b"DeviceAllow":
             settings.device_allow = bool(value) and (settings.device_allow or _is_device(value))
+        elif key in _LAYERS and value:
+            settings.own_layers.append((path, key, value, ours_seen))
         elif key in (b"BindPaths", b"BindReadOnlyPaths"):
             if not value:
                 settings.bound_devices.discard(key)
@@ -211,6 +222,8 @@ def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_s
         elif key == b"PrivateMounts":
             if ours_seen and not _boolean(value, True):
                 settings.overridden.append((path, "PrivateMounts="))
+        elif key in _LAYERS and not ours_seen:
+            settings.own_layers = [one for one in settings.own_layers if one[1] != key]
         elif ours_seen and (not value or key == b"RefreshOnReload"):
             # ExtensionImages=, ExtensionDirectories=: adding to them is fine, taking ours away is not.
             settings.overridden.append((path, key.decode() + "="))

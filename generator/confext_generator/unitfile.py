@@ -45,11 +45,16 @@ _COMMENTS = b"#;"
 _BOM = b"\xef\xbb\xbf"
 
 
-def parse(data: bytes, *, dropin: bool = False, shell_prefix: bool = True) -> list[tuple[bytes, bytes]]:
+def parse(
+    data: bytes, *, dropin: bool = False, shell_prefix: bool = True, dot_paths: bool = False
+) -> list[tuple[bytes, bytes]]:
     """Return the assignments of `data` whose key is in SETTINGS for its section, as (key, value), in order.
 
     Command lines from which systemd takes no command are left out, empty ones aside. Only a drop-in ends at a bad
-    one: a unit file that has one is not loaded at all. `shell_prefix` says whether this systemd knows the prefix "|".
+    one: a unit file that has one is not loaded at all.
+
+    `shell_prefix` says whether this systemd knows the prefix "|", `dot_paths` whether it takes a command whose path
+    ends in a dot or two of them.
     """
     found: list[tuple[bytes, bytes]] = []
     keys: frozenset[bytes] | None = None
@@ -78,7 +83,7 @@ def parse(data: bytes, *, dropin: bool = False, shell_prefix: bool = True) -> li
                 found.append((key, value.lstrip(WHITESPACE)))
             if (dropin or key in keys) and key.startswith(b"Exec"):
                 value = value.lstrip(WHITESPACE)
-                taken, stops = read_command(value, shell_prefix=shell_prefix)
+                taken, stops = read_command(value, shell_prefix=shell_prefix, dot_paths=dot_paths)
                 if key in keys and value and not taken:
                     found.pop()
                 if stops and dropin:
@@ -139,7 +144,7 @@ def ends_in_backslash(line: bytes) -> bool:
     return line.endswith(b"\\") and (len(line) - len(line.rstrip(b"\\"))) % 2 == 1
 
 
-def read_command(value: bytes, *, shell_prefix: bool) -> tuple[bool, bool]:
+def read_command(value: bytes, *, shell_prefix: bool, dot_paths: bool = False) -> tuple[bool, bool]:
     """Return whether systemd takes a command from this command line, and whether it stops reading the file there.
 
     As config_parse_exec() of load-fragment.c: what is wrong is skipped with the rest of the line if the command has the
@@ -160,7 +165,7 @@ def read_command(value: bytes, *, shell_prefix: bool) -> tuple[bool, bool]:
         shell = b"|" in prefixes
         if not shell and (
             command in (b"", b".", b"..")
-            or command.endswith((b"/", b"/.", b"/.."))
+            or command.endswith(b"/" if dot_paths else (b"/", b"/.", b"/.."))
             or (b"/" in command and not command.startswith(b"/"))
             or words.has_control(command)
             or command.translate(None, b"\"'\\") != command

@@ -10,8 +10,10 @@ _BACKSLASH = ord("\\")
 _SPECIAL = b" \t\"'\\"
 
 
-def first_word(value: bytes) -> tuple[bytes, bytes]:
+def first_word(value: bytes, *, escapes: bool = True) -> tuple[bytes, bytes]:
     """Return the first word of `value`, quotes and backslashes resolved, and the rest (EXTRACT_UNQUOTE).
+
+    Without `escapes` a backslash is a character as any other (EXTRACT_RETAIN_ESCAPE).
 
     Raises ValueError where a quote or a backslash has no end.
     """
@@ -23,7 +25,7 @@ def first_word(value: bytes) -> tuple[bytes, bytes]:
         if escaped:
             word.append(c)
             escaped = False
-        elif c == _BACKSLASH:
+        elif c == _BACKSLASH and escapes:
             escaped = True
         elif quote:
             if c == quote:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Sequence
 
 from confext_generator import vpick
 from confext_generator.tree import Tree
@@ -56,6 +57,35 @@ def image_name(path: str) -> str:
     while suffix := next((one for one in _SUFFIXES if name.endswith(one)), ""):
         name = name.removesuffix(suffix)
     return name
+
+
+def check_picked(unit: str, layers: Sequence[str]) -> None:
+    """Refuse to go on without a version that the generator has picked, where another one is there.
+
+    systemd passes over a layer that is missing. But this one is not: on 255, 258 and 259 it is for the generator to
+    say which version is the newest, and it has not been asked since.
+
+    Args:
+        unit: the service.
+        layers: the paths that the manager has loaded for it.
+
+    Raises:
+        ConfextError: there is such a layer, and a daemon-reload would bring another version.
+    """
+    for layer in layers:
+        directory, _, name = layer.rpartition("/")
+        if not directory.endswith(".v") or os.path.lexists(layer):
+            continue
+        try:
+            picked = vpick.pick(Tree(), os.fsencode(directory), image=name.endswith(".raw"))
+        except OSError:
+            continue
+        from confext_helpers.ondisk import Disk  # Hardly ever needed.
+
+        known = Disk().find(unit) if picked is not None else None
+        if picked is not None and known is not None and known.stale:
+            problem = f"its version {name} is gone, and {os.path.basename(os.fsdecode(picked))} is not loaded"
+            raise ConfextError(problem, unit=unit, path=directory, hint="run systemctl daemon-reload first")
 
 
 def layer_name(path: str) -> str:

@@ -172,6 +172,7 @@ def restack(
     layers = stage.layer_paths(properties)
     policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
     directories = {"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))}
+    images.check_picked(unit, layers)
     images.check_directories(unit, stage.layer_paths(directories), policy)
     for layer in layers:
         images.check_whole(unit, layer)

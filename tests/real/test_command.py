@@ -249,7 +249,7 @@ def test_lax_name(machine: Machine) -> None:
     images.build(machine, f"{STORE}/cmd-10", {"cmd/top": "10\n"}, Format.DIRECTORY, name="cmd-lax")
     release = f"{STORE}/cmd-10/etc/extension-release.d/extension-release.cmd-lax"
     os.setxattr(machine.path(release), "user.extension-release.strict", b"0")
-    machine.write(f"/etc/systemd/system/{UNIT}", "[Service]\nExecStart=sleep infinity\n")
+    machine.write(f"/etc/systemd/system/{UNIT}", "[Service]\nType=exec\nExecStart=sleep infinity\n")
     machine.sh(f"systemctl daemon-reload; systemctl restart {UNIT}")
     assert states(status(machine)[1]) == {"cmd-10": "current"}
     machine.systemctl("stop", UNIT)
@@ -262,7 +262,7 @@ def test_root_directory(machine: Machine) -> None:
     images.build(machine, entry("cmd-10.raw"), {"cmd/out": "-> ../../../../../x", "cmd/abs": "-> /x"})
     machine.write(
         f"/etc/systemd/system/{UNIT}",
-        f"[Service]\nExecStart=/usr/bin/sleep infinity\nRootDirectory={services.ROOT}\n"
+        f"[Service]\nType=exec\nExecStart=/usr/bin/sleep infinity\nRootDirectory={services.ROOT}\n"
         "BindReadOnlyPaths=/usr/bin /usr/lib /usr/lib64\n",
     )
     machine.sh(f"systemctl daemon-reload; systemctl restart {UNIT}")
@@ -387,7 +387,7 @@ def test_errors(stack: Machine) -> None:
 
 def test_service_in_the_host_s_namespace(machine: Machine) -> None:
     machine.sh(f"rm -rf {STORE} {DROP}; systemctl stop {UNIT} 2>/dev/null || :")
-    machine.write(f"/etc/systemd/system/{UNIT}", "[Service]\nExecStart=sleep infinity\n")
+    machine.write(f"/etc/systemd/system/{UNIT}", "[Service]\nType=exec\nExecStart=sleep infinity\n")
     machine.sh(f"systemctl daemon-reload; systemctl start {UNIT}")
     code, found = status(machine)
     assert (code, found["in_host_namespace"], found["layers"]) == (0, True, [])

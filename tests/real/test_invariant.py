@@ -155,5 +155,6 @@ def test_directory_below_etc_is_refused(machine: Machine) -> None:
     assert machine.show(unit, "ExtensionDirectories") == ""
     machine.systemctl("start", unit)
     assert "/demo/only-v2" in services.view(machine, unit).files
-    warning = machine.journal("-t", "unit-confext-generator", "--no-full").splitlines()[-1]
+    said = machine.journal("-t", "unit-confext-generator", "--no-full").splitlines()
+    warning = [line for line in said if f": {unit}: " in line][-1]
     assert f"{directory}/10-here" in warning

@@ -77,8 +77,8 @@ def test_root_that_others_can_write(machine: Machine, settings: str) -> None:
 @pytest.mark.real
 @pytest.mark.usefixtures("prepared")
 def test_service_that_may_not_see_the_place_of_the_loader(machine: Machine) -> None:
-    # With all of /run, 257 cannot start a service that has images.
-    hidden = "/run" if machine.version > 257 else "/run/unit-confext"
+    # With all of /run, 257 and 258 cannot start a service that has images.
+    hidden = "/run" if machine.version > 258 else "/run/unit-confext"
     machine.sh("mkdir -p /run/unit-confext")
     start(machine, services.fragment(f"InaccessiblePaths={hidden}", "--idle"))
     services.main_pid(machine, UNIT)

@@ -123,3 +123,10 @@ def test_shell_prefix_is_new() -> None:
     data = b"[Service]\nExecReload=|/bin/sh\nExecReload=/a\n"
     assert reload_lines(data, dropin=True, shell_prefix=False) == []
     assert reload_lines(data, dropin=True, shell_prefix=True) == [b"|/bin/sh", b"/a"]
+
+
+def test_255_takes_commands_that_end_in_dots() -> None:
+    for value in (b"/bin/.", b"/bin/.."):
+        assert unitfile.read_command(value, shell_prefix=False) == (False, True)
+        assert unitfile.read_command(value, shell_prefix=False, dot_paths=True) == (True, False)
+    assert unitfile.read_command(b"/bin/", shell_prefix=False, dot_paths=True) == (False, True)

@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from confext_helpers import images
+from confext_helpers import images, ondisk
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from fuzz import ddi, libcrypto, structures
@@ -126,3 +127,23 @@ def test_what_is_not_signed(image: str, tmp_path: Path) -> None:
         with pytest.raises(ConfextError, match="not signed as the image policy asks for"):
             images.check_signers("foo.service", [image], "root=signed")
         (os.rmdir if make is os.mkdir else os.unlink)(image)
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_picked_version_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: bool) -> None:
+    """Only a daemon-reload brings the other one; if it would not, the path was somebody's own choice."""
+    versions = tmp_path / "site.raw.v"
+    versions.mkdir()
+    disk = ondisk.Unit("foo.service", [], [], stale=stale)
+    monkeypatch.setattr(ondisk, "Disk", lambda: SimpleNamespace(find=lambda name: disk))
+    gone = f"{versions}/site_2.raw"
+    images.check_picked("foo.service", [gone])  # No other is there.
+    (versions / "site_1.raw").touch()
+    images.check_picked("foo.service", [f"{tmp_path}/gone.raw", f"{versions}/site_1.raw", f"{tmp_path}/absent.v/x.raw"])
+    if not stale:
+        images.check_picked("foo.service", [gone])
+        return
+    text = "its version site_2.raw is gone, and site_1.raw is not loaded"
+    with pytest.raises(ConfextError, match=text) as raised:
+        images.check_picked("foo.service", [gone])
+    assert raised.value.hint == "run systemctl daemon-reload first"
