@@ -130,8 +130,9 @@ def status_of(service: Service, disk: Disk) -> Status:
         if row.state is State.CURRENT or (row.state is State.NOT_RUNNING and pid is None):
             continue
         if row.state is not State.MISSING:
-            known = row.running.certain or row.state is State.SILENT
-            reasons.append(f"{row.running.label} {_MEANINGS[row.state] if known else _IN_DOUBT}")
+            silent = row.state is State.SILENT
+            what = row.running.layer.path if silent else row.running.label
+            reasons.append(f"{what} {_MEANINGS[row.state] if row.running.certain or silent else _IN_DOUBT}")
     if base_changed:
         reasons.append(BASE_CHANGED)
     if service.hosted is not None and (rows or reload_needed):

@@ -11,6 +11,8 @@ import os
 import struct
 from typing import NamedTuple
 
+from confext_helpers import patience
+
 _BLOCK_DEVICES = "/sys/block"
 _DELETED = " (deleted)"
 # <linux/loop.h>: struct loop_info64 begins with the device and the inode of the file.
@@ -47,16 +49,20 @@ class Loop(NamedTuple):
 
 def loops(directory: str = _BLOCK_DEVICES) -> list[Loop]:
     """The loop devices that are attached to files: sysfs, "loop/backing_file"; loop(4)."""
-    found = []
+    backings = {}
     for name in sorted(os.listdir(directory)):
         if name.startswith("loop"):
             try:
                 with open(f"{directory}/{name}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:
-                    backing = file.read().removesuffix("\n")
+                    backings[name] = file.read().removesuffix("\n")
             except OSError:
                 continue
-            deleted = backing.endswith(_DELETED)
-            found.append(Loop(f"/dev/{name}", backing.removesuffix(_DELETED), deleted, _backing_inode(f"/dev/{name}")))
+    # To tell the inode, the kernel asks the file system that the file is on, which may not answer.
+    inodes = patience.numbers((f"/dev/{name}" for name in backings), _backing_inode)
+    found = []
+    for name, backing in backings.items():
+        path, device = backing.removesuffix(_DELETED), f"/dev/{name}"
+        found.append(Loop(device, path, path != backing, inodes.get(device, 0)))
     return found
 
 

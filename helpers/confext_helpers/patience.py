@@ -65,17 +65,35 @@ def silent(paths: Iterable[str], seconds: float = SECONDS) -> list[str]:
         paths: where they are, or would be. In a `.v/` directory, all versions are asked as well.
         seconds: how long to wait for the next answer.
     """
-    waiting = list(dict.fromkeys(paths))
-    found = []
+    asked = list(dict.fromkeys(paths))
+    answers = numbers(asked, _ask, seconds)
+    found = [path for path in asked if path not in answers]
+    _silent.update(found)
+    return found
+
+
+def numbers(names: Iterable[str], look: Callable[[str], int], seconds: float = SECONDS) -> dict[str, int]:
+    """Ask for a number for each of some names; there is none for those that do not answer.
+
+    Args:
+        names: each once.
+        look: what is asked, in a child that has none of the descriptors of this process.
+        seconds: how long to wait for the next answer.
+    """
+    waiting = list(names)
+    found: dict[str, int] = {}
     while waiting:
         # One child for all of them, as long as they answer.
         left = list(waiting)
-        _, answers = _in_child(lambda writer, left=left: _ask(left, writer), seconds, alone=True)  # type: ignore[misc]
-        if len(answers) == len(waiting):
-            break
-        found.append(waiting[len(answers)])
+
+        def ask(writer: int, left: list[str] = left) -> None:
+            for name in left:
+                os.write(writer, b"%d\n" % look(name))
+
+        _, answer = _in_child(ask, seconds, alone=True)
+        answers = answer.split(b"\n")[:-1]
+        found |= zip(waiting, map(int, answers), strict=False)
         waiting = waiting[len(answers) + 1 :]
-    _silent.update(found)
     return found
 
 
@@ -84,11 +102,11 @@ def is_silent(path: str) -> bool:
     return path in _silent
 
 
-def _ask(paths: list[str], writer: int) -> None:
-    for path in paths:
-        for name in _look(path) if path.rstrip("/").endswith(".v") else _look(path)[:0]:
-            _look(f"{path}/{name}")
-        os.write(writer, b".")
+def _ask(path: str) -> int:
+    names = _look(path)
+    for name in names if path.rstrip("/").endswith(".v") else ():
+        _look(f"{path}/{name}")
+    return len(names)
 
 
 def _look(path: str) -> list[str]:

@@ -2,11 +2,54 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
 from lab import images, services
 from lab.images import STORE, Format
 from lab.machine import Machine
+
+# A FUSE file system with an image in it, which from the first SIGUSR1 on takes all questions and answers none.
+SILENT_FS = """
+import ctypes, os, signal, struct
+libc = ctypes.CDLL(None, use_errno=True)
+IMAGE = open("/srv/answer.raw", "rb").read()
+fd = os.open("/dev/fuse", os.O_RDWR)
+os.makedirs("/srv/silent", exist_ok=True)
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % fd
+assert libc.mount(b"silent", b"/srv/silent", b"fuse", 0, options) == 0
+silent = []
+signal.signal(signal.SIGUSR1, lambda *_: silent.append(1))
+DIRECTORY = struct.pack("<QQQQQQ10I", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
+FILE = struct.pack("<QQQQQQ10I", 2, len(IMAGE), 8, 0, 0, 0, 0, 0, 0, 0o100644, 1, 0, 0, 0, 4096, 0)
+while True:
+    request = os.read(fd, 1 << 17)
+    _, code, unique, node = struct.unpack_from("<IIQQ", request)
+    data, error = b"", 0
+    if silent:
+        continue
+    if code == 26:  # FUSE_INIT
+        data = struct.pack("<IIIIHHIIHHI", 7, 31, 65536, 0, 0, 0, 65536, 0, 0, 0, 0).ljust(64, b"\\0")
+    elif code == 3:  # FUSE_GETATTR
+        data = struct.pack("<QII", 0, 0, 0) + (DIRECTORY if node == 1 else FILE)
+    elif code == 1 and request[40:-1] == b"silent.raw":  # FUSE_LOOKUP
+        data = struct.pack("<QQQQII", 2, 0, 0, 0, 0, 0) + FILE
+    elif code in (14, 27):  # FUSE_OPEN, FUSE_OPENDIR
+        data = struct.pack("<QII", 1, 0, 0)
+    elif code == 15:  # FUSE_READ
+        offset, size = struct.unpack_from("<QI", request, 48)
+        data = IMAGE[offset : offset + size]
+    elif code in (18, 25, 29):  # FUSE_RELEASE, FUSE_FLUSH, FUSE_RELEASEDIR
+        pass
+    else:
+        error = -2 if code == 1 else -38
+    try:
+        os.write(fd, struct.pack("<IiQ", 16 + len(data), error, unique) + data)
+    except OSError:
+        pass
+"""
 
 
 def start(machine: Machine, unit: str, entries: dict[str, str], settings: str = "") -> None:
@@ -17,6 +60,37 @@ def start(machine: Machine, unit: str, entries: dict[str, str], settings: str = 
     machine.systemctl("daemon-reload")
     machine.systemctl("restart", unit)
     services.main_pid(machine, unit)
+
+
+@pytest.mark.real
+def test_storage_that_does_not_answer_is_named(machine: Machine) -> None:
+    unit, other = "silent.service", "answers.service"
+    images.build(machine, "/srv/answer.raw", {"silent/a": "1"}, name="silent")
+    images.build(machine, f"{STORE}/answers.raw", {"answers/a": "1"})
+    machine.write("/srv/silent.py", SILENT_FS)
+    machine.sh("""
+        [ -e /dev/fuse ] || mknod /dev/fuse c 10 229
+        python3 /srv/silent.py >/srv/silent.log 2>&1 & echo $! >/srv/silent.pid
+        while ! cmp -s /srv/silent/silent.raw /srv/answer.raw; do sleep 0.1; done
+    """)
+    try:
+        start(machine, other, {"10-answers.raw": f"{STORE}/answers.raw"})
+        start(machine, unit, {"10-answers.raw": f"{STORE}/answers.raw", "20-silent.raw": "/srv/silent/silent.raw"})
+        machine.sh("kill -USR1 $(cat /srv/silent.pid)")
+        began = time.monotonic()
+        status = machine.run("unit-confext", "status", "--json=short", unit, other, check=False)
+        silent, answers = json.loads(status.stdout)
+        states = {layer["path"]: layer["state"] for layer in silent["layers"]}
+        assert states == {f"{STORE}/answers.raw": "current", "/srv/silent/silent.raw": "silent"}
+        assert "/srv/silent/silent.raw does not answer: the storage that it is on may be gone" in silent["reasons"]
+        assert [layer["state"] for layer in answers["layers"]] == ["current"]
+        which = machine.run("unit-confext", "which", unit, "/etc/answers/a")
+        assert f"from {STORE}/answers.raw" in which.stdout
+        diff = machine.run("unit-confext", "diff", unit, check=False)
+        assert "this does not answer (/srv/silent/silent.raw)" in diff.stderr
+        assert time.monotonic() - began < 60
+    finally:
+        machine.sh("kill -KILL $(cat /srv/silent.pid); umount -l /srv/silent")
 
 
 @pytest.mark.real
