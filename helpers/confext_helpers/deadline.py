@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from confext_helpers.messages import Step
 
@@ -132,10 +132,6 @@ class Ended(NamedTuple):
     path: str
 
 
-class _TerminatedError(Exception):
-    """This process got a SIGTERM."""
-
-
 def supervise(
     work: Callable[[Line], int], on_swap: Callable[[], None] = lambda: None, seconds: float = DEFAULT_SEC
 ) -> Ended:
@@ -146,14 +142,11 @@ def supervise(
         on_swap: called here as soon as the swap has been made.
         seconds: how long it may take, unless it says otherwise.
     """
-
-    def terminate(*_: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _TerminatedError
-
     said, writer = os.pipe()
     reader, answers = os.pipe()
-    signal.signal(signal.SIGTERM, terminate)
+    # Not by an exception, which could come anywhere.
+    terminated, terminate = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(terminate, b"."))
     child = os.fork()
     if child == 0:
         status = 1
@@ -170,16 +163,19 @@ def supervise(
             os._exit(status)
     os.close(writer)
     os.close(reader)
-    return _Parent(child, said, answers, on_swap, seconds).wait()
+    return _Parent(child, said, answers, terminated, on_swap, seconds).wait()
 
 
 class _Parent:
-    def __init__(self, child: int, said: int, answers: int, on_swap: Callable[[], None], seconds: float) -> None:
+    def __init__(
+        self, child: int, said: int, answers: int, terminated: int, on_swap: Callable[[], None], seconds: float
+    ) -> None:
         self._child = child
         self._on_swap = on_swap
         self._pidfd = os.pidfd_open(child)
         self._said = said
         self._answers = answers
+        self._terminated = terminated
         self._begin = time.monotonic()
         self._seconds = seconds
         self._step = Step.PREPARE
@@ -188,28 +184,32 @@ class _Parent:
 
     def wait(self) -> Ended:
         """Wait for the end of the child, or for the deadline."""
-        terminated = False
         path = ""
-        try:
-            status = self._wait(self._begin + self._seconds)
-        except _TerminatedError:
-            status, terminated = None, True
+        status = self._wait(self._begin + self._seconds, self._terminated)
+        terminated = status is None and self._is_readable(self._terminated, 0)
         if status is None and self._asked and not self._swapped:
             status = self._wait(time.monotonic() + SWAP_SEC)
         if status is None:
             path = _path_in_use(self._child)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
-            self._is_over(time.monotonic() + _REAP_SEC)
+            self._is_readable(self._pidfd, _REAP_SEC)
             os.waitpid(self._child, os.WNOHANG)
         how_far = self._step, self._doing, self._asked, self._swapped
         return Ended(status, terminated, self._seconds, *how_far, path)
 
-    def _wait(self, end: float) -> int | None:
-        """Listen to the child until it has ended; return its status, or None if that is not before `end`."""
+    def _wait(self, end: float, terminated: int | None = None) -> int | None:
+        """Listen to the child until it has ended; return its status, or None if that is not before `end`.
+
+        Args:
+            end: on the monotonic clock.
+            terminated: nobody waits any longer if there is something to be read from it.
+        """
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         poll.register(self._said, select.POLLIN)
+        if terminated is not None:
+            poll.register(terminated, select.POLLIN)
         while True:
             seconds = self._seconds
             ready = dict(poll.poll(max(0.0, end - time.monotonic()) * 1000))
@@ -221,7 +221,7 @@ class _Parent:
                     poll.unregister(self._said)
             elif self._pidfd in ready:
                 return os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
-            elif not ready:
+            else:
                 return None
             end += self._seconds - seconds
 
@@ -240,10 +240,11 @@ class _Parent:
             self._swapped = True
             self._on_swap()
 
-    def _is_over(self, end: float) -> None:
+    @staticmethod
+    def _is_readable(fd: int, seconds: float) -> bool:
         poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        poll.poll(max(0.0, end - time.monotonic()) * 1000)
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
 
 def _path_in_use(pid: int) -> str:

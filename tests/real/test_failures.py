@@ -243,7 +243,8 @@ def trace_positions(machine: Machine) -> list[tuple[str, int]]:
         seen[process, call] = position[1]
         if call in ("flock", "connect"):
             begun.add(process)
-        if process in begun:
+        # To whom a step is told is the parent.
+        if process in begun and '"step ' not in rest:
             positions[position] = None
     return list(positions)
 

@@ -189,3 +189,20 @@ def test_specifiers_of_the_host(root: str) -> None:
     }  # fmt: skip
     # What systemd would make of these is not for a guess.
     assert {"B", "M"} & found.keys() == set()
+
+
+def test_deadline_of_the_hook(tmp_path: Path) -> None:
+    """The last one that can be read counts, also where the checks cannot be."""
+    fragment = tmp_path / "a.service"
+    fragment.write_text("[Service]\nTimeoutSec=7\n[X-Confext]\nTimeoutSec=1min 5s\nTimeoutSec=infinity\nCheck='\n")
+    assert settings.read_hook_timeout([str(fragment), str(tmp_path / "gone")], unit="a.service") == 65_000_000
+    dropin = tmp_path / "1.conf"
+    dropin.write_text("[X-Confext]\nTimeoutSec=\nTimeoutSec=0\n")
+    paths = [str(fragment), str(dropin)]
+    assert settings.read_hook_timeout(paths, unit="a.service") == settings.DEFAULT_HOOK_TIMEOUT_USEC
+    fragment.write_text("[X-Confext]\nTimeoutSec=2\nTimeoutSec=infinity\n")
+    found = settings.read_settings([str(fragment)], {}, version=257, unit="a.service")
+    assert found.hook_timeout_usec == 2_000_000
+    assert found.warnings == (
+        f"a.service: TimeoutSec=infinity, which is no finite time span, in [X-Confext] is ignored ({fragment}:3)",
+    )
