@@ -54,7 +54,7 @@ def uid(unit: str, root: int | None, directory: str) -> int:
     Args:
         unit: the service.
         root: descriptor of its root directory; None if it has none of its own, or that is unknown.
-        directory: its RootDirectory=, if it has one.
+        directory: its RootDirectory= or RootMStack=, if it has one.
 
     Raises:
         ConfextError: there is no such user, or it cannot search the root directory.

@@ -213,7 +213,9 @@ def begin(manager: Manager, unit: str, properties: Properties, namespace: int | 
     """
     root = _open_root(properties, namespace)
     try:
-        uid = confinement.uid(unit, root, str(properties.get("RootDirectory", ("s", ""))[1]))
+        # All but images can be changed.
+        changeable = (properties.get(name, ("s", ""))[1] for name in ("RootDirectory", "RootMStack"))
+        uid = confinement.uid(unit, root, "".join(map(str, changeable)))
         try:
             places = _find_places(properties, root)
             selected = {} if places is None else targets.select(properties, places)
