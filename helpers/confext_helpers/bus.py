@@ -259,6 +259,31 @@ class Manager:
         calls.append(new_method_call(_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body))
         return str(self._call(*calls)[-1][0])
 
+    def takes(self, unit: str, name: str, value: Value) -> bool:
+        """Whether a property is one that can be set: a unit is asked for that has nothing else, and is never started.
+
+        Args:
+            unit: a name that no unit has.
+            name: of the property.
+            value: for it.
+        """
+        try:
+            self.start_transient(unit, [(name, value)])
+        except ConfextError as error:
+            return f"Cannot set property {name}" not in str(error)
+        return True
+
+    def constant_properties(self, unit: str) -> set[str]:
+        """The properties of the service `unit` that do not change while it runs, as the manager declares them."""
+        from xml.etree import ElementTree  # For a newer systemd only.
+
+        address = DBusAddress(unit_path(unit), "org.freedesktop.systemd1", "org.freedesktop.DBus.Introspectable")
+        (body,) = self._call(new_method_call(address, "Introspect"))
+        interface = "./interface[@name='org.freedesktop.systemd1.Service']/property"
+        annotation = "./annotation[@name='org.freedesktop.DBus.Property.EmitsChangedSignal'][@value='const']"
+        found = ElementTree.fromstring(str(body[0])).findall(interface)
+        return {one.get("name", "") for one in found if one.find(annotation) is not None}
+
     def start_unit(self, unit: str) -> None:
         """Queue the start of `unit`, and do not wait for it."""
         self._call(new_method_call(_MANAGER, "StartUnit", "ss", (unit, "replace")))

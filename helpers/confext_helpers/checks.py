@@ -1,9 +1,9 @@
 """A service's own opinion of its future configuration, asked before it is in place.
 
 `Check=` commands run in a transient unit that has the service's settings, all of them but what would have an effect
-beyond the check, and so the `/etc` that the service would have after a restart. systemd gives each command a mount
-namespace of its own; that all of them, and the stage, have the same `/etc` is made sure of by the caller, who looks
-at what it is made of before the first and after the last (identity.py).
+beyond the check (settinglists.py), and so the `/etc` that the service would have after a restart. systemd gives each
+command a mount namespace of its own; that all of them, and the stage, have the same `/etc` is made sure of by the
+caller, who looks at what it is made of before the first and after the last (identity.py).
 
 What the service keeps at run time (RuntimeDirectory= and the like) is bound into the check instead of being passed
 on as a setting: with the unit that has such a setting, these directories are emptied.
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
-from confext_helpers.stage import shaping_properties
+from confext_helpers.stage import SHAPING_PROPERTIES, shaping_properties
 
 if TYPE_CHECKING:
     from confext_helpers.commandline import Command
@@ -31,64 +31,115 @@ LINES_SHOWN = 3
 
 _MS_REC = 16384
 _CLD_EXITED = 1
+# ExecDirectoryFlags in systemd's execute.h
+_READ_ONLY = 1
 
-# What a command of the service is run with, beside what shapes /etc. Types that differ between reading and writing
-# (SELinuxContext=) are left out, as is all that belongs to the unit and not to its commands.
-_CONTEXT = (
-    "AmbientCapabilities", "CPUQuotaPerSecUSec", "CPUSchedulingPolicy", "CPUSchedulingPriority",
-    "CapabilityBoundingSet", "DeviceAllow", "DevicePolicy", "DynamicUser", "Environment", "EnvironmentFiles",
-    "Group", "IPAddressAllow", "IPAddressDeny", "IPCNamespacePath", "KeyringMode", "LimitAS", "LimitASSoft",
-    "LimitCORE", "LimitCORESoft", "LimitCPU", "LimitCPUSoft", "LimitDATA", "LimitDATASoft", "LimitFSIZE",
-    "LimitFSIZESoft", "LimitLOCKS", "LimitLOCKSSoft", "LimitMEMLOCK", "LimitMEMLOCKSoft", "LimitNOFILE",
-    "LimitNOFILESoft", "LimitNPROC", "LimitNPROCSoft", "LimitRTPRIO", "LimitRTPRIOSoft", "LimitRTTIME",
-    "LimitRTTIMESoft", "LimitSIGPENDING", "LimitSIGPENDINGSoft", "LimitSTACK", "LimitSTACKSoft", "LoadCredential",
-    "LoadCredentialEncrypted", "LockPersonality", "MemoryDenyWriteExecute", "MemoryHigh", "MemoryMax",
-    "MemorySwapMax", "NetworkNamespacePath", "Nice", "OOMScoreAdjust", "PAMName", "PassEnvironment",
-    "Personality", "PrivateDevices", "PrivateIPC", "PrivateNetwork", "PrivateTmp", "PrivateUsers", "ProcSubset",
-    "ProtectClock", "ProtectControlGroups", "ProtectHome", "ProtectHostname", "ProtectKernelLogs",
-    "ProtectKernelModules", "ProtectKernelTunables", "ProtectProc", "RestrictAddressFamilies", "RestrictNamespaces",
-    "RestrictRealtime", "RestrictSUIDSGID", "SecureBits", "SetCredential", "SetCredentialEncrypted",
-    "SupplementaryGroups", "SystemCallArchitectures", "SystemCallErrorNumber", "SystemCallFilter", "TasksMax",
-    "UMask", "UnsetEnvironment", "User", "WorkingDirectory",
-)  # fmt: skip
-
-_DIRECTORIES = (
-    ("RuntimeDirectory", "/run"),
-    ("StateDirectory", "/var/lib"),
-    ("CacheDirectory", "/var/cache"),
-    ("LogsDirectory", "/var/log"),
-)
+# Of NFTSet=: a set that the control group is put into. User and group would be taken out of theirs with the check.
+_NFT_CGROUP = 3
+# A unit that is not there: it has what a service has that says nothing.
+_UNSAID = "unit-confext-unsaid.service"
 
 
-def _kept_directories(properties: Properties) -> Iterator[tuple[str, str, bool, int]]:
-    """BindPaths= for the directories that the service has at run time."""
-    for name, parent in _DIRECTORIES:
-        value = properties.get(name, ("as", []))[1]
-        assert isinstance(value, list)
-        for directory in value:
+def _kept_directories(properties: Properties) -> tuple[list[object], list[object]]:
+    """BindPaths= and BindReadOnlyPaths= for the directories that the service has at run time."""
+    from confext_helpers.settinglists import KEPT
+
+    writable: list[object] = []
+    read_only: list[object] = []
+    for name, parent in KEPT.items():
+        flags = {link[0]: link[2] for link in _list(properties, f"{name}Symlink") if isinstance(link, tuple)}
+        for directory in _list(properties, name):
             path = f"{parent}/{directory}"
-            yield path, path, True, _MS_REC
+            kept = read_only if flags.get(directory, 0) & _READ_ONLY else writable
+            kept.append((path, path, True, _MS_REC))
+    return writable, read_only
+
+
+def _list(properties: Properties, name: str) -> list[object]:
+    value = properties.get(name, ("", []))[1]
+    assert isinstance(value, list)
+    return value
+
+
+def context(manager: Manager, unit: str, properties: Properties) -> dict[str, Value]:
+    """What a command of `unit` is run with, beside what shapes `/etc`, as StartTransientUnit() takes it.
+
+    Raises:
+        ConfextError: something that cannot be handed over is set, or something that is not known.
+    """
+    from confext_helpers import settinglists
+
+    unsaid = manager.service_properties(_UNSAID)
+    said = {name: value for name, value in properties.items() if value != unsaid.get(name)}
+    _refuse_unknown(manager, unit, said)
+    found = {}
+    for name in sorted(settinglists.CONTEXT & properties.keys()):
+        # Where there are two, the other one says all of it.
+        if f"{name}Ex" not in properties and (name in said or name in settinglists.ALWAYS):
+            found[name] = _as_written(unit, name, properties[name])
+    every = manager.unit_properties(unit)
+    return found | {name: every[name] for name in settinglists.UNIT_CONTEXT if every.get(name, ("", []))[1] != []}
+
+
+def _as_written(unit: str, name: str, value: Value) -> Value:
+    """What was read, in the form in which it is written; the two are the same for nearly all."""
+    match name, value:
+        case "SELinuxContext", (_, (_, str(label))):
+            return "s", label  # That it may be missing cannot be said. If it is, the check fails.
+        case "WorkingDirectory", (_, str(path)) if path.startswith("!"):
+            return "s", f"-{path[1:]}"
+        case "NFTSet", (_, list(sets)) if any(source != _NFT_CGROUP for source, *_ in sets):
+            raise _cannot(unit, f"{name}= with users or groups cannot be handed to a check")
+    return value
+
+
+def _refuse_unknown(manager: Manager, unit: str, said: Properties) -> None:
+    """Refuse what is set that nothing is known of, as a newer systemd may have it.
+
+    What is constant between two daemon-reloads is a setting. Of the rest, limits and filters of control groups are
+    settings as well, and what only says how the service is doing is not: the manager refuses to set that.
+    """
+    from confext_helpers import settinglists
+
+    unknown = sorted(said.keys() - settinglists.SERVICE - set(SHAPING_PROPERTIES))
+    constant = manager.constant_properties(unit) if unknown else set()
+    for number, name in enumerate(unknown):
+        probe = f"{NAME_PREFIX}probe-{os.getpid()}-{time.monotonic_ns()}-{number}.service"
+        if name in constant or manager.takes(probe, name, said[name]):
+            raise _cannot(unit, f"{name}= is not known")
+
+
+def _cannot(unit: str, problem: str) -> ConfextError:
+    text = f"its checks cannot be run as the service is: {problem}"
+    return ConfextError(text, unit=unit, hint="take this setting or the Check= away, or update unit-confext")
 
 
 def build_properties(
-    unit: str, properties: Properties, settings: CheckSettings, output: int
+    unit: str, properties: Properties, around: Mapping[str, Value], settings: CheckSettings, output: int
 ) -> list[tuple[str, Value]]:
-    """The properties of the unit that runs the checks of `unit`, for StartTransientUnit()."""
+    """The properties of the unit that runs the checks of `unit`, for StartTransientUnit().
+
+    Args:
+        unit: the service.
+        properties: those that it has.
+        around: from context().
+        settings: from read().
+        output: where the checks write to.
+    """
     shaping = shaping_properties(properties)
-    bound = shaping.pop("BindPaths", ("a(ssbt)", []))[1]
-    assert isinstance(bound, list)
+    writable, read_only = _kept_directories(properties)
+    bound = [*_list(shaping, "BindPaths"), *writable]
+    bound_read_only = [*_list(shaping, "BindReadOnlyPaths"), *read_only]
+    binds = {"BindPaths": ("a(ssbt)", bound), "BindReadOnlyPaths": ("a(ssbt)", bound_read_only)}
     commands = [(command.path, list(command.argv), list(command.flags)) for command in settings.commands]
-    context = [(name, properties[name]) for name in _CONTEXT if name in properties and properties[name][1] != ""]
     return [
         ("Description", ("s", f"Check of the future /etc of {unit}")),
-        ("DefaultDependencies", ("b", False)),
         ("Type", ("s", "oneshot")),
         ("LogLevelMax", ("i", 5)),
         ("TimeoutStartUSec", ("t", settings.timeout_usec)),
         ("PrivateMounts", ("b", True)),
-        *context,
-        *shaping.items(),
-        ("BindPaths", ("a(ssbt)", [*bound, *_kept_directories(properties)])),
+        *((name, value) for name, value in around.items() if name not in shaping),
+        *(shaping | binds).items(),
         ("StandardOutputFileDescriptor", ("h", output)),
         ("StandardErrorFileDescriptor", ("h", output)),
         ("ExecStartEx", ("a(sasas)", commands)),
@@ -137,11 +188,13 @@ def run(manager: Manager, unit: str, properties: Properties, settings: CheckSett
     """
     if not settings.commands:
         return
+    around = context(manager, unit, properties)
     name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
     reader, writer = os.pipe()
     try:
         try:
-            job = manager.start_transient(name, build_properties(unit, properties, settings, writer), watch=True)
+            asked = build_properties(unit, properties, around, settings, writer)
+            job = manager.start_transient(name, asked, watch=True)
         finally:
             os.close(writer)
         output = _read(reader)
