@@ -9,7 +9,8 @@ from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Output, printable
 from confext_helpers.errors import ConfextError
-from confext_helpers.ondisk import LAYERS, Disk, Unit
+from confext_helpers.exposure import exposed
+from confext_helpers.ondisk import LAYERS, Disk, Unit, Verdict
 from confext_helpers.services import unit_name
 
 _COLUMNS = ("unit", "entry", "verdict", "layer", "reason")
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         raise ConfextError("this is no directory", path=printable(root), hint="name another one with --root=")
     disk = Disk("" if not root else os.path.abspath(root).rstrip("/"))
     units = [_find(disk, name) for name in arguments.operands] if arguments.operands else disk.units
+    units = [_warned(unit, root) for unit in units]
     if output.json != "off":
         output.data([as_data(unit) for unit in units])
         return Exit.OK
@@ -42,6 +44,14 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             text = "a daemon-reload would make this of it now, the last one made something else of it"
             output.note(f"{PROGRAM}: {unit.name}: {text}")
     return Exit.OK
+
+
+def _warned(unit: Unit, root: str) -> Unit:
+    """The unit, with a warning of each image that gives files away."""
+    layers = [entry.layer for entry in unit.entries if entry.verdict is Verdict.IMAGE]
+    found = exposed(layers, root=root.rstrip("/")) if layers else {}
+    said = tuple(f"everybody can read {private!r} in {path}; chmod 0600 it" for path, private in found.items())
+    return unit._replace(warnings=(*unit.warnings, *said))
 
 
 def _find(disk: Disk, name: str) -> Unit:

@@ -1,0 +1,58 @@
+"""Images that everybody can read, with something in them that not everybody may read.
+
+Only an image that others can reach and read is looked into, in a child with little time: what does not answer, or
+takes a tool that is not there, is passed over.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterable
+
+from confext_helpers import images, patience
+from confext_helpers.errors import ConfextError
+from confext_helpers.image import contents, dissect, partitiontypes, policy
+from confext_helpers.image.contents import ContentsError
+
+IMAGE_SEC = 2.0
+ALL_SEC = 5.0
+
+
+def exposed(paths: Iterable[str], *, root: str = "") -> dict[str, str]:
+    """What in some images is for everybody to read, although it is not meant to be: one path of each such image.
+
+    Args:
+        paths: of the images, or of directories `NAME.raw.v/`.
+        root: where they are; empty for the running system.
+    """
+    found = {}
+    end = time.monotonic() + ALL_SEC
+    for path in dict.fromkeys(paths):
+        left = min(IMAGE_SEC, end - time.monotonic())
+        if left <= 0:
+            break
+        try:
+            private = patience.attempt(lambda path=path: _first_private(root + path), left)  # type: ignore[misc]
+        except (OSError, ConfextError, ContentsError):
+            continue
+        if private:
+            found[path] = private
+    return found
+
+
+def _first_private(path: str) -> str:
+    """A path in the image that not everybody may read; empty if there is none, or the image itself is not open."""
+    file = os.path.realpath(images.resolve(path))
+    if not os.stat(file).st_mode & stat.S_IROTH:
+        return ""
+    directory = os.path.dirname(file)
+    while directory != "/":
+        if not os.stat(directory).st_mode & stat.S_IXOTH:
+            return ""
+        directory = os.path.dirname(directory)
+    with dissect.open_image(file, policy.CONFEXT_POLICY, partitiontypes.architecture()) as image:
+        if image.data is None or image.file_system is None:
+            return ""
+        return next(contents.open_contents(image.data, image.file_system.kind).private(), "")
