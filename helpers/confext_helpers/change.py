@@ -1,9 +1,9 @@
 """What the next swap changes, found out before it is made: which layers, and which files.
 
-The old layers are those that the running `/etc` shows, the new ones those that the manager has loaded and the stage
-shows (stacks.py). Whether a layer of the same name has other content is known from what was noted about the last swap.
-Before the first one it is known by the change time, which nobody can set back, of a file that came or changed since the
-service was started.
+The new layers are those that the manager has loaded and the stage has. The old ones are those that were noted at the
+last swap, and a layer has other content if what was noted about it is not the same any more. Before the first swap
+they are those that the running `/etc` shows, if its release files leave no doubt (releases.py), and a layer has other
+content if a file of it came or changed since the service was started; nobody can set a change time back.
 """
 
 from __future__ import annotations
@@ -11,27 +11,35 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from confext_helpers import difference, identity, stacks
+from confext_helpers import difference, identity, images, stacks
 from confext_helpers.bus import Properties
 from confext_helpers.difference import Difference, UnreadableError
 from confext_helpers.errors import ConfextError
 from confext_helpers.identity import Identity
 from confext_helpers.messages import FILES_MAX, LayerChange
-from confext_helpers.mounts import ETC, Namespaces
+from confext_helpers.mounts import ETC, Namespaces, chain
 from confext_helpers.notes import Stack
 from confext_helpers.processes import Process
+from confext_helpers.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.stacks import Layer
-from confext_helpers.stage import layer_paths
+from confext_helpers.stage import LAYER_PROPERTIES, layer_paths
 
 _SHOWN_MAX = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Change(NamedTuple):
-    """What the next swap changes."""
+    """What the next swap changes.
+
+    Attributes:
+        layers: in the layers.
+        files: in the files.
+        names: of layers, by the device numbers that only their files have in the new `/etc`.
+    """
 
     layers: LayerChange
     files: Difference
+    names: dict[int, str]
 
 
 def find(
@@ -59,19 +67,27 @@ def find(
     """
     old, new, base = open_trees(properties, process.namespace, new_namespace)
     try:
-        layers = stacks.loaded(properties)
-        below = stacks.seen(base) if base is not None else {}
-        now = _own(stacks.seen(new), below, layers)
-        was = _own(stacks.seen(old), below, layers if last is None else last.layers)
+        below = of_etc(base) if base is not None else []
+        seen = not_the_host_s(of_etc(new), below)
+        was = not_the_host_s(of_etc(old), below)
+        numbers = _numbers(new_namespace)
+        layers = _of_etc(properties, numbers)
+        here = told(layers, seen, len(numbers))
         try:
             same_base = last is not None and last.identity.base == made_of.base
-            directories = _directory_devices(properties, _match(layers, now), now)
+            devices = {one.device for one in seen}
             files = difference.compare(
-                old, new, base, layers=now.values(), directories=directories, same_base=same_base, limit=limit
-            )
+                old, new, base, layers=devices, directories=_directory_devices(layers, seen), same_base=same_base,
+                limit=limit,
+            )  # fmt: skip
         except UnreadableError as error:
-            raise _unreadable(unit, error, _match(layers, now), now) from error
-        return Change(_layers(layers, now, was, made_of, last, start_usec(properties)), files)
+            raise _unreadable(unit, error, layers, here) from error
+        if last is not None:
+            found = _since_last(layers, made_of, last)
+        else:
+            before = told(layers, was, len(_numbers(process.namespace)))
+            found = _since_start(layers, was, before, start_usec(properties))
+        return Change(found, files, _names(layers, here))
     finally:
         for fd in (old, new, base):
             if fd is not None:
@@ -103,31 +119,36 @@ def open_trees(properties: Properties, old: int, new: int) -> tuple[int, int, in
         return old_etc, new_etc, None
 
 
-def _own(seen: dict[str, int], below: dict[str, int], layers: list[Layer]) -> dict[str, int]:
-    """What is seen of a stack, without what is the host's own (it may have confexts for the whole system)."""
-    names = {layer.name for layer in layers}
-    return {name: device for name, device in seen.items() if name not in below or name in names}
+def _numbers(namespace: int) -> set[int]:
+    """The numbers of the layers that the `/etc` of a mount namespace has."""
+    with Namespaces() as namespaces:
+        namespaces.enter(namespace)
+        found = chain(namespaces.mounts())
+    return lower_numbers(found[-1].super_options) if found and found[-1].is_extension_overlay() else set()
 
 
-def _match(layers: list[Layer], names: dict[str, int]) -> dict[str, Layer]:
-    """The layers by the names that are seen of them.
-
-    These can differ, where a release file says that it goes with any name; then only one can be told.
-    """
-    found = {layer.name: layer for layer in layers if layer.name in names}
-    others = [layer for layer in layers if layer.name not in names]
-    unknown = [name for name in names if name not in found]
-    if len(others) == len(unknown) == 1:
-        found[unknown[0]] = others[0]
-    return found
+def _of_etc(properties: Properties, numbers: set[int]) -> list[Layered]:
+    """The layers that are there and have anything for `/etc`, bottom to top; a unit may have sysexts by itself."""
+    images_of, directories_of = (
+        layer_paths({name: properties[name]} if name in properties else {}) for name in LAYER_PROPERTIES
+    )
+    found = [Layered(path, images.resolve(path), True) for number, path in enumerate(images_of) if number in numbers]
+    trees = [Layered(path, images.resolve(path), False) for path in directories_of if images.is_there(path)]
+    return found + [tree for tree in trees if os.path.isdir(f"{tree.file}/etc")]
 
 
-def _directory_devices(properties: Properties, layers: dict[str, Layer], devices: dict[str, int]) -> set[int]:
+def _directory_devices(layers: list[Layered], seen: list[Release]) -> set[int]:
     """The device numbers of the files of directory layers."""
-    name = "ExtensionDirectories"
-    paths = layer_paths({name: properties[name]}) if name in properties else []
-    found = {devices[name] for name, layer in layers.items() if layer.path in paths}
-    return found - {device for name, device in devices.items() if name not in layers or layers[name].path not in paths}
+    own = [one for layer in layers if not layer.image for one in of_directory(f"{layer.file}/etc")]
+    return {one.device for one in seen if any((one.name, one.key[1:]) == (two.name, two.key[1:]) for two in own)}
+
+
+def _names(layers: list[Layered], here: dict[str, Release] | None) -> dict[int, str]:
+    return {
+        here[layer.path].device: stacks.load(layer.path).name
+        for layer in layers
+        if here is not None and layer.image and layer.path in here
+    }
 
 
 def start_usec(properties: Properties) -> int:
@@ -136,41 +157,61 @@ def start_usec(properties: Properties) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _layers(
-    layers: list[Layer],
-    now: dict[str, int],
-    was: dict[str, int],
-    made_of: Identity,
-    last: Stack | None,
-    start_usec: int,
-) -> LayerChange:
-    new = _match(layers, now)
-    old = _match([] if last is None else last.layers, was)
-
-    def is_replaced(name: str, layer: Layer) -> bool:
-        before = old.get(name)
-        if last is None or before is None:
-            return identity.changed(layer.path) // 1000 > start_usec
-        return last.identity.layers.get(before.path) != made_of.layers.get(layer.path)
-
+def _since_last(layers: list[Layered], made_of: Identity, last: Stack) -> LayerChange:
+    now = [stacks.load(layer.path) for layer in layers]
+    before, after = ({_key(layer, group): layer for layer in group} for group in (last.layers, now))
+    digests = last.identity.layers
     return LayerChange(
-        all=layers,
-        added=[layer for name, layer in new.items() if name not in was],
-        replaced=[layer for name, layer in new.items() if name in was and is_replaced(name, layer)],
-        removed=[old.get(name, Layer(name)) for name in was if name not in now],
+        all=now,
+        added=[layer for key, layer in after.items() if key not in before],
+        replaced=[
+            layer
+            for key, layer in after.items()
+            if key in before and digests.get(before[key].path) != made_of.layers.get(layer.path)
+        ],
+        removed=[layer for key, layer in before.items() if key not in after],
     )
 
 
-def _unreadable(unit: str, error: UnreadableError, layers: dict[str, Layer], devices: dict[str, int]) -> ConfextError:
-    names = [name for name, device in devices.items() if device == error.device]
-    if not names and len(layers) == 1:
-        names = list(layers)
-    layer = layers.get(names[0]) if len(names) == 1 else None
+def _key(layer: Layer, group: list[Layer]) -> str:
+    """What another version of a layer has in common with it."""
+    return layer.name if sum(one.name == layer.name for one in group) == 1 else layer.path
+
+
+def _since_start(
+    layers: list[Layered], was: list[Release], before: dict[str, Release] | None, start_usec: int
+) -> LayerChange:
+    """As long as nothing is noted: nothing comes or goes that cannot be told."""
+    now = [stacks.load(layer.path) for layer in layers]
+    known = set(before.values()) if before is not None else set(was)
+    return LayerChange(
+        all=now,
+        added=[layer for layer in now if before is not None and layer.path not in before],
+        replaced=[
+            layer
+            for layer in now
+            if (before is None or layer.path in before) and identity.changed(layer.path) // 1000 > start_usec
+        ],
+        removed=[Layer(images.base_name(one.name) or one.name) for one in was if one not in known],
+    )
+
+
+def _unreadable(
+    unit: str, error: UnreadableError, layers: list[Layered], here: dict[str, Release] | None
+) -> ConfextError:
+    found = []
+    for layer in layers:
+        shown = here.get(layer.path) if here is not None else None
+        is_its_device = shown is not None and shown.device == error.device
+        if is_its_device and (layer.image or os.path.lexists(f"{layer.file}/etc/{error.path}")):
+            found.append(layer.path)
+    if not found and len(layers) == 1:
+        found = [layers[0].path]
     # Others than root may have made it as long as they like.
     file = error.path if len(error.path) <= _SHOWN_MAX else f"{error.path[:_SHOWN_MAX]}..."
     return ConfextError(
         f"the new /etc/{file} cannot be read: {error.error.strerror}",
         unit=unit,
-        path=layer.path if layer is not None else "",
+        path=found[0] if len(found) == 1 else "",
         hint="replace the image and reload again",
     )

@@ -118,7 +118,7 @@ def status_of(service: Service, disk: Disk) -> Status:
     reasons = []
     there, kinds, reload_needed = on_disk(service, disk)
     rows = [_row(layer, there) for layer in layers]
-    loaded = {layer.layer.path for layer in layers}
+    loaded = layer_paths(service.properties)
     new = [path for path in there if path not in loaded]
     patience.silent(new)
     for path in new:

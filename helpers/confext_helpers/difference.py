@@ -74,7 +74,7 @@ class UnreadableError(Exception):
 
     Args:
         path: relative to `/etc`.
-        device: the device number of the file, see stacks.seen().
+        device: the device number of the file, see releases.py.
         error: why not.
     """
 
@@ -380,7 +380,7 @@ def compare(
         old: descriptor of the service's.
         new: descriptor of the stage's.
         base: descriptor of the one that lies below all layers; None if it cannot be had.
-        layers: the device numbers that files of layers have in the new one, see stacks.seen().
+        layers: the device numbers that files of layers have in the new one, see releases.py.
         directories: those of them that are of directory layers.
         same_base: whether the base is as it was when the old one was stacked.
         limit: how many paths of each kind to keep.

@@ -10,7 +10,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change, checks, difference, identity, images, patience, stacks, stage
+from confext_helpers import change, checks, identity, images, patience, stage
 from confext_helpers.bus import Manager
 from confext_helpers.errors import ConfextError
 from confext_helpers.messages import LayerChange
@@ -135,7 +135,7 @@ def _compare(service: Service, namespace: int) -> Preview:
     found = change.find(service.name, properties, process, namespace, made_of, last, limit=None)
     old, new, base = change.open_trees(properties, process.namespace, namespace)
     try:
-        files = _files(found.files, old, new)
+        files = _files(found, old, new)
     finally:
         for fd in (old, new, base):
             if fd is not None:
@@ -147,17 +147,14 @@ def _compare(service: Service, namespace: int) -> Preview:
     return Preview(found.layers, files, None, changed)
 
 
-def _files(found: difference.Difference, old: int, new: int) -> list[FileChange]:
-    names: dict[int, list[str]] = {}
-    for name, device in stacks.seen(new).items():
-        names.setdefault(device, []).append(name)
+def _files(found: change.Change, old: int, new: int) -> list[FileChange]:
     files = []
-    for path in sorted({*found.added.paths, *found.changed.paths, *found.removed.paths}):
+    for path in sorted({*found.files.added.paths, *found.files.changed.paths, *found.files.removed.paths}):
         before, _ = _side(path, old)
         after, device = _side(path, new)
         # Directories may share a device number, with each other and with the host.
-        layer = names.get(device, [])
-        files.append(FileChange(f"{ETC}/{path}".removesuffix("/."), before, after, layer[0] if len(layer) == 1 else ""))
+        layer = found.names.get(device, "")
+        files.append(FileChange(f"{ETC}/{path}".removesuffix("/."), before, after, layer))
     return files
 
 

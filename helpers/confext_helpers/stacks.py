@@ -1,14 +1,7 @@
-"""The layers of a stack: those that the manager has loaded for a service, and those that an `/etc` shows.
-
-Every layer has a file `/etc/extension-release.d/extension-release.NAME`, or systemd would not mount it
-(systemd-confext(8)). These files tell which layers an `/etc` is made of, whoever stacked it and when. They also tell
-which layer any other file is from: overlayfs gives the files of each lower file system a device number of their own
-(Documentation/filesystems/overlayfs.rst, "Inode properties"), but for layers that are on one file system.
-"""
+"""The layers that the manager has loaded for a service, as they are on disk."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import NamedTuple
 
@@ -16,7 +9,6 @@ from confext_helpers import images, patience, regular
 from confext_helpers.bus import Properties
 from confext_helpers.stage import layer_paths
 
-_RELEASES = "extension-release.d"
 _GPT = b"EFI PART"
 
 
@@ -89,26 +81,3 @@ def _stated_hash(file: str) -> str:
     if Designator.ROOT not in found or Designator.ROOT_VERITY not in found:
         return ""
     return found[Designator.ROOT] + found[Designator.ROOT_VERITY]
-
-
-def seen(etc: int) -> dict[str, int]:
-    """The confexts whose release files are in an `/etc`.
-
-    Args:
-        etc: descriptor of the directory.
-
-    Returns:
-        Their names, without versions, with the device number of the release file.
-    """
-    found: dict[str, int] = {}
-    with contextlib.suppress(OSError):
-        directory = os.open(_RELEASES, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=etc)
-        try:
-            for entry in os.listdir(directory):
-                full = entry.removeprefix(images.RELEASE_PREFIX)
-                if full and full != entry:
-                    device = os.stat(entry, dir_fd=directory, follow_symlinks=False).st_dev
-                    found[images.base_name(full) or full] = device
-        finally:
-            os.close(directory)
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -79,18 +78,3 @@ def test_loaded(tmp_path: Path) -> None:
         "ExtensionDirectories": ("as", ["-" + str(tmp_path / "d"), "-" + str(tmp_path / "lost")]),
     }
     assert [layer.name for layer in stacks.loaded(properties)] == ["z", "d"]
-
-
-def test_seen(tmp_path: Path) -> None:
-    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        assert stacks.seen(fd) == {}
-        directory = tmp_path / "extension-release.d"
-        directory.mkdir()
-        for name in ("a", "b_1.2", ""):
-            (directory / f"extension-release.{name}").touch()
-        (directory / "other").touch()
-        device = tmp_path.stat().st_dev
-        assert stacks.seen(fd) == {"a": device, "b": device}
-    finally:
-        os.close(fd)
