@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from confext_generator import config, words
-from confext_helpers import images, patience, running, stacks
+from confext_helpers import images, limits, patience, running, stacks
+from confext_helpers.errors import ConfextError
 from confext_helpers.ondisk import LAYERS, Disk, Verdict
 from confext_helpers.running import Running, Since
 from confext_helpers.services import Service, seen
@@ -205,6 +206,19 @@ def _commands(status: Status, reload_needed: bool) -> list[str]:
         or status.base_changed
         or any(row.running.certain and row.state not in _NOT_MENDED for row in rows)
     ):
-        ephemeral = service.properties.get("RootEphemeral", ("b", False))[1]
-        commands.append(f"systemctl {'restart' if ephemeral else 'reload'} {service.name}")
+        commands.append(f"systemctl {'restart' if _needs_restart(service) else 'reload'} {service.name}")
     return commands
+
+
+def _needs_restart(service: Service) -> bool:
+    """Whether a reload would be refused, because it cannot bring what differs."""
+    if service.properties.get("RootEphemeral", ("b", False))[1]:
+        return True
+    last = running.last_swap(service.name)
+    if last is not None and last.processes != [process.key for process in service.processes]:
+        last = None
+    try:
+        limits.check(service.name, service.properties, service.processes, last)
+    except ConfextError:
+        return True
+    return False

@@ -6,7 +6,8 @@ of the file; it reads the first two sectors at most.
 
 Nor does systemd look at the name of the release file where a missing image is to be ignored (the `-` in front of a
 path, which the generator writes): it takes the missing release file for a missing image, but has mounted that by then
-(mount_image() in namespace.c, up to 262 at least). So a stage has no `-` in front of a layer that is there.
+(mount_image() in namespace.c, up to 262 at least). So a stage has no `-` in front of a layer that is there. A block
+device keeps it: systemd would want a release file with the name of the node.
 """
 
 from __future__ import annotations
@@ -133,6 +134,19 @@ def _is_odd(path: str) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
 
 
+def has_strict_name(path: str) -> bool:
+    """Whether systemd can be left to look at the release file of what is at `path`, see above."""
+    file = resolve(path)
+    return is_there(path) and not _is_block_device(file)
+
+
+def _is_block_device(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def check_whole(unit: str, path: str) -> None:
     """Refuse an image file that has lost its end, and what is no file at all: systemd may wait for a FIFO for good.
 
@@ -165,13 +179,11 @@ def check_whole(unit: str, path: str) -> None:
 
 
 def check_releases(unit: str, layers: list[str], directory: str) -> None:
-    """Refuse a layer that came while its stage was built, and has no release file of its name: systemd-confext(8).
-
-    Of all others systemd has looked at the release file, see above.
+    """Refuse a layer without a release file of its name that systemd has not looked at: systemd-confext(8).
 
     Args:
         unit: the service that they are layers of.
-        layers: paths at which there was nothing before; what is not there by now either is no layer.
+        layers: of which has_strict_name() was not true when the stage was begun; what is not there is no layer.
         directory: `/etc/extension-release.d` with all layers in place.
 
     Raises:
@@ -181,8 +193,11 @@ def check_releases(unit: str, layers: list[str], directory: str) -> None:
         names = os.listdir(directory)
     except OSError:
         names = []
+    lax = any(is_lax(f"{directory}/{name}") for name in names)
     for layer in layers:
         path = resolve(layer)
+        if lax and _is_block_device(path):
+            continue
         wanted = {RELEASE_PREFIX + one for one in release_names(layer_name(path))}
         if is_there(layer) and not wanted & set(names):
             raise no_release(unit, path)

@@ -10,11 +10,12 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change, checks, identity, images, patience, stage
+from confext_helpers import change, checks, identity, images, limits, patience, stage
 from confext_helpers.bus import Manager
 from confext_helpers.errors import ConfextError
 from confext_helpers.messages import LayerChange
 from confext_helpers.mounts import ETC
+from confext_helpers.notes import Stack
 from confext_helpers.running import last_swap
 from confext_helpers.services import Service, not_running
 
@@ -104,16 +105,17 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     if silent:
         return Preview(None, [], ConfextError("this does not answer", unit=unit, path=silent[0], hint=_SILENT))
     try:
+        limits.check(unit, properties, service.processes, _last(service))
         for layer in layers:
             images.check_whole(unit, layer)
-        absent = [layer for layer in layers if not images.is_there(layer)]
+        unchecked = [layer for layer in layers if not images.has_strict_name(layer)]
         new_stage = stage.begin(manager, unit, properties, service.processes[0].namespace).wait(manager)
     except ConfextError as error:
         return Preview(None, [], error)
     found: Preview | None = None
     try:
         found = _compare(service, new_stage.namespace)
-        images.check_releases(unit, absent, f"{new_stage.root}{ETC}/extension-release.d")
+        images.check_releases(unit, unchecked, f"{new_stage.root}{ETC}/extension-release.d")
         images.check_signers(unit, layers, str(properties.get("ExtensionImagePolicy", ("s", ""))[1]))
         if check:
             wanted = checks.read(manager, unit)
@@ -126,13 +128,15 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     return found
 
 
+def _last(service: Service) -> Stack | None:
+    last = last_swap(service.name)
+    return last if last is not None and service.processes[0].key in last.processes else None
+
+
 def _compare(service: Service, namespace: int) -> Preview:
     properties, process = service.properties, service.processes[0]
     made_of = identity.identify(properties)
-    last = last_swap(service.name)
-    if last is not None and process.key not in last.processes:
-        last = None
-    found = change.find(service.name, properties, process, namespace, made_of, last, limit=None)
+    found = change.find(service.name, properties, process, namespace, made_of, _last(service), limit=None)
     old, new, base = change.open_trees(properties, process.namespace, namespace)
     try:
         files = _files(found, old, new)

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from confext_helpers import images
+from confext_helpers import images, patience
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME = "extension-release.d"
@@ -148,7 +148,7 @@ def told(layers: Sequence[Layered], seen: Sequence[Release], count: int) -> dict
             return None
     for layer in layers:
         release = found.get(layer.path)
-        if release is not None and not layer.image:
+        if release is not None and not layer.image and not patience.is_silent(layer.path):
             own = of_directory(f"{layer.file}/etc")
             # If it is another directory by now, nothing about it is known.
             if len(own) > 1 and any(one.key[1:] == release.key[1:] for one in own):

@@ -166,8 +166,9 @@ def restack(
         return True
     if properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
-    from confext_helpers import writers  # Only needed where something changed.
+    from confext_helpers import limits, writers  # Only needed where something changed.
 
+    limits.check(unit, properties, processes, last)
     writers.check(unit, properties)
     layers = stage.layer_paths(properties)
     policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
@@ -179,7 +180,7 @@ def restack(
     progress.begin(Step.CHECKS)
     wanted = checks.read(manager, unit)
     progress.begin(Step.STAGE)
-    absent = [layer for layer in layers if not images.is_there(layer)]
+    unchecked = [layer for layer in layers if not images.has_strict_name(layer)]
     pending = stage.begin(manager, unit, properties, processes[0].namespace)
     manager.disconnect()
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
@@ -194,7 +195,7 @@ def restack(
             checks.run(manager, unit, properties, wanted)
         progress.begin(Step.COMPARE)
         writers.check(unit, properties)
-        images.check_releases(unit, absent, f"{new_stage.root}/etc/extension-release.d")
+        images.check_releases(unit, unchecked, f"{new_stage.root}/etc/extension-release.d")
         signed = images.check_signers(unit, layers, policy)
         # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
         after = identity.identify(properties)

@@ -139,6 +139,10 @@ def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[
         status = os.stat(file)
     except OSError:
         return True, loop
+    if stat.S_ISBLK(status.st_mode):
+        from confext_helpers import limits  # Seldom needed.
+
+        return limits.was_written_to(file, stacked.usec * 1000), None
     current = {one.file == file and not one.deleted for one in candidates}
     if identity.changed(layer.path) > stacked.usec * 1000:
         if stacked.certain or current == {False}:
@@ -261,7 +265,7 @@ def _in_doubt(service: Service, view: View, loaded: list[Layered], stacked: Sinc
     guesses: dict[str, Running] = {}
     for layer in loaded:
         name = images.layer_name(layer.file)
-        own = _releases_of(f"{layer.file}/etc") if not layer.image else []
+        own = _releases_of(f"{layer.file}/etc") if not layer.image and not patience.is_silent(layer.path) else []
         release = Release(images.base_name(name) or name, 0, own[0].key if own else ())
         guesses[layer.path] = _running(layer.path, layer.image, release, stacked, attached)
     # Of what is gone, a loop device may be left.

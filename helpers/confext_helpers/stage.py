@@ -111,9 +111,9 @@ def _with_strict_names(layers: dict[str, Value]) -> dict[str, Value]:
         strict[name] = (
             kind,
             [
-                (item[0], item[1] and not images.is_there(str(item[0])), *item[2:])
+                (item[0], item[1] and not images.has_strict_name(str(item[0])), *item[2:])
                 if isinstance(item, tuple)
-                else item.removeprefix("-" if images.is_there(str(item).lstrip("-+")) else "")
+                else item.removeprefix("-" if images.has_strict_name(str(item).lstrip("-+")) else "")
                 for item in value
             ],
         )
