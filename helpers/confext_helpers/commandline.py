@@ -29,7 +29,7 @@ import pyparsing as pp
 from confext_generator import words
 
 SHELL_PREFIX_SYSTEMD = 258  # knows "|", and has forgotten what "!!" meant
-STRICT_PATH_SYSTEMD = 262  # takes no "*", "?" or "[" in the path of a command
+STRICT_PATH_SYSTEMD = 261  # takes no "*", "?" or "[" in the path of a command
 
 # The specifiers of systemd.unit(5). One that is none of them is a mistake for sure.
 SPECIFIERS = frozenset("aAbBcCdDEfgGhHiIjJlLmMnNopPqrRsStTuUvVwWyY")
