@@ -136,7 +136,8 @@ def _last(service: Service) -> Stack | None:
 def _compare(service: Service, namespace: int) -> Preview:
     properties, process = service.properties, service.processes[0]
     made_of = identity.identify(properties)
-    found = change.find(service.name, properties, process, namespace, made_of, _last(service), limit=None)
+    last = _last(service)
+    found = change.find(service.name, properties, process, namespace, made_of, last, limit=None)
     old, new, base = change.open_trees(properties, process.namespace, namespace)
     try:
         files = _files(found, old, new)
