@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from confext_helpers import change, images, stage, writers
+from confext_helpers import change, images, limits, stage, writers
 from confext_helpers.errors import ConfextError
 from confext_helpers.filewords import Files
 
@@ -84,6 +84,7 @@ def test_layer_that_is_replaced_before_its_signature_is_looked_at(
     there: Any = Anything()
     monkeypatch.setattr(images, "check_signers", look)
     monkeypatch.setattr(writers, "check", lambda *arguments: None)
+    monkeypatch.setattr(limits, "check", lambda *arguments: None)
     monkeypatch.setattr(images, "check_releases", lambda *arguments: None)
     monkeypatch.setattr(restack.checks, "read", lambda *arguments: None)
     monkeypatch.setattr(stage, "begin", lambda *arguments: there)
