@@ -16,7 +16,6 @@ from lab.services import ROOT, SETTINGS
 UNIT = "confined.service"
 IMAGE = "/var/lib/confexts/confined.raw"
 RELOADS = 100
-HOOK = "/usr/lib/unit-confext/restack"
 EXCHANGER = "/usr/lib/lab/exchanger.py"
 
 # A program that needs nothing but itself, and tells what it is where it can.
@@ -99,7 +98,7 @@ def test_whatever_is_executed_has_no_power(machine: Machine, attacked: dict[str,
             cp {directory}/10-a.raw /srv/{unit}.raw
             for number in $(seq {RELOADS}); do
                 cp /srv/{unit}.raw {directory}/10-a.new; mv {directory}/10-a.new {directory}/10-a.raw
-                {HOOK} {unit} 2>&1 || :
+                systemctl reload {unit} 2>&1 || :
             done
         """, timeout=600).stdout  # fmt: skip
 
