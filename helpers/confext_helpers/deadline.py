@@ -190,7 +190,8 @@ class _Parent:
         if status is None and self._asked and not self._swapped:
             status = self._wait(time.monotonic() + SWAP_SEC)
         if status is None:
-            path = _path_in_use(self._child)
+            if self._step in (Step.PREPARE, Step.COMPARE):
+                path = _path_in_use(self._child)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
             self._is_readable(self._pidfd, _REAP_SEC)
@@ -253,7 +254,8 @@ def _path_in_use(pid: int) -> str:
     try:
         for fd in sorted(map(int, os.listdir(directory)), reverse=True):
             path = os.readlink(f"{directory}/{fd}")
-            if path.startswith("/") and not path.startswith(_OWN):
+            # Python's libffi keeps its own file open.
+            if path.startswith("/") and not path.startswith(_OWN) and "/libffi.so" not in path:
                 return path
     except OSError:
         pass
