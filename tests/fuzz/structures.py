@@ -153,7 +153,10 @@ def _content(source: random.Random, node: Node, nodes: Sequence[Node], pool: Seq
 
 
 def _bit(source: random.Random, node: Node, nodes: Sequence[Node], pool: Sequence[Node]) -> None:
-    node = source.choice([one for one in nodes if one.content])
+    filled = [one for one in nodes if one.content]
+    if not filled:
+        return
+    node = source.choice(filled)
     position = source.randrange(len(node.content))
     node.content = (
         node.content[:position] + bytes([node.content[position] ^ 1 << source.randrange(8)])
