@@ -199,6 +199,23 @@ class Manager:
         (pid,) = self._get(unit_path(unit), "Service", "MainPID")
         return cast(int, pid)
 
+    def invocation_id(self, unit: str) -> str:
+        """The invocation ID of the present run of `unit`: systemd.exec(5), `$INVOCATION_ID`."""
+        (value,) = self._get(unit_path(unit), "Unit", "InvocationID")
+        return bytes(cast(bytes, value)).hex()
+
+    def main_pids(self) -> dict[str, int]:
+        """The main processes of all services that are up, by unit."""
+        states = ["active", "reloading", "activating", "deactivating"]
+        call = new_method_call(_MANAGER, "ListUnitsByPatterns", "asas", (states, ["*.service"]))
+        ((listed,),) = self._call(call)
+        units = [(str(unit[0]), str(unit[6])) for unit in cast(list[tuple[object, ...]], listed)]
+        body = ("org.freedesktop.systemd1.Service", "MainPID")
+        addresses = (DBusAddress(path, "org.freedesktop.systemd1", _PROPERTIES) for _, path in units)
+        replies = self._call(*(new_method_call(address, "Get", "ss", body) for address in addresses))
+        pids = [cast(int, cast(Value, reply[0])[1]) for reply in replies]
+        return {name: pid for (name, _), pid in zip(units, pids, strict=True) if pid}
+
     def version(self) -> int:
         """The number of the systemd that is asked, such as 257."""
         (text,) = self._get(_MANAGER.object_path, "Manager", "Version")

@@ -43,6 +43,7 @@ class Id(StrEnum):
     LEFT_ALONE = "e4333be5b6de47ab8a15869dfccbdb4b"
     SECTION = "4b4fb5e1518043768fd00a4ac2072dd5"
     GRAVE_KEPT = "32d37c37d6db4f5890a5ffb72416420e"
+    STRANGERS = "6e3d540dc2f9475181c67e064dadddb3"
 
 
 class Step(StrEnum):
@@ -232,3 +233,16 @@ def grave_kept(unit: str, place: str) -> Message:
         "there, remove it"
     )
     return Message(Id.GRAVE_KEPT, Priority.WARNING, text, {"CONFEXT_PLACE": place})
+
+
+def strangers(unit: str, processes: dict[int, str]) -> Message:
+    """Processes of the service do not get the new `/etc`.
+
+    Args:
+        unit: the service.
+        processes: why each of them does not, by PID.
+    """
+    (pid, why), *others = processes.items()
+    more = f" (and {len(others)} more)" if others else ""
+    text = f"{unit}: its process {pid}{more} keeps the /etc that it has: it {why}"
+    return Message(Id.STRANGERS, Priority.WARNING, text, {"CONFEXT_PIDS": json.dumps({**processes})})

@@ -123,12 +123,8 @@ def _is_its_own(namespace: int) -> bool:
         os.close(owner)
 
 
-def _pids(properties: Properties) -> list[int]:
-    """The main process, or where there is none, every process of the service but this one."""
-    main = properties["MainPID"][1]
-    if main:
-        assert isinstance(main, int)
-        return [main]
+def _group_pids(properties: Properties) -> list[int]:
+    """Every process of the service but this one."""
     group = str(properties["ControlGroup"][1])
     pids = []
     if group:
@@ -141,19 +137,34 @@ def _pids(properties: Properties) -> list[int]:
     return pids
 
 
+def _pids(properties: Properties) -> list[int]:
+    """The main process, or where there is none, every process of the service but this one."""
+    main = properties["MainPID"][1]
+    assert isinstance(main, int)
+    return [main] if main else _group_pids(properties)
+
+
 def find_processes(unit: str, properties: Properties) -> list[Process]:
     """One process for each mount namespace of the service that systemd made for it.
 
     Raises:
         ConfextError: the service runs, but in no such namespace.
     """
+    return _find(unit, properties, _pids(properties), {})
+
+
+def _find(unit: str, properties: Properties, pids: list[int], strangers: dict[int, str]) -> list[Process]:
+    """As find_processes(), for these `pids`; `strangers` gets those that are left alone, and why."""
     ours = os.stat("/proc/self/ns/mnt").st_ino
     group = str(properties["ControlGroup"][1])
+    main = properties["MainPID"][1]
     found: dict[int, Process] = {}
+    left: dict[int, str] = {}
     problem = hint = ""
+    belonging = None
     # One for all of them: a service whose program really is the manager's executor costs no more than this.
     deadline = time.monotonic() + SETUP_TIMEOUT_SEC
-    for pid in _pids(properties):
+    for pid in pids:
         try:
             process = _open_process(pid, deadline)
             if process is None:
@@ -163,19 +174,100 @@ def find_processes(unit: str, properties: Properties) -> list[Process]:
             problem, hint = f"its process {pid} cannot be looked into: {error.strerror}", "restart it instead"
             continue
         number = os.fstat(process.namespace).st_ino
-        if process.has_ended:
+        reason = ""
+        if process.has_ended or number in found:
             pass
         elif not member:
             problem, hint = f"its main process {pid} is not in its control group", "restart it instead"
         elif number == ours:
             problem = "the service runs in the host's mount namespace, where its /etc cannot be changed for it alone"
             hint = f"run 'systemctl restart {unit}' once"
-        elif number not in found and _is_its_own(process.namespace):
+        elif _is_its_own(process.namespace):
             problem = "it runs in a mount namespace that belongs to a user namespace, and could take a new /etc apart"
             hint = "restart it instead"
-        elif found.setdefault(number, process) is process:
-            continue
+            left.setdefault(number, f"{pid} is in a mount namespace that belongs to a user namespace")
+        else:
+            if belonging is None:
+                from confext_helpers.belonging import Belonging
+
+                belonging = Belonging(unit, properties, _group_pids(properties) if len(pids) == 1 else pids)
+            reason = belonging.stranger(pid, process.namespace)
+            if not reason:
+                found[number] = process
+                left.pop(number, None)
+                continue
+            problem = f"its {'main ' if pid == main else ''}process {pid} {reason}, and is left alone"
+            hint = "restart it instead"
+            left.setdefault(number, f"{pid} {reason}")
         process.close()
+    if belonging is not None and len(found) > 1:
+        from confext_helpers.belonging import COPY
+
+        for number in belonging.copies() & set(found):
+            process = found.pop(number)
+            left[number] = f"{process.pid} {COPY}"
+            process.close()
+    strangers.update({int(text.split()[0]): text.partition(" ")[2] for text in left.values()})
     if problem and not found:
         raise ConfextError(problem, unit=unit, hint=hint)
     return list(found.values())
+
+
+def strangers(unit: str, properties: Properties, processes: list[Process]) -> dict[int, str]:
+    """Those in the service's control group that are in other mount namespaces than `processes`: one of each, and why.
+
+    Raises:
+        ConfextError: the main process is in a namespace that another process has made a copy of for it.
+    """
+    known = {os.fstat(process.namespace).st_ino for process in processes}
+    known.add(os.stat("/proc/self/ns/mnt").st_ino)
+    pids = [process.pid for process in processes]
+    others = []
+    for pid in _group_pids(properties):
+        try:
+            number = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+        except OSError:
+            continue
+        if number not in known:
+            known.add(number)
+            others.append(pid)
+    found: dict[int, str] = {}
+    if not others:
+        return found
+    for process in _find(unit, properties, [*pids, *others], found):
+        process.close()
+    main = properties["MainPID"][1]
+    if main in found:
+        problem = f"its main process {main} {found[int(str(main))]}, and is left alone"
+        raise ConfextError(problem, unit=unit, hint="restart it instead")
+    for pid in others:
+        found.setdefault(pid, "is in a mount namespace of its own")
+    return found
+
+
+def check_directories(unit: str, properties: Properties, processes: list[Process]) -> list[int]:
+    """The processes of the service that work in a directory of the `/etc` of one of `processes`, or have it as root.
+
+    Such a process keeps the directory, and finds by relative paths what was there before.
+
+    Raises:
+        ConfextError: the main process does.
+    """
+    namespaces = {os.fstat(process.namespace).st_ino for process in processes}
+    main = properties["MainPID"][1]
+    found = []
+    for pid in {*_group_pids(properties), *(process.pid for process in processes)}:
+        try:
+            if os.stat(f"/proc/{pid}/ns/mnt").st_ino not in namespaces:
+                continue
+            places = [os.readlink(f"/proc/{pid}/{name}") for name in ("cwd", "root")]
+        except OSError:
+            continue
+        below = [place for place in places if f"{place}/".startswith("/etc/")]
+        if below and pid == main:
+            problem = f"its main process {pid} works in {below[0]}, where it would go on with the old files"
+            hint = "restart it, or set WorkingDirectory= to a directory that is not below /etc"
+            raise ConfextError(problem, unit=unit, hint=hint)
+        if below:
+            found.append(pid)
+    return sorted(found)

@@ -36,7 +36,7 @@ from confext_helpers.identity import GENERATED
 from confext_helpers.journal import say
 from confext_helpers.messages import Step
 from confext_helpers.notes import Notes, Stack
-from confext_helpers.processes import Process, find_processes
+from confext_helpers.processes import Process, check_directories, find_processes, strangers
 from confext_helpers.reloadjob import Reload, SupersededError, cancel, give_up, report
 
 USAGE = """\
@@ -166,6 +166,10 @@ def restack(
         return True
     if properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
+    kept = {pid: "works in a directory below /etc" for pid in check_directories(unit, properties, processes)}
+    kept |= strangers(unit, properties, processes)
+    if kept:
+        say(unit, messages.strangers(unit, kept))
     from confext_helpers import limits, writers  # Only needed where something changed.
 
     limits.check(unit, properties, processes, last)

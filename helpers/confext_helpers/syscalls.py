@@ -45,6 +45,10 @@ _MOUNT_ATTR = struct.Struct("=4Q")
 _FSOPEN_CLOEXEC = 1
 _FSCONFIG_CMD_CREATE = 6
 _FSMOUNT_CLOEXEC = 1
+# <linux/stat.h>: struct statx, and where stx_mnt_id is in it.
+_STATX_SIZE = 256
+_STX_MNT_ID = 0x90
+_STATX_MNT_ID_UNIQUE = 0x00004000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -112,6 +116,18 @@ def mount_setattr(
 def umount2(path: str, flags: int) -> None:
     """Unmount the topmost mount at `path`: umount2(2)."""
     _check(_libc.umount2(path.encode(), ctypes.c_int(flags)), "umount2")
+
+
+def unique_mount_id(path: str) -> int:
+    """Return the ID of the mount at `path` that no other one has had: statx(2), STATX_MNT_ID_UNIQUE, Linux 6.8.
+
+    A greater one is that of a younger mount; 0 means that it is not known.
+    """
+    result = ctypes.create_string_buffer(_STATX_SIZE)
+    _check(_libc.statx(AT_FDCWD, path.encode(), 0, ctypes.c_uint(_STATX_MNT_ID_UNIQUE), result), "statx")
+    (mask,) = struct.unpack_from("=I", result, 0)
+    (number,) = struct.unpack_from("=Q", result, _STX_MNT_ID)
+    return int(number) if mask & _STATX_MNT_ID_UNIQUE else 0
 
 
 def setns(fd: int, kind: int) -> None:

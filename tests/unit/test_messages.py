@@ -214,6 +214,15 @@ def test_refused_too_late() -> None:
                 {"CONFEXT_PLACE": "/run/x"},
             ),
         ),
+        (
+            messages.strangers(UNIT, {7: "works", 8: "sleeps"}),
+            Message(
+                Id.STRANGERS,
+                Priority.WARNING,
+                "a.service: its process 7 (and 1 more) keeps the /etc that it has: it works",
+                {"CONFEXT_PIDS": '{"7": "works", "8": "sleeps"}'},
+            ),
+        ),
     ],
 )
 def test_others(message: Message, expected: Message) -> None:
@@ -229,6 +238,7 @@ def test_catalog() -> None:
         messages.refused(error, Step.STAGE),
         messages.reload_failed(UNIT, "timeout"),
         messages.grave_kept(UNIT, "/run/x"),
+        messages.strangers(UNIT, {1: "works"}),
     )
     fields = {sample.id: {"OBJECT_SYSTEMD_UNIT", *sample.fields} for sample in samples}
     text = (CHECKOUT / "units/unit-confext.catalog").read_text()

@@ -41,7 +41,7 @@ from unit.manpages import (
 _JOURNAL = types.ModuleType("systemd._journal")
 vars(_JOURNAL)["sendv"] = None
 with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
-    from confext_helpers import messages, restack
+    from confext_helpers import belonging, messages, restack
     from confext_helpers.messages import FILES_MAX, Id, LayerChange, Message, Step
 
 PAGES = sorted(DOCS.glob("*.[1-8].md"))
@@ -297,6 +297,7 @@ def every_message() -> list[Message]:
         messages.not_started(ConfextError(way, unit=UNIT, path="/data/user/10-a.raw", hint=way_hint)),
         messages.section(unknown),
         messages.grave_kept(UNIT, "/run/.unit-confext-5f0c1c7a9b1e2d3f"),
+        messages.strangers(UNIT, {417: belonging.ANOTHER_ROOT}),
     ]
 
 

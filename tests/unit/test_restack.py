@@ -85,6 +85,8 @@ def test_layer_that_is_replaced_before_its_signature_is_looked_at(
     monkeypatch.setattr(images, "check_signers", look)
     monkeypatch.setattr(writers, "check", lambda *arguments: None)
     monkeypatch.setattr(limits, "check", lambda *arguments: None)
+    monkeypatch.setattr(restack, "check_directories", lambda *arguments: [])
+    monkeypatch.setattr(restack, "strangers", lambda *arguments: {})
     monkeypatch.setattr(images, "check_releases", lambda *arguments: None)
     monkeypatch.setattr(restack.checks, "read", lambda *arguments: None)
     monkeypatch.setattr(stage, "begin", lambda *arguments: there)

@@ -1,0 +1,219 @@
+"""Whether the mount namespace of a process is one that systemd made for this very run of this very service.
+
+A process in the service's control group proves nothing. A container manager in there has containers, with an `/etc` of
+their own. A service that runs as root, however confined, can move any process into its control group, by its owner's
+right to write to cgroup.procs, and name it as its main process (sd_notify(3), `MAINPID=`). To be given the `/etc` of
+such a service would take another one its sandbox.
+
+What systemd makes has the root that the unit's settings say, and propagates as they say (systemd.exec(5),
+`MountFlags=`). A container has another root; whoever makes a namespace by hand cuts it off from the host. Where that is
+not so, as with a plain unshare(2), the copy has the same peer groups, and of two of them the older one is systemd's.
+
+Whose it is: up to version 257, systemd mounts a directory of the unit's name in it. Otherwise a process has the
+service's invocation ID in its environment; another one there is that of a stranger. Some programs write over their
+environment, and none of their processes may have it any more. This is then believed of a service that could not lie:
+one that does not run as root, or one that is root without any limits, and so needs no lie. For others the manager and
+the kernel are asked who else claims the namespace, and whether the process has more power than the unit has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import cached_property
+
+from confext_helpers import syscalls
+from confext_helpers.bus import Manager, Properties
+from confext_helpers.mounts import Mount, Namespaces, chain, read_mountinfo
+
+_PROPAGATE = "/systemd/propagate/"
+_INCOMING = "/run/systemd/incoming"
+_ENVIRON_MAX = 4 << 20
+_DELETED = " (deleted)"
+# capabilities(7)
+_CAP_SYS_PTRACE = 1 << 19
+_CAP_SYS_ADMIN = 1 << 21
+
+ANOTHER_ROOT = "has another root directory than systemd gave to the service, as in a container"
+CUT_OFF = "is in a mount namespace that it has cut off from the host's, as systemd does not"
+COPY = "is in a copy of the service's mount namespace, which it has made itself"
+ANOTHER_UNIT = "is in a mount namespace of another service"
+ANOTHER_RUN = "was not started by this run of the service, by its INVOCATION_ID="
+
+
+class Belonging:
+    """What there is to know about the namespaces of a service.
+
+    Args:
+        unit: its name.
+        properties: of it.
+        group: the PIDs that are in its control group.
+    """
+
+    def __init__(self, unit: str, properties: Properties, group: list[int]) -> None:
+        self._unit = unit
+        self._properties = properties
+        self._group = group
+        self._roots: dict[int, tuple[int, int]] = {}
+        self._seen: dict[int, tuple[str, list[Mount]]] = {}
+
+    def _get(self, name: str) -> object:
+        return self._properties.get(name, ("", None))[1]
+
+    @cached_property
+    def _invocation(self) -> str:
+        with Manager() as manager:
+            return manager.invocation_id(self._unit)
+
+    @cached_property
+    def _root(self) -> tuple[str, str] | None:
+        """Device and root of the mount that has to be the root directory; None if that is in an image."""
+        if self._get("RootImage") or self._get("RootMStack"):
+            return None
+        mounts = read_mountinfo("/proc/self/mountinfo")
+        path = os.path.realpath(str(self._get("RootDirectory") or "/"))
+        points = {mount.point for mount in mounts if f"{path}/".startswith(f"{mount.point.rstrip('/')}/")}
+        mount = chain(mounts, max(points, key=len))[-1]
+        inside = path[len(mount.point.rstrip("/")) :].strip("/")
+        return mount.device, "/" + f"{mount.root.strip('/')}/{inside}".strip("/")
+
+    def stranger(self, pid: int, namespace: int) -> str:
+        """Why the namespace of a process is none that systemd made for this run of the service, or an empty text.
+
+        Args:
+            pid: of the process, which is held.
+            namespace: descriptor of its mount namespace.
+        """
+        number = os.fstat(namespace).st_ino
+        if number not in self._seen:
+            # It is looked at from inside, as the process may have a root directory of its own. Nothing there is opened.
+            with Namespaces() as namespaces:
+                namespaces.enter(namespace)
+                mounts = namespaces.mounts()
+                unique = syscalls.unique_mount_id("/")
+            root = chain(mounts, "/")[-1]
+            self._roots[number] = (root.group, unique)
+            self._seen[number] = (self._by_mounts(root), mounts)
+        reason, mounts = self._seen[number]
+        return reason or self._by_owner(pid, number, mounts)
+
+    def copies(self) -> set[int]:
+        """Which of the namespaces that were asked for are copies of others of them: their inode numbers."""
+        groups: dict[int, list[tuple[int, int]]] = {}
+        for number, (group, unique) in self._roots.items():
+            if group and unique:
+                groups.setdefault(group, []).append((unique, number))
+        return {number for found in groups.values() for _, number in sorted(found)[1:]}
+
+    def _by_mounts(self, root: Mount) -> str:
+        expected = self._root
+        if expected is not None:
+            if (root.device, root.root) != expected:
+                return ANOTHER_ROOT
+        elif self._get("RootImage") and not _is_image(root, str(self._get("RootImage"))):
+            return ANOTHER_ROOT
+        # "0" stands for what is not set, which is "shared".
+        if self._get("MountFlags") in (0, syscalls.MS_SHARED) and not root.shared:
+            return CUT_OFF
+        return ""
+
+    def _by_owner(self, pid: int, number: int, mounts: list[Mount]) -> str:
+        incoming = (mount.root for mount in mounts if mount.point == _INCOMING)
+        names = {root.partition(_PROPAGATE)[2] for root in incoming} - {""}
+        if names and self._unit not in names:
+            return ANOTHER_UNIT
+        own = _invocation_of(pid)
+        if own is not None:
+            return "" if own == self._invocation else ANOTHER_RUN
+        if names:
+            return ""
+        # It has written over its environment. Others that are in the same namespace may not have.
+        others = (other for other in self._group if other != pid and _namespace_of(other) == number)
+        if any(_invocation_of(other) == self._invocation for other in others) or not self._is_confined():
+            return ""
+        return ANOTHER_UNIT if self._is_claimed(pid, number) else ""
+
+    def _is_confined(self) -> bool:
+        """Whether the service runs as root, and yet may not do all that root may."""
+        if self._get("User") not in (None, "", "root", "0"):
+            return False
+        bounding = self._get("CapabilityBoundingSet")
+        everything = _CAP_SYS_ADMIN | _CAP_SYS_PTRACE
+        filtered = self._get("SystemCallFilter")
+        limited = isinstance(bounding, int) and bounding & everything != everything
+        return limited or bool(self._get("PrivateUsers")) or bool(isinstance(filtered, tuple) and filtered[1])
+
+    def _is_claimed(self, pid: int, number: int) -> bool:
+        """Whether another service has a process in the namespace, or `pid` has more power than this one gives."""
+        with Manager() as manager:
+            mains = manager.main_pids()
+        if any(unit != self._unit and _namespace_of(main) == number for unit, main in mains.items()):
+            return True
+        group = set(self._group)
+        for name in os.listdir("/proc"):
+            if name.isdecimal() and int(name) not in group and _namespace_of(int(name)) == number:
+                unit = _system_unit(int(name))
+                if unit.endswith(".service") and unit != self._unit:
+                    return True
+        bounding = self._get("CapabilityBoundingSet")
+        commands = self._get("ExecStartEx")
+        if not isinstance(bounding, int) or "privileged" in str(commands):
+            return False
+        return bool(_bounding_set(pid) & ~bounding)
+
+
+def _namespace_of(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    except OSError:
+        return 0
+
+
+def _invocation_of(pid: int) -> str | None:
+    """The invocation ID in the environment of a process, as that is now; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            words = file.read(_ENVIRON_MAX).split(b"\0")
+    except OSError:
+        return None
+    found = [word.partition(b"=")[2] for word in words if word.startswith(b"INVOCATION_ID=")]
+    return found[0].decode("ascii", "replace") if found else None
+
+
+def _bounding_set(pid: int) -> int:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapBnd:"):
+                return int(line.split()[1], 16)
+    return 0
+
+
+def _system_unit(pid: int) -> str:
+    """The unit of the system manager that a process is in, by its control group."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            for part in line.rstrip("\n").split(":", 2)[2].split("/"):
+                if part.endswith((".service", ".scope")):
+                    return part
+    return ""
+
+
+def _is_image(root: Mount, image: str) -> bool:
+    """Whether the mount `root` is of the file or block device `image`, or of one whose place that has taken."""
+    if root.source == os.path.realpath(image):
+        return True
+    device = os.path.realpath(f"/sys/dev/block/{root.device}")
+    places = [device]
+    with contextlib.suppress(OSError):
+        places += [os.path.realpath(f"{device}/slaves/{slave}") for slave in os.listdir(f"{device}/slaves")]
+    for place in places:
+        # That of a partition is the whole device's.
+        for loop in (place, os.path.dirname(place)):
+            with (
+                contextlib.suppress(OSError),
+                open(f"{loop}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file,
+            ):
+                # Its directory is as the root directory of whoever asks has it.
+                backing = file.read().removesuffix("\n").removesuffix(_DELETED)
+                return os.path.basename(backing) == os.path.basename(os.path.realpath(image))
+    return False
