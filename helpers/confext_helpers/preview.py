@@ -145,10 +145,7 @@ def _compare(service: Service, namespace: int) -> Preview:
         for fd in (old, new, base):
             if fd is not None:
                 os.close(fd)
-    if last is not None:
-        changed = last.identity.base != made_of.base
-    else:
-        changed = identity.base(properties).newest // 1000 > change.start_usec(properties)
+    changed = last is not None and last.identity.base != made_of.base
     return Preview(found.layers, files, None, changed)
 
 

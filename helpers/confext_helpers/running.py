@@ -207,16 +207,14 @@ def since(service: Service, view: View) -> Since:
     return Since(start, False, True)
 
 
-def _base_changed(service: Service, view: View, stacked: Since) -> bool:
+def _base_changed(service: Service, stacked: Since) -> bool:
     """Whether anything happened in what lies below the layers since the `/etc` of a service was stacked.
 
     Its overlay may not show that: see identity.py.
     """
-    now = identity.base(service.properties)
-    note = last_swap(service.name)
-    if note is not None and view.process.key in note.processes:
-        return now.base != note.identity.base
-    return now.newest > stacked.usec * 1000
+    # When exactly a start has mounted it, nobody knows.
+    note = last_swap(service.name) if stacked.by_swap else None
+    return note is not None and identity.base(service.properties).base != note.identity.base
 
 
 def read(service: Service, view: View) -> Stack:
@@ -232,7 +230,7 @@ def read(service: Service, view: View) -> Stack:
             os.close(etc)
     stacked, attached, kinds = since(service, view), loops(), image_paths(service.properties)
     # Without a stack, the host's own is seen.
-    changed = view.overlay is not None and _base_changed(service, view, stacked)
+    changed = view.overlay is not None and _base_changed(service, stacked)
     # What was removed from the disk may run.
     loaded = [Layered(path, images.resolve(path), path in kinds) for path in paths]
     matched = told(loaded, seen, lower_count(view.overlay))

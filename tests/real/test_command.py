@@ -105,8 +105,8 @@ def test_status(stack: Machine) -> None:
     assert code == 0
     assert found == {
         "unit": UNIT, "active_state": "active", "pid": int(stack.show(UNIT, "MainPID")), "since_is": "start",
-        "namespaces": 1, "in_host_namespace": False, "complete": True, "reload_result": "success", "differs": False,
-        "reasons": [], "commands": [],
+        "namespaces": 1, "in_host_namespace": False, "complete": True, "base_changed": False,
+        "reload_result": "success", "differs": False, "reasons": [], "commands": [],
     }  # fmt: skip
     assert since.endswith("+00:00")
     unsigned: dict[str, Any] = {"root_hash": None, "signature": "unsigned", "signers": []}
@@ -313,7 +313,8 @@ def test_diff(stack: Machine) -> None:
     code, found = diff(stack)
     nothing: dict[str, list[Any]] = {"added": [], "replaced": [], "removed": []}
     assert (code, found) == (0, {
-        "unit": UNIT, "daemon_reload_needed": False, "differs": False, "refused": None, "layers": nothing, "files": [],
+        "unit": UNIT, "daemon_reload_needed": False, "differs": False, "base_changed": False, "refused": None,
+        "layers": nothing, "files": [],
     })  # fmt: skip
     stack.write(f"{STORE}/cmd-40/etc/cmd/top", "40\nmore\n")
     images.build(stack, f"{STORE}/cmd-10.raw", {"cmd/new": "new\n"})
