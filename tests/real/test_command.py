@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 UNIT = "cmd-demo.service"
 STORE = "/var/lib/cmd-confexts"
 DROP = f"/etc/systemd/system/{UNIT}.confext.d"
-FRAGMENT = """[Service]
+FRAGMENT = """[Service]\nType=exec
 ExecStart=sleep infinity
 InaccessiblePaths=-/etc/cmd/secret
 BindReadOnlyPaths=/etc/hostname:/etc/cmd/bound

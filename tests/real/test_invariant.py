@@ -156,5 +156,5 @@ def test_directory_below_etc_is_refused(machine: Machine) -> None:
     machine.systemctl("start", unit)
     assert "/demo/only-v2" in services.view(machine, unit).files
     said = machine.journal("-t", "unit-confext-generator", "--no-full").splitlines()
-    warning = [line for line in said if f": {unit}: " in line][-1]
+    warning = [line for line in said if line.startswith(f"{unit}: ")][-1]
     assert f"{directory}/10-here" in warning
