@@ -25,6 +25,7 @@ from functools import cached_property
 from confext_helpers import syscalls
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.mounts import Mount, Namespaces, chain, read_mountinfo
+from confext_helpers.notes import swap_under_way
 
 _PROPAGATE = "/systemd/propagate/"
 _INCOMING = "/run/systemd/incoming"
@@ -113,9 +114,14 @@ class Belonging:
         elif self._get("RootImage") and not _is_image(root, str(self._get("RootImage"))):
             return ANOTHER_ROOT
         # "0" stands for what is not set, which is "shared".
-        if self._get("MountFlags") in (0, syscalls.MS_SHARED) and not root.shared:
+        if self._get("MountFlags") in (0, syscalls.MS_SHARED) and not root.shared and not self._is_withheld(root):
             return CUT_OFF
         return ""
+
+    def _is_withheld(self, root: Mount) -> bool:
+        """Whether it was a swap that made this root a slave, and did not come to its end (propagation.py)."""
+        swap = swap_under_way(self._unit)
+        return swap is not None and any(old.mount == root.id and old.shared for old in swap.propagation)
 
     def _by_owner(self, pid: int, number: int, mounts: list[Mount]) -> str:
         incoming = (mount.root for mount in mounts if mount.point == _INCOMING)

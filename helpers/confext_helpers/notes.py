@@ -78,6 +78,23 @@ class Stack(NamedTuple):
     settled: bool
 
 
+def _parse_swap(text: str) -> Swap | None:
+    try:
+        process, old_top, length, grave, shared, mounts = json.loads(text)
+        return Swap(process, old_top, length, grave, shared, [Propagation(*mount) for mount in mounts])
+    except (ValueError, TypeError):
+        return None
+
+
+def swap_under_way(unit: str) -> Swap | None:
+    """What the note says about a swap of `unit` that is under way, or was cut off; takes no lock."""
+    try:
+        with open(f"{RUN_DIRECTORY}/{unit}.swap", encoding="utf-8", errors="surrogateescape") as file:
+            return _parse_swap(file.read())
+    except OSError:
+        return None
+
+
 class Notes:
     """The notes about one unit; use as a context manager, which takes the lock.
 
@@ -119,11 +136,7 @@ class Notes:
 
     def read_swap(self) -> Swap | None:
         """The swap that was under way, if any."""
-        try:
-            process, old_top, length, grave, shared, mounts = json.loads(self._read("swap"))
-            return Swap(process, old_top, length, grave, shared, [Propagation(*mount) for mount in mounts])
-        except (ValueError, TypeError):
-            return None
+        return _parse_swap(self._read("swap"))
 
     def write_swap(self, swap: Swap) -> None:
         """Note that a swap begins."""
