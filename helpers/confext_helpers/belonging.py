@@ -135,19 +135,9 @@ class Belonging:
             return ""
         # It has written over its environment. Others that are in the same namespace may not have.
         others = (other for other in self._group if other != pid and _namespace_of(other) == number)
-        if any(_invocation_of(other) == self._invocation for other in others) or not self._is_confined():
+        if any(_invocation_of(other) == self._invocation for other in others) or not is_confined(self._properties):
             return ""
         return ANOTHER_UNIT if self._is_claimed(pid, number) else ""
-
-    def _is_confined(self) -> bool:
-        """Whether the service runs as root, and yet may not do all that root may."""
-        if self._get("User") not in (None, "", "root", "0"):
-            return False
-        bounding = self._get("CapabilityBoundingSet")
-        everything = _CAP_SYS_ADMIN | _CAP_SYS_PTRACE
-        filtered = self._get("SystemCallFilter")
-        limited = isinstance(bounding, int) and bounding & everything != everything
-        return limited or bool(self._get("PrivateUsers")) or bool(isinstance(filtered, tuple) and filtered[1])
 
     def _is_claimed(self, pid: int, number: int) -> bool:
         """Whether another service has a process in the namespace, or `pid` has more power than this one gives."""
@@ -166,6 +156,21 @@ class Belonging:
         if not isinstance(bounding, int) or "privileged" in str(commands):
             return False
         return bool(_bounding_set(pid) & ~bounding)
+
+
+def is_confined(properties: Properties) -> bool:
+    """Whether a service runs as root, and yet may not do all that root may."""
+
+    def get(name: str) -> object:
+        return properties.get(name, ("", None))[1]
+
+    if get("User") not in (None, "", "root", "0"):
+        return False
+    bounding = get("CapabilityBoundingSet")
+    everything = _CAP_SYS_ADMIN | _CAP_SYS_PTRACE
+    filtered = get("SystemCallFilter")
+    limited = isinstance(bounding, int) and bounding & everything != everything
+    return limited or bool(get("PrivateUsers")) or bool(isinstance(filtered, tuple) and filtered[1])
 
 
 def _namespace_of(pid: int) -> int:

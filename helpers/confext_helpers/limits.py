@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from confext_helpers import images, patience
+from confext_helpers import exchanged, images, patience
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.mounts import ETC
@@ -25,8 +25,10 @@ def check(unit: str, properties: Properties, processes: list[Process], last: Sta
         last: what is noted about the last swap, if that was one of these processes.
 
     Raises:
-        ConfextError: its `/etc` is a symbolic link, or a block device was written to while it is mounted.
+        ConfextError: its `/etc` is a symbolic link, it could exchange that for something else meanwhile, or a block
+            device was written to while it is mounted.
     """
+    exchanged.check(unit, properties, processes)
     if any(_is_link(f"/proc/{process.pid}/root{ETC}") for process in processes):
         problem = "it cannot be re-stacked: in its root directory /etc is a symbolic link"
         raise ConfextError(problem, unit=unit, hint="restart the service instead, or have a directory there")

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from confext_helpers import propagation, syscalls
+from confext_helpers import exchanged, propagation, syscalls
 from confext_helpers.grave import GRAVEYARDS, Grave, new_name
 from confext_helpers.mounts import ETC, Mount, Namespaces, Shape, chain, plan, tree
 from confext_helpers.notes import Notes, Swap
@@ -59,11 +59,18 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
         namespaces: who moves us.
         stage: descriptor of the stage's mount namespace.
         nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see stage.py).
+
+    Raises:
+        OSError: it cannot be done, or something else is at `/etc` by now.
     """
     namespaces.enter(stage)
     for path in nosuid:
         syscalls.mount_setattr(AT_FDCWD, path, attributes=syscalls.MOUNT_ATTR_NOSUID)
-    return Tree(syscalls.open_tree(AT_FDCWD, ETC, OPEN_TREE_CLONE | AT_RECURSIVE), namespaces.mounts())
+    etc = exchanged.open_etc(namespaces)
+    try:
+        return Tree(syscalls.open_tree(etc, "", OPEN_TREE_CLONE | AT_RECURSIVE), namespaces.mounts())
+    finally:
+        os.close(etc)
 
 
 def _root(mounts: list[Mount]) -> Mount:
