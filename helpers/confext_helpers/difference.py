@@ -14,7 +14,7 @@ The old tree may not show yet what happened in the host's `/etc` since it was st
 looks like the host's. So where anything did, no directory is passed over.
 
 A directory counts if it is in both with another mode or owner. What a sandbox mounts below `/etc` does not count, nor
-do extended attributes.
+do extended attributes, nor the images themselves that lie in the host's `/etc/systemd/system`: no service reads them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CHUNK = 1 << 15
 _PATH_MAX = 4096
+# Where layers may lie below the host's /etc.
+_UNIT_DIRECTORY = "systemd/system/"
+_SUFFIX = ".confext.d"
 
 
 class Files:
@@ -194,6 +197,8 @@ class _Walk:
     def _name(self, here: _Directory, name: str) -> _Directory | None:
         """Compare what has this name in all trees; return it if it is a directory to go into."""
         path, old, new = here.path + name, here.old, here.new
+        if here.path == _UNIT_DIRECTORY and name.endswith(_SUFFIX):
+            return None
         before = _stat_if_readable(name, old)
         try:
             after = _stat(name, new)

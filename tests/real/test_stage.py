@@ -27,7 +27,8 @@ def prepared(machine: Machine) -> Iterator[None]:
 
 
 def start(machine: Machine, fragment: str) -> None:
-    machine.write(FRAGMENT, fragment)
+    # With Type=simple a start is over before the images are mounted.
+    machine.write(FRAGMENT, fragment if "\nType=" in fragment else f"{fragment}Type=exec\n")
     machine.systemctl("daemon-reload")
     machine.systemctl("start", UNIT)
     images.build(machine, IMAGE, images.pair("v2"))
