@@ -34,6 +34,8 @@ _DELETED = " (deleted)"
 # capabilities(7)
 _CAP_SYS_PTRACE = 1 << 19
 _CAP_SYS_ADMIN = 1 << 21
+# CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SETUID: what is as good as being root where files are concerned.
+_AS_ROOT = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 7
 
 ANOTHER_ROOT = "has another root directory than systemd gave to the service, as in a container"
 CUT_OFF = "is in a mount namespace that it has cut off from the host's, as systemd does not"
@@ -159,12 +161,14 @@ class Belonging:
 
 
 def is_confined(properties: Properties) -> bool:
-    """Whether a service runs as root, and yet may not do all that root may."""
+    """Whether a service may write to what is root's, and yet may not do all that root may."""
 
     def get(name: str) -> object:
         return properties.get(name, ("", None))[1]
 
-    if get("User") not in (None, "", "root", "0"):
+    ambient = get("AmbientCapabilities")
+    is_root = get("User") in (None, "", "root", "0") or (isinstance(ambient, int) and ambient & _AS_ROOT)
+    if not is_root:
         return False
     bounding = get("CapabilityBoundingSet")
     everything = _CAP_SYS_ADMIN | _CAP_SYS_PTRACE

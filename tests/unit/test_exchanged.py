@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from confext_helpers import exchanged
+from confext_helpers import belonging, exchanged
+from confext_helpers.bus import Properties
 from confext_helpers.mounts import parse_mountinfo
 
 ROOT = "1 0 8:1 /srv/tree / rw,relatime shared:1 - ext4 /dev/sda1 rw"
@@ -49,3 +50,18 @@ def test_etc_of_a_stage(lines: list[str], number: int, right: bool) -> None:
 )
 def test_root_that_can_be_written_to(lines: list[str], writable: bool) -> None:
     assert exchanged.is_root_writable(parse_mountinfo("\n".join(lines))) is writable
+
+
+@pytest.mark.parametrize(
+    ("properties", "confined"),
+    [
+        ({}, False),
+        ({"CapabilityBoundingSet": ("t", (1 << 41) - 1)}, False),
+        ({"CapabilityBoundingSet": ("t", 0)}, True),
+        ({"CapabilityBoundingSet": ("t", 0), "User": ("s", "daemon")}, False),
+        ({"CapabilityBoundingSet": ("t", 2), "User": ("s", "daemon"), "AmbientCapabilities": ("t", 2)}, True),
+        ({"CapabilityBoundingSet": ("t", 1024), "User": ("s", "d"), "AmbientCapabilities": ("t", 1024)}, False),
+    ],
+)
+def test_confined_root(properties: Properties, confined: bool) -> None:
+    assert belonging.is_confined(properties) is confined
