@@ -27,6 +27,8 @@ _MEANINGS = {
 # What it says of a bad signature may be no more than that, where the kernel did not want it either.
 _SAY_NOTHING = tuple(os.strerror(number) for number in (errno.EBUSY, errno.EINVAL, errno.EIO))
 _MOUNT_POINT = "/unit-extensions/"
+# What systemd says when a main process ends in a way that is a failure.
+EXITED = "Main process exited, "
 _IGNORED = re.compile(r"\b(?:ignoring|proceeding)\b")
 
 
@@ -68,8 +70,11 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
         if _MOUNT_POINT in place and index.isdecimal() and int(index) < len(layers):
             return text, layers[int(index)]
         return (f"{place}: {text}" if place else text), ""
+    # Of an executor that ended before the journal could look at it, nobody knows whose words these were.
+    if any(line.startswith(EXITED) and line.endswith("/NAMESPACE") for line in lines):
+        return "systemd could not make its mounts, and why got lost", ""
     # What systemd could do without is not why it did not go on.
-    failed = [line for line in lines if not _IGNORED.search(line)]
+    failed = [line for line in lines if not _IGNORED.search(line) and not line.startswith(EXITED)]
     return (failed[0] if failed else "the stage ended before it was up"), ""
 
 

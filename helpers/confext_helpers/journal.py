@@ -14,6 +14,7 @@ from systemd._journal import sendv
 from confext_helpers.messages import Message, Priority
 
 _EXECUTOR = "systemd-executor"
+_NOTICE = 5
 
 
 def say(unit: str, message: Message) -> None:
@@ -40,7 +41,7 @@ def say(unit: str, message: Message) -> None:
 
 
 def messages_about(unit: str) -> list[str]:
-    """What systemd logged as a warning or worse about `unit`, oldest first, each text once.
+    """What systemd logged as a warning or worse about `unit`, and how its main process ended, oldest first, each once.
 
     Anybody can write entries with UNIT= in them. But it is the journal that says who did: PID 1, or root in the control
     group of the unit, which is systemd's executor before it becomes the unit's process. systemd.journal-fields(7).
@@ -48,12 +49,13 @@ def messages_about(unit: str) -> list[str]:
     from systemd import journal
 
     from confext_helpers import process
+    from confext_helpers.failure import EXITED
 
     process.run("journalctl", "--sync")
     found: list[str] = []
     with journal.Reader() as reader:
         reader.this_boot()
-        reader.log_level(Priority.WARNING)
+        reader.log_level(_NOTICE)
         reader.add_conjunction()
         reader.add_match(UNIT=unit, _PID="1")
         reader.add_disjunction()
@@ -63,6 +65,8 @@ def messages_about(unit: str) -> list[str]:
             if os.path.basename(str(entry.get("_EXE", _EXECUTOR))) not in (_EXECUTOR, "systemd"):
                 continue
             text = str(entry.get("MESSAGE", "")).removeprefix(f"{unit}: ")
+            if entry.get("PRIORITY") == _NOTICE and not text.startswith(EXITED):
+                continue
             if text and text not in found:
                 found.append(text)
     return found

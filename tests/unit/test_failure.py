@@ -80,3 +80,13 @@ def test_release_file_that_systemd_misses(
 )
 def test_failure_that_is_no_layer_s(lines: list[str], expected: str) -> None:
     assert failure.explain(lines, []) == (expected, "")
+
+
+def test_a_reason_that_got_lost() -> None:
+    """An executor may end before the journal has looked at it; that is not another program in the loader's place."""
+    ended = "Main process exited, code=exited, status="
+    result = "Failed with result 'exit-code'."
+    lost = "systemd could not make its mounts, and why got lost"
+    assert failure.explain([f"{ended}226/NAMESPACE", result], []) == (lost, "")
+    assert failure.explain([f"{ended}226/NAMESPACE", line(0), result], ["/a.raw"])[1] == "/a.raw"
+    assert failure.explain([f"{ended}127/n/a", result], []) == (result, "")
