@@ -248,11 +248,14 @@ def strangers(unit: str, properties: Properties, processes: list[Process]) -> di
 def check_directories(unit: str, properties: Properties, processes: list[Process]) -> list[int]:
     """The processes of the service that work in a directory of the `/etc` of one of `processes`, or have it as root.
 
-    Such a process keeps the directory, and finds by relative paths what was there before.
+    Such a process keeps the directory, and finds by relative paths what was there before. A daemon that goes there by
+    itself mostly has absolute paths for what it reads (unbound, for one), and goes there anew.
 
     Raises:
-        ConfextError: the main process does.
+        ConfextError: the main process does, by the unit's WorkingDirectory=.
     """
+    directory = str(properties.get("WorkingDirectory", ("s", ""))[1]).lstrip("!-")
+    told_to = f"{directory}/".startswith("/etc/")
     namespaces = {os.fstat(process.namespace).st_ino for process in processes}
     main = properties["MainPID"][1]
     found = []
@@ -264,7 +267,7 @@ def check_directories(unit: str, properties: Properties, processes: list[Process
         except OSError:
             continue
         below = [place for place in places if f"{place}/".startswith("/etc/")]
-        if below and pid == main:
+        if below and pid == main and told_to:
             problem = f"its main process {pid} works in {below[0]}, where it would go on with the old files"
             hint = "restart it, or set WorkingDirectory= to a directory that is not below /etc"
             raise ConfextError(problem, unit=unit, hint=hint)

@@ -56,6 +56,7 @@ See unit-confext-restack(8).
 """
 
 EXIT_USAGE = 2
+_WORKS_BELOW = "works in a directory below /etc, which for it is the old one"
 # Of the child that does the work: the reload was cancelled, and the reason has been said.
 _REFUSED = 3
 # In the order of Options.
@@ -166,7 +167,7 @@ def restack(
         return True
     if properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
-    kept = {pid: "works in a directory below /etc" for pid in check_directories(unit, properties, processes)}
+    kept = {pid: _WORKS_BELOW for pid in check_directories(unit, properties, processes)}
     kept |= strangers(unit, properties, processes)
     if kept:
         say(unit, messages.strangers(unit, kept))

@@ -29,7 +29,7 @@ GENERATOR = "/usr/lib/systemd/system-generators/unit-confext-generator"
 # it was, but for what the machine itself makes of it at any moment.
 MAY_CHANGE = {
     "After", "DropInPaths", "ExtensionDirectories", "ExtensionImages", "NeedDaemonReload", "PrivateMounts",
-    "PropagatesReloadTo", "RefreshOnReload", "RequiresMountsFor", "SourcePath", "Upholds", "Wants",
+    "ConsistsOf", "PropagatesReloadTo", "RefreshOnReload", "RequiresMountsFor", "SourcePath", "Upholds", "Wants",
     "CanLiveMount", "Requires", "EffectiveMemoryHigh", "EffectiveMemoryMax", "MemoryAvailable",
 }  # fmt: skip
 

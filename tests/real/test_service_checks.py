@@ -155,7 +155,11 @@ def test_service(machine: Machine, name: str) -> None:
         images.build(machine, image, files)
         before = len(machine.journal("-u", real, "-t", "unit-confext").splitlines())
         done = machine.systemctl("reload", service.unit, check=False)
-        return done.returncode == 0, machine.journal("-u", real, "-t", "unit-confext").splitlines()[before:]
+        said = machine.journal("-u", real, "-t", "unit-confext").splitlines()[before:]
+        # unbound goes to its directory by itself.
+        works_below = [line for line in said if "works in a directory below /etc" in line]
+        assert not works_below or name == "unbound"
+        return done.returncode == 0, [line for line in said if line not in works_below]
 
     def seen() -> str:
         """What the service sees of its file."""
