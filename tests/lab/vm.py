@@ -29,7 +29,7 @@ from lab import rootfs
 
 ROOT = "/run/unit-confext-vm/root"
 MEMORY = "1G"
-BOOT_TIMEOUT_SEC = 240
+BOOT_TIMEOUT_SEC = 600
 _SCRIPT = Path(__file__).with_name("vm.sh")
 _AGENT = Path(__file__).with_name("agent.sh")
 # Of qemu-system-common in Debian 12, and of virtiofsd since.
