@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from confext_generator import access
 from confext_generator.access import Access
 from confext_generator.tree import Tree
-from confext_helpers import images
+from confext_helpers import images, patience
 from confext_helpers.errors import ConfextError
 from confext_helpers.stage import layer_paths
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # What systemd finds beside an image by itself: systemd.exec(5), RootVerity= and RootHash=.
 _SIDECARS = (".verity", ".roothash", ".roothash.p7s")
 _INTERVAL_SEC = 0.1
+_ANSWER_SEC = 10.0
 
 
 def check(unit: str, properties: Properties, root: str = "") -> None:
@@ -72,7 +73,7 @@ def check_before_start(unit: str, manager: Manager, timeout_sec: float) -> None:
         timeout_sec: how long to wait for file systems.
 
     Raises:
-        ConfextError: as check(), or the time is over.
+        ConfextError: as check(), or the time is over, or storage does not answer.
     """
     deadline = time.monotonic() + timeout_sec
     mounts = {name for name in manager.ordered_after(unit) if name.endswith((".mount", ".automount"))}
@@ -81,4 +82,9 @@ def check_before_start(unit: str, manager: Manager, timeout_sec: float) -> None:
             problem = f"its layers cannot be looked at, {min(waiting)} is still being mounted"
             raise ConfextError(problem, unit=unit, hint="start it again when it is")
         time.sleep(_INTERVAL_SEC)
-    check(unit, manager.service_properties(unit))
+    properties = manager.service_properties(unit)
+    try:
+        patience.attempt(lambda: check(unit, properties), _ANSWER_SEC)
+    except TimeoutError as error:
+        problem = "its layers cannot be looked at, what they are on does not answer"
+        raise ConfextError(problem, unit=unit, hint="start it again when it does, or take them away") from error

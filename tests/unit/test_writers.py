@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,10 @@ def test_file_systems_are_waited_for(image: Path) -> None:
 def test_not_forever(image: Path) -> None:
     with pytest.raises(ConfextError, match=r"its layers cannot be looked at, srv\.mount is still being mounted"):
         writers.check_before_start(UNIT, Jobs(images(image), [{"srv.mount"}]), 0)
+
+
+def test_storage_that_does_not_answer(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "_ANSWER_SEC", 0.05)
+    monkeypatch.setattr(writers, "check", lambda *_: time.sleep(60))
+    with pytest.raises(ConfextError, match="what they are on does not answer"):
+        writers.check_before_start(UNIT, Jobs(images(image), [set()]), 60)
