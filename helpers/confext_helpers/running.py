@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from confext_helpers import identity, images, patience, stacks
 from confext_helpers.bus import Properties
+from confext_helpers.identity import base_of
 from confext_helpers.loopdevices import Loop, is_verity, loops
 from confext_helpers.mounts import ETC, Mount
 from confext_helpers.notes import Notes
@@ -32,7 +33,7 @@ from confext_helpers.releases import (
     of_etc,
     told,
 )
-from confext_helpers.services import Service, View, base_of
+from confext_helpers.services import Service, View
 from confext_helpers.stacks import Layer
 from confext_helpers.stage import RUN_DIRECTORY, layer_paths
 

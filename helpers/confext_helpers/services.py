@@ -165,10 +165,3 @@ def not_running(service: Service) -> ConfextError:
     """The error that nothing of `service` runs."""
     hint = "" if service.state == "active" else f"run 'systemctl start {service.name}'"
     return ConfextError("no process of it is running", unit=service.name, hint=hint)
-
-
-def base_of(properties: Properties) -> str | None:
-    """The `/etc` that lies below all layers; None if it is in an image that only systemd mounts."""
-    if properties.get("RootImage", ("s", ""))[1] or properties.get("RootMStack", ("s", ""))[1]:
-        return None
-    return str(properties.get("RootDirectory", ("s", ""))[1]).rstrip("/") + "/etc"

@@ -17,13 +17,12 @@ from confext_generator.access import Access
 from confext_generator.tree import Tree
 from confext_helpers import images, patience
 from confext_helpers.errors import ConfextError
+from confext_helpers.filewords import SIDECARS
 from confext_helpers.stage import layer_paths
 
 if TYPE_CHECKING:
     from confext_helpers.bus import Manager, Properties
 
-# What systemd finds beside an image by itself: systemd.exec(5), RootVerity= and RootHash=.
-_SIDECARS = (".verity", ".roothash", ".roothash.p7s")
 _INTERVAL_SEC = 0.1
 _ANSWER_SEC = 10.0
 
@@ -45,7 +44,7 @@ def check(unit: str, properties: Properties, root: str = "") -> None:
         for path in (layer, file) if file != layer else (layer,):
             _check(judge, unit, layer, path)
         if file.endswith(".raw"):
-            for suffix in _SIDECARS:
+            for suffix in SIDECARS:
                 _check(judge, unit, layer, file.removesuffix(".raw") + suffix)
 
 

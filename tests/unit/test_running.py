@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import loopdevices, notes, releases, running, services
+from confext_helpers import identity, loopdevices, notes, releases, running, services
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.identity import Identity
@@ -343,6 +343,6 @@ def test_nothing_to_see() -> None:
 
 
 def test_base_of() -> None:
-    assert services.base_of({}) == "/etc"
-    assert services.base_of({"RootDirectory": ("s", "/srv/root/")}) == "/srv/root/etc"
-    assert services.base_of({"RootImage": ("s", "/x.raw")}) is None
+    assert identity.base_of({}) == "/etc"
+    assert identity.base_of({"RootDirectory": ("s", "/srv/root/")}) == "/srv/root/etc"
+    assert identity.base_of({"RootImage": ("s", "/x.raw")}) is None
