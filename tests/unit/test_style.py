@@ -82,6 +82,11 @@ def test_mypy() -> None:
     _check(sys.executable, "-m", "mypy", "--strict", "--no-error-summary", *TREES)
 
 
+def test_all_tests_are_found_together() -> None:
+    """The tests that need a booted system are only run with all the others: what keeps them from that shows up here."""
+    _check(sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
 def test_shell_syntax(script: Path) -> None:
     shell = "bash" if b"bash" in script.read_bytes().partition(b"\n")[0] else "sh"
