@@ -130,7 +130,12 @@ def build_properties(
     writable, read_only = _kept_directories(properties)
     bound = [*_list(shaping, "BindPaths"), *writable]
     bound_read_only = [*_list(shaping, "BindReadOnlyPaths"), *read_only]
-    binds = {"BindPaths": ("a(ssbt)", bound), "BindReadOnlyPaths": ("a(ssbt)", bound_read_only)}
+    # To the manager these are one list, which either clears if it is empty (systemd's dbus-execute.c).
+    binds = {"BindPaths": bound, "BindReadOnlyPaths": bound_read_only}
+    for name, paths in binds.items():
+        shaping.pop(name, None)
+        if paths:
+            shaping[name] = ("a(ssbt)", paths)
     commands = [(command.path, list(command.argv), list(command.flags)) for command in settings.commands]
     return [
         ("Description", ("s", f"Check of the future /etc of {unit}")),
@@ -139,7 +144,7 @@ def build_properties(
         ("TimeoutStartUSec", ("t", settings.timeout_usec)),
         ("PrivateMounts", ("b", True)),
         *((name, value) for name, value in around.items() if name not in shaping),
-        *(shaping | binds).items(),
+        *shaping.items(),
         ("StandardOutputFileDescriptor", ("h", output)),
         ("StandardErrorFileDescriptor", ("h", output)),
         ("ExecStartEx", ("a(sasas)", commands)),

@@ -179,6 +179,7 @@ for directory in /run/context /var/lib/context /var/log/context /proc/sys/kernel
 done
 count() { wc -l | sed 's/^[0-9]$/few/; s/^[0-9][0-9]*$/many/'; }
 facts="$facts;processes $(ls -d /proc/[0-9]* 2>/dev/null | count);devices $(ls /dev | count);homes $(ls -A /root 2>&1)"
+facts="$facts;bound $(ls /mnt | count) $(ls /opt | count)"
 facts="$facts;slice $(sed -n 's,^0::\(.*\)/[^/]*$,\1,p' /proc/self/cgroup);files $(ulimit -n);umask $(umask)"
 facts="$facts;name $(uname -n);nice $(nice);oom $(cat /proc/self/oom_score_adj);where $PWD;is $WHO"
 # At once, or the journal takes what two processes write for two lines.
@@ -193,6 +194,8 @@ SANDBOXES = {
         "CPUAffinity=0", "Nice=3", "OOMScoreAdjust=17", "WorkingDirectory=-/srv", "Environment=WHO=me",
         "Slice=context-facts.slice", "RuntimeDirectory=context", "StateDirectory=context", "LogsDirectory=context",
     ),
+    "bound": ("BindPaths=/usr/lib:/mnt",),
+    "bound read-only": ("BindReadOnlyPaths=/usr/lib:/opt",),
     "root": ("PrivateUsers=identity", "ProtectHostname=private:lab", "ProtectClock=yes", "LockPersonality=yes"),
     "processes": ("PrivatePIDs=yes", "ProtectControlGroups=private", "LogsDirectory=context::ro", "DynamicUser=yes"),
 }  # fmt: skip

@@ -135,3 +135,12 @@ def test_read_only_directory_stays_read_only() -> None:
     assert built["BindReadOnlyPaths"][1] == [
         ("/v", "/w", False, 0), ("/var/lib/b/c", "/var/lib/b/c", True, 16384),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["BindPaths", "BindReadOnlyPaths"])
+def test_no_empty_list_takes_the_bind_mounts_back(name: str) -> None:
+    """To the manager, BindPaths= and BindReadOnlyPaths= are one list."""
+    settings = CheckSettings((Command("/bin/true", ("/bin/true",), ()),), 1)
+    bound: Properties = {name: ("a(ssbt)", [("/x", "/y", False, 0)])}
+    built = checks.build_properties("a.service", bound, {}, settings, 3)
+    assert [(one, value) for one, value in built if one.startswith("Bind")] == [*bound.items()]
