@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from confext_helpers import difference, identity, images, stacks
+from confext_helpers import difference, exchanged, identity, images, stacks
 from confext_helpers.bus import Properties
 from confext_helpers.difference import Difference, UnreadableError
 from confext_helpers.errors import ConfextError
@@ -65,7 +65,7 @@ def find(
     Raises:
         ConfextError: a new file cannot be read.
     """
-    old, new, base = open_trees(properties, process.namespace, new_namespace)
+    old, new, base = open_trees(unit, properties, process.namespace, new_namespace)
     try:
         below = of_etc(base) if base is not None else []
         seen = not_the_host_s(of_etc(new), below)
@@ -94,22 +94,25 @@ def find(
                 os.close(fd)
 
 
-def open_trees(properties: Properties, old: int, new: int) -> tuple[int, int, int | None]:
+def open_trees(unit: str, properties: Properties, old: int, new: int) -> tuple[int, int, int | None]:
     """Open the `/etc` of two mount namespaces, and the one that lies below the layers of both.
 
     Args:
-        properties: of the service.
+        unit: the service.
+        properties: of it.
         old: descriptor of the service's mount namespace.
         new: descriptor of the stage's.
 
     Returns:
         Three descriptors; None for the last one if it is within an image, or if there is none.
+
+    Raises:
+        ConfextError: what is at the stage's `/etc` is not what systemd has made.
     """
+    new_etc = exchanged.open_stage(unit, new)
     with Namespaces() as namespaces:
         namespaces.enter(old)
         old_etc = os.open(ETC, _DIRECTORY | os.O_NOFOLLOW)
-        namespaces.enter(new)
-        new_etc = os.open(ETC, _DIRECTORY | os.O_NOFOLLOW)
     if any(properties.get(name, ("", ""))[1] for name in ("RootImage", "RootMStack")):
         return old_etc, new_etc, None
     root = str(properties.get("RootDirectory", ("s", ""))[1])

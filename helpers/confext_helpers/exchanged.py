@@ -99,6 +99,24 @@ def open_etc(namespaces: Namespaces) -> int:
     return etc
 
 
+def open_stage(unit: str, namespace: int) -> int:
+    """Open, for reading, the `/etc` of the stage whose mount namespace has the descriptor `namespace`.
+
+    Raises:
+        ConfextError: it is not what systemd has made for the service `unit`.
+    """
+    try:
+        with Namespaces() as namespaces:
+            namespaces.enter(namespace)
+            etc = open_etc(namespaces)
+            try:
+                return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=etc)
+            finally:
+                os.close(etc)
+    except OSError as error:
+        raise ConfextError(f"the new one cannot be opened: {error.strerror}", unit=unit, hint="reload again") from error
+
+
 def is_etc(mounts: list[Mount], number: int) -> bool:
     """Whether a mount can be what is seen at the `/etc` of a stage.
 

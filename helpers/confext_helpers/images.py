@@ -178,28 +178,33 @@ def check_whole(unit: str, path: str) -> None:
         )
 
 
-def check_releases(unit: str, layers: list[str], directory: str) -> None:
+def check_releases(unit: str, layers: list[str], namespace: int) -> None:
     """Refuse a layer without a release file of its name that systemd has not looked at: systemd-confext(8).
 
     Args:
         unit: the service that they are layers of.
         layers: of which has_strict_name() was not true when the stage was begun; what is not there is no layer.
-        directory: `/etc/extension-release.d` with all layers in place.
+        namespace: descriptor of the stage's mount namespace, which has all layers in place.
 
     Raises:
         ConfextError: a layer has none.
     """
+    if not layers:
+        return
+    from confext_helpers import exchanged, releases  # Only a block device, or what came late, is looked at here.
+
+    etc = exchanged.open_stage(unit, namespace)
     try:
-        names = os.listdir(directory)
-    except OSError:
-        names = []
-    lax = any(is_lax(f"{directory}/{name}") for name in names)
+        seen = releases.of_etc(etc)
+    finally:
+        os.close(etc)
+    names = {one.name for one in seen}
+    lax = any(one.lax for one in seen)
     for layer in layers:
         path = resolve(layer)
         if lax and _is_block_device(path):
             continue
-        wanted = {RELEASE_PREFIX + one for one in release_names(layer_name(path))}
-        if is_there(layer) and not wanted & set(names):
+        if is_there(layer) and names.isdisjoint(release_names(layer_name(path))):
             raise no_release(unit, path)
 
 

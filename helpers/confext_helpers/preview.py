@@ -115,7 +115,7 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     found: Preview | None = None
     try:
         found = _compare(service, new_stage.namespace)
-        images.check_releases(unit, unchecked, f"{new_stage.root}{ETC}/extension-release.d")
+        images.check_releases(unit, unchecked, new_stage.namespace)
         images.check_signers(unit, layers, str(properties.get("ExtensionImagePolicy", ("s", ""))[1]))
         if check:
             wanted = checks.read(manager, unit)
@@ -138,7 +138,7 @@ def _compare(service: Service, namespace: int) -> Preview:
     made_of = identity.identify(properties)
     last = _last(service)
     found = change.find(service.name, properties, process, namespace, made_of, last, limit=None)
-    old, new, base = change.open_trees(properties, process.namespace, namespace)
+    old, new, base = change.open_trees(service.name, properties, process.namespace, namespace)
     try:
         files = _files(found, old, new)
     finally:

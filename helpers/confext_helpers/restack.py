@@ -200,7 +200,7 @@ def restack(
             checks.run(manager, unit, properties, wanted)
         progress.begin(Step.COMPARE)
         writers.check(unit, properties)
-        images.check_releases(unit, unchecked, f"{new_stage.root}/etc/extension-release.d")
+        images.check_releases(unit, unchecked, new_stage.namespace)
         signed = images.check_signers(unit, layers, policy)
         # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
         after = identity.identify(properties)

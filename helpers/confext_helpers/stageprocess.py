@@ -41,14 +41,12 @@ class Stage(NamedTuple):
 
     Attributes:
         name: its unit name.
-        root: its root directory, as seen from here.
         namespace: descriptor of its mount namespace.
         pidfd: of its process.
         pipe: what that waits on.
     """
 
     name: str
-    root: str
     namespace: int
     pidfd: int
     pipe: int
@@ -127,7 +125,7 @@ class Pending(NamedTuple):
             if isinstance(error, OSError):
                 raise self._ended() if said_the_right_words else self._replaced() from None
             raise
-        return Stage(self.name, f"/proc/{pid}/root", namespace, pidfd, self.pipe)
+        return Stage(self.name, namespace, pidfd, self.pipe)
 
     def _is_loader(self, process: int) -> bool:
         """Whether a process is the host's loader, in the control group of the stage, and its user's.

@@ -41,6 +41,40 @@ while not os.path.exists("/srv/exchange.stop"):
         time.sleep(0.015)
 """
 
+# What the hook looks up in a stage, by the modules that are installed, while somebody exchanges that for false files.
+LOOK = """
+import ctypes, encodings.ascii, sys
+sys.path[:0] = ["/usr/lib/unit-confext"]; sys.path.append("/usr/lib/python3/dist-packages")
+from confext_helpers import change, images, stage
+from confext_helpers.bus import Manager
+from confext_helpers.errors import ConfextError
+unit, layer, tree = sys.argv[1:]
+def exchange():
+    names = f"{tree}/etc".encode(), -100, f"{tree}/false".encode()
+    assert ctypes.CDLL(None).renameat2(-100, *names, 2) == 0
+def look():
+    for function in (
+        lambda: images.check_releases(unit, [layer], there.namespace),
+        lambda: change.open_trees(unit, properties, there.namespace, there.namespace),
+    ):
+        try:
+            function()
+            print("fine")
+        except ConfextError as error:
+            print(error.problem)
+with Manager() as manager:
+    properties = manager.service_properties(unit)
+    there = stage.begin(manager, unit, properties).wait(manager)
+    try:
+        look()
+        exchange()
+        look()
+        exchange()
+        look()
+    finally:
+        there.close()
+"""
+
 
 @pytest.fixture
 def tree(machine: Machine) -> Iterator[str]:
@@ -107,3 +141,14 @@ def test_exchanged_in_a_stage(machine: Machine, tree: str, other: str) -> None:
     assert "could exchange" not in said.splitlines()[-1]
     machine.sh("touch /srv/exchange.stop; sleep 0.1")
     assert writable(machine) == []
+
+
+@pytest.mark.real
+def test_nothing_is_looked_up_in_what_took_the_place_of_a_stage_s_etc(machine: Machine, tree: str) -> None:
+    """Least of all what says which layers are there."""
+    start(machine, "/usr/bin/sleep infinity", CONFINED)
+    releases = f"{tree}/false/extension-release.d"
+    machine.sh(f"mkdir -p {releases}; : >{releases}/extension-release.10-a")
+    said = machine.run("python3", "-c", LOOK, UNIT, f"{DIRECTORY}/10-a.raw", tree).stdout.splitlines()
+    wrong = "the new one cannot be opened: something else was put in the place of the stage's /etc"
+    assert said == ["fine", "fine", wrong, wrong, "fine", "fine"]

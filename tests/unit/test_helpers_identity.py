@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import messages, notes
+from confext_helpers import exchanged, messages, notes
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.filewords import Files
@@ -338,21 +338,29 @@ def test_what_is_no_file_is_left_to_systemd(tmp_path: Path) -> None:
     check_whole("foo.service", str(tmp_path))
 
 
-def test_release_file_has_the_layer_s_name(tmp_path: Path) -> None:
+def test_release_file_has_the_layer_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [tmp_path / "a.raw", tmp_path / "b_1.2.raw", tmp_path / "c"]
     for layer in layers:
         layer.touch()
     paths = [*map(str, layers), str(tmp_path / "missing.raw")]
-    releases = tmp_path / "releases"
-    releases.mkdir()
+    releases = tmp_path / "stage/extension-release.d"
+    releases.mkdir(parents=True)
+    monkeypatch.setattr(exchanged, "open_stage", lambda *_: os.open(releases.parent, os.O_RDONLY))
     for name in ("a", "b", "c"):
         (releases / f"extension-release.{name}").touch()
-    check_releases("foo.service", paths, str(releases))
+    check_releases("foo.service", paths, -1)
     (releases / "extension-release.a").unlink()
     with pytest.raises(ConfextError) as caught:
-        check_releases("foo.service", paths, str(releases))
+        check_releases("foo.service", paths, -1)
     assert str(caught.value) == (
         "foo.service: the layer has no extension-release.a in its /etc/extension-release.d "
         f"({layers[0]}); give the image the name that it was built with, or build it anew, and reload again"
     )
-    check_releases("foo.service", [], str(tmp_path / "none"))
+    # Where a link leads, nobody has looked.
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/extension-release.a").touch()
+    shutil.rmtree(releases)
+    releases.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfextError):
+        check_releases("foo.service", paths[:1], -1)
+    check_releases("foo.service", [], -1)
