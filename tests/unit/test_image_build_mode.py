@@ -8,10 +8,13 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from confext_helpers import process
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import build as building
@@ -216,3 +219,67 @@ def test_verb_takes_no_such_mode(tmp_path: Path, mode: str) -> None:
 def test_a_directory_takes_no_mode(tmp_path: Path) -> None:
     with pytest.raises(ConfextError, match=r"a directory has the modes of the tree .*; leave out --mode="):
         call(str(tree(tmp_path / "t")), output=f"{tmp_path}/site", mode="0600")
+
+
+# ---- Others who can write where it is built, or what it is built from ----
+
+
+def test_others_exchange_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns the directory of the output cannot lead the one who builds to other files."""
+    need(Format.EROFS)
+    if os.geteuid() != 0:
+        pytest.skip("not root, who alone can give a directory away")
+    top, place, victim = tree(tmp_path / "t"), tmp_path / "theirs", tmp_path / "victim"
+    victim.write_text("secret")
+    victim.chmod(0o600)
+    place.mkdir()
+    os.chown(place, 65534, 65534)
+    complete = process.complete
+
+    def exchange(*argv: str, **options: Any) -> process.Done:
+        done = complete(*argv, **options)
+        for scratch in place.glob(".unit-confext-build-*"):
+            scratch.rename(place / "moved")
+            scratch.mkdir()
+            (scratch / "image.raw").symlink_to(victim)
+        return done
+
+    monkeypatch.setattr(process, "complete", exchange)
+    for force in (False, True):
+        built = make(Request(str(top), f"{place}/site.raw", Format.EROFS, force=force))
+        assert (victim.stat().st_mode & 0o7777, victim.read_text()) == (0o600, "secret")
+        assert (built.size, built.mode) == ((place / "site.raw").stat().st_size, 0o644)
+        assert os.listdir(place) == ["site.raw"]
+    with pytest.raises(ConfextError, match="others could exchange the directory while it is built"):
+        make(Request(str(top), f"{place}/site", Format.DIRECTORY))
+
+
+def test_directory_becomes_a_link_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies behind a link is never in an image, whatever was there when the tree was looked at."""
+    top, secrets = tree(tmp_path / "t"), tree(tmp_path / "secrets", {"key": "secret"})
+    planned = building.plan(Request(str(top), f"{tmp_path}/site", Format.DIRECTORY))
+    mkdir = os.mkdir
+
+    def exchange(path: str, *arguments: Any, **options: Any) -> None:
+        mkdir(path, *arguments, **options)
+        if os.path.basename(path) == "z":
+            (top / "etc/z").rename(top / "etc/was")
+            (top / "etc/z").symlink_to(secrets)
+
+    monkeypatch.setattr(os, "mkdir", exchange)
+    building.build(planned)
+    assert not list((tmp_path / "site").rglob("key"))
+    (top / "etc/z").unlink()
+    (top / "etc/was").rename(top / "etc/z")
+    stat_of = os.stat
+
+    def exchange_early(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        status = stat_of(path, *arguments, **options)
+        if path == "z" and options.get("dir_fd") is not None:
+            (top / "etc/z").rename(top / "etc/was")
+            (top / "etc/z").symlink_to(secrets)
+        return status
+
+    monkeypatch.setattr(os, "stat", exchange_early)
+    with pytest.raises(ConfextError, match="the tree is being changed"):
+        building.build(replace(planned, request=replace(planned.request, output=f"{tmp_path}/two")))

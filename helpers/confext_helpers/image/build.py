@@ -9,8 +9,8 @@ inode number or time are, and inode numbers of images follow from the layout: wi
 anything else, they would miss what has changed. One time for all, so that nothing in an image looks older than what it
 was made from; and one that is long past, since times to come are taken for mistakes.
 
-The result is written in a hidden directory beside its place and comes there in one rename: a `.confext.d/` may be
-read by a reload at any moment. Until then it is for the eyes of the one alone who builds, and so are copies of the
+The result is written in a hidden directory and comes into its place in one rename (delivery.py): a `.confext.d/` may
+be read by a reload at any moment. Until then it is for the eyes of the one alone who builds, and so are copies of the
 tree: there may be keys in it. Nothing here needs to be root, but for the owners in a directory.
 """
 
@@ -29,7 +29,7 @@ from enum import StrEnum
 
 from confext_helpers import process
 from confext_helpers.errors import ConfextError
-from confext_helpers.image import releasefile, sourcetree
+from confext_helpers.image import delivery, releasefile, sourcetree
 from confext_helpers.image.sourcetree import Allow, Scan
 
 REPART_VERSION_MIN = 255
@@ -173,8 +173,9 @@ def build(planned: Plan) -> Built:
     if planned.scan.offences:
         problem = f"there are {len(planned.scan.offences)} things in the tree that cannot be part of a confext"
         raise ConfextError(problem, path=request.tree, hint="see --dry-run")
+    place = delivery.place(_directory_of(request.output), anywhere=request.format is not Format.DIRECTORY)
     # A directory of mode 0700: nobody else reaches what is in it, whatever modes that has.
-    with tempfile.TemporaryDirectory(prefix=".unit-confext-build-", dir=_directory_of(request.output)) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".unit-confext-build-", dir=place) as scratch:
         tree = os.path.join(scratch, "tree")
         own_times = sourcetree.copy(request.tree, tree)
         private = bool(planned.scan.private or sourcetree.private_files(tree))
@@ -195,14 +196,7 @@ def build(planned: Plan) -> Built:
         image = os.path.join(scratch, "image.raw")
         root_hash = _make(request, tree, image, digest, time_sec)
         mode = image_mode(private) if request.mode is None else request.mode
-        os.chmod(image, mode)
-        with open(image, "rb") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        if request.force:
-            os.rename(image, request.output)
-        else:
-            os.link(image, request.output)  # Fails if it came into being meanwhile.
+        size = delivery.deliver(image, request.output, mode, force=request.force)
     return Built(request.output, size, root_hash, mode, time_sec)
 
 

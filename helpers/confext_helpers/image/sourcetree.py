@@ -174,20 +174,19 @@ def copy(tree: str, target: str) -> dict[str, int]:
         OSError: something cannot be read or written.
     """
     os.mkdir(target, 0o700)
-    top = os.path.join(tree, "etc")
     directories = [(target, _TOP_MODE)]
     times = {}
-    for path, status in _walk(top):
-        name = os.path.relpath(path, tree)
+    for name, parent, status in _walk_open(os.path.join(tree, "etc")):
         copied = os.path.join(target, name)
         mode = stat.S_IMODE(status.st_mode)
+        base = os.path.basename(name)
         if stat.S_ISLNK(status.st_mode):
-            os.symlink(os.readlink(path), copied)
+            os.symlink(os.readlink(base, dir_fd=parent), copied)
         elif stat.S_ISDIR(status.st_mode):
             os.mkdir(copied, 0o700)
-            directories.append((copied, mode if path != top else _TOP_MODE))
+            directories.append((copied, mode if name != "etc" else _TOP_MODE))
         else:
-            _copy_file(path, copied)
+            _copy_file(base, parent, copied, os.path.join(tree, name))
         times[name] = status.st_mtime_ns
     # Last, since they may forbid to write to them.
     for directory, mode in reversed(directories):
@@ -195,13 +194,61 @@ def copy(tree: str, target: str) -> dict[str, int]:
     return times
 
 
-def _copy_file(path: str, copied: str) -> None:
+def _walk_open(top: str) -> Iterator[tuple[str, int, os.stat_result]]:
+    """As _walk(), of a tree that somebody may be changing: no link is followed that takes the place of a directory.
+
+    Yields:
+        The path from the directory that `top` is in, a descriptor of the directory that it is in, and its status; for
+        `top`, which comes first, the descriptor is its own.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    opened = [(os.open(top, flags), os.path.basename(top))]
+    pending = [sorted(os.listdir(opened[0][0]), key=os.fsencode, reverse=True)]
+    try:
+        yield opened[0][1], opened[0][0], os.fstat(opened[0][0])
+        while opened:
+            parent, path = opened[-1]
+            if not pending[-1]:
+                pending.pop()
+                os.close(opened.pop()[0])
+                continue
+            name = pending[-1].pop()
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                yield f"{path}/{name}", parent, status
+                continue
+            # What is in it is not to have more readers than it had there: the mode is that of what was opened.
+            opened.append((_open_directory(name, parent, f"{os.path.dirname(top)}/{path}/{name}"), f"{path}/{name}"))
+            pending.append(sorted(os.listdir(opened[-1][0]), key=os.fsencode, reverse=True))
+            yield f"{path}/{name}", parent, os.fstat(opened[-1][0])
+    finally:
+        for directory, _ in opened:
+            os.close(directory)
+
+
+def _open_directory(name: str, parent: int, path: str) -> int:
+    try:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise _changed(path) from None
+        raise
+
+
+def _changed(path: str) -> ConfextError:
+    return ConfextError("the tree is being changed", path=path, hint="build it again when it is at rest")
+
+
+def _copy_file(name: str, parent: int, copied: str, path: str) -> None:
     # Not to be led elsewhere or to wait if it was replaced since it was looked at.
-    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        raise (_changed(path) if error.errno == errno.ELOOP else error) from None
     with open(source, "rb") as reader:
         status = os.fstat(source)
         if not stat.S_ISREG(status.st_mode):
-            raise ConfextError("the tree is being changed", path=path, hint="build it again when it is at rest")
+            raise _changed(path)
         with open(os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as writer:
             shutil.copyfileobj(reader, writer)
             # The mode of what was read: a file of another one may have come into its place.
