@@ -11,9 +11,10 @@ not so, as with a plain unshare(2), the copy has the same peer groups, and of tw
 
 Whose it is: up to version 257, systemd mounts a directory of the unit's name in it. Otherwise a process has the
 service's invocation ID in its environment; another one there is that of a stranger. Some programs write over their
-environment, and none of their processes may have it any more. This is then believed of a service that could not lie:
-one that does not run as root, or one that is root without any limits, and so needs no lie. For others the manager and
-the kernel are asked who else claims the namespace, and whether the process has more power than the unit has.
+environment, and none of their processes may have it any more. This is then believed of a service that needs no lie, as
+its processes can be root without any limits. For others the manager and the kernel are asked who else claims the
+namespace, and whether the process has more power than the unit has. `User=` does not count there: commands with a `!`
+are root all the same, and programs that are setuid may be.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Belonging:
             return ""
         # It has written over its environment. Others that are in the same namespace may not have.
         others = (other for other in self._group if other != pid and _namespace_of(other) == number)
-        if any(_invocation_of(other) == self._invocation for other in others) or not is_confined(self._properties):
+        if any(_invocation_of(other) == self._invocation for other in others) or not _is_limited(self._properties):
             return ""
         return ANOTHER_UNIT if self._is_claimed(pid, number) else ""
 
@@ -162,14 +163,36 @@ class Belonging:
 
 def is_confined(properties: Properties) -> bool:
     """Whether a service may write to what is root's, and yet may not do all that root may."""
+    return _is_root(properties) and _is_limited(properties)
+
+
+def _is_root(properties: Properties) -> bool:
+    """Whether any command of a service runs as root, or as good as that where files are concerned."""
 
     def get(name: str) -> object:
         return properties.get(name, ("", None))[1]
 
     ambient = get("AmbientCapabilities")
-    is_root = get("User") in (None, "", "root", "0") or (isinstance(ambient, int) and ambient & _AS_ROOT)
-    if not is_root:
+    user = str(get("User") or "root")
+    if user in ("root", "0") or (isinstance(ambient, int) and ambient & _AS_ROOT):
+        return True
+    # systemd.service(5), "!": User= is not for this command, and all else that confines the service is.
+    if any(name.endswith("Ex") and "'no-setuid'" in repr(properties[name][1]) for name in properties):
+        return True
+    import pwd  # Few services come that far.
+
+    try:
+        return pwd.getpwnam(user).pw_uid == 0
+    except KeyError:
         return False
+
+
+def _is_limited(properties: Properties) -> bool:
+    """Whether a process of a service that is root may not do all that root may."""
+
+    def get(name: str) -> object:
+        return properties.get(name, ("", None))[1]
+
     bounding = get("CapabilityBoundingSet")
     everything = _CAP_SYS_ADMIN | _CAP_SYS_PTRACE
     filtered = get("SystemCallFilter")

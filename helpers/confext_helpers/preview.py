@@ -10,8 +10,8 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change, checks, identity, images, limits, patience, stage
-from confext_helpers.bus import Manager
+from confext_helpers import change, checks, identity, images, limits, patience, stage, writers
+from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.messages import LayerChange
 from confext_helpers.mounts import ETC
@@ -101,11 +101,16 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=service.name)
     unit, properties = service.name, service.properties
     layers = stage.layer_paths(properties)
+    policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
     silent = patience.silent([*layers, *identity.named_paths(properties)])
     if silent:
         return Preview(None, [], ConfextError("this does not answer", unit=unit, path=silent[0], hint=_SILENT))
     try:
         limits.check(unit, properties, service.processes, _last(service))
+        # What others can write is not even mounted.
+        writers.check(unit, properties)
+        images.check_picked(unit, layers)
+        images.check_directories(unit, _directories(properties), policy)
         for layer in layers:
             images.check_whole(unit, layer)
         unchecked = [layer for layer in layers if not images.has_strict_name(layer)]
@@ -116,7 +121,8 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     try:
         found = _compare(service, new_stage.namespace)
         images.check_releases(unit, unchecked, new_stage.namespace)
-        images.check_signers(unit, layers, str(properties.get("ExtensionImagePolicy", ("s", ""))[1]))
+        images.check_signers(unit, layers, policy)
+        writers.check(unit, properties)
         if check:
             wanted = checks.read(manager, unit)
             if wanted is not None:
@@ -126,6 +132,10 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     finally:
         new_stage.close()
     return found
+
+
+def _directories(properties: Properties) -> list[str]:
+    return stage.layer_paths({"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))})
 
 
 def _last(service: Service) -> Stack | None:

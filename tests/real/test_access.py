@@ -82,6 +82,10 @@ def test_judged_at_a_reload(unit: Machine) -> None:
     assert not reload(unit)
     assert services.version(unit, UNIT) == "v1"
     assert said(unit).startswith(f"{UNIT}: /etc is unchanged, its layer leads into '{DATA}/user', which others")
+    # Nor does looking at what a reload would bring have the kernel mount it.
+    refused = unit.run("unit-confext", "diff", "--check", UNIT, check=False)
+    problem = f"the reload would be refused: {UNIT}: its layer leads into '{DATA}/user', which others than root"
+    assert (refused.stdout, problem in refused.stderr) == ("", True)
 
     unit.sh(f"chown root {DATA}/user")
     assert reload(unit)

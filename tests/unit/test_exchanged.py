@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from confext_helpers import belonging, exchanged
-from confext_helpers.bus import Properties
+from confext_helpers.bus import Properties, Value
 from confext_helpers.mounts import parse_mountinfo
 
 ROOT = "1 0 8:1 /srv/tree / rw,relatime shared:1 - ext4 /dev/sda1 rw"
@@ -52,6 +52,10 @@ def test_root_that_can_be_written_to(lines: list[str], writable: bool) -> None:
     assert exchanged.is_root_writable(parse_mountinfo("\n".join(lines))) is writable
 
 
+def command(flag: str) -> Value:
+    return ("a(sasasttttuii)", [("/bin/true", ["/bin/true"], [flag], 0, 0, 0, 0, 0, 0, 0)])
+
+
 @pytest.mark.parametrize(
     ("properties", "confined"),
     [
@@ -59,6 +63,9 @@ def test_root_that_can_be_written_to(lines: list[str], writable: bool) -> None:
         ({"CapabilityBoundingSet": ("t", (1 << 41) - 1)}, False),
         ({"CapabilityBoundingSet": ("t", 0)}, True),
         ({"CapabilityBoundingSet": ("t", 0), "User": ("s", "daemon")}, False),
+        ({"CapabilityBoundingSet": ("t", 0), "User": ("s", "daemon"), "ExecReloadEx": command("no-setuid")}, True),
+        ({"CapabilityBoundingSet": ("t", 0), "User": ("s", "daemon"), "ExecStartEx": command("privileged")}, False),
+        ({"User": ("s", "daemon"), "ExecStartEx": command("no-setuid")}, False),
         ({"CapabilityBoundingSet": ("t", 2), "User": ("s", "daemon"), "AmbientCapabilities": ("t", 2)}, True),
         ({"CapabilityBoundingSet": ("t", 1024), "User": ("s", "d"), "AmbientCapabilities": ("t", 1024)}, False),
     ],
