@@ -237,3 +237,80 @@ def test_child_that_works_in_a_directory_below_etc(machine: Machine) -> None:
     status, said = reload(machine)
     assert status == 0
     assert f"its process {child} keeps the /etc that it has: it works in a directory below /etc" in said
+
+
+# A service names a process as its main one, after it has moved it into its own control group, or without that.
+THIEF = """
+import os, socket, sys, time
+victim, moves = sys.argv[1:]
+def tell(text):
+    path = os.environ["NOTIFY_SOCKET"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+        to.sendto(text.encode(), "\\0" + path[1:] if path[0] == "@" else path)
+if moves == "yes":
+    group = open("/proc/self/cgroup").read().splitlines()[-1].partition("::")[2]
+    open(f"/sys/fs/cgroup{group}/cgroup.procs", "w").write(victim)
+tell(f"READY=1\\nMAINPID={victim}")
+time.sleep(100000)
+"""
+VICTIM = "own-victim.service"
+# What other services are: with more power than the thief, with a sandbox, with the very layers of it, a container.
+VICTIMS = {
+    "plain": ("/usr/bin/sleep 1001", "PrivateMounts=yes"),
+    "sandboxed": ("/usr/bin/sleep 1001", "InaccessiblePaths=/etc/cron.d"),
+    "bare": ("/usr/bin/env -i /usr/bin/sleep 1001", "PrivateMounts=yes"),
+    "container": ("/usr/bin/python3 -IS /srv/container.py", ""),
+    "host": ("/usr/bin/sleep 1001", ""),
+}
+
+
+@pytest.fixture(params=VICTIMS)
+def victim(machine: Machine, request: pytest.FixtureRequest) -> Iterator[int]:
+    command, settings = VICTIMS[request.param]
+    start(machine, VICTIM, command, settings)
+    pid = running(machine, VICTIM, command.split()[-1].encode())
+    if request.param == "container":
+        services.eventually(lambda: machine.path(f"/proc/{pid}/root/up").exists())
+    yield pid
+    machine.run("kill", str(pid), check=False)
+    machine.sh(f"systemctl stop {UNIT} {VICTIM}; rm /etc/systemd/system/{VICTIM}; rm -rf /srv/ct")
+
+
+@pytest.mark.real
+def test_main_process_of_another_service(machine: Machine, victim: int) -> None:
+    """A service that is root, but without the power of root, gets no /etc into what is not its own."""
+    steal(machine, victim, "yes")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("victim", ["sandboxed"], indirect=True)
+def test_main_process_in_another_group(machine: Machine, victim: int) -> None:
+    steal(machine, victim, "no")
+
+
+def steal(machine: Machine, victim: int, moves: str) -> None:
+    machine.write("/srv/thief.py", THIEF)
+    before = mounted(machine, victim)
+    command = f"/usr/bin/python3 -IS /srv/thief.py {victim} {moves}"
+    start(machine, UNIT, command, "Type=notify", "NotifyAccess=all", "CapabilityBoundingSet=CAP_CHOWN")
+    assert machine.show(UNIT, "MainPID") == str(victim)
+    assert (victim in pids(machine, UNIT)) == (moves == "yes")
+    status, said = reload(machine)
+    assert (status, mounted(machine, victim)) == (1, before)
+    assert f"main process {victim} " in said or "the host's mount namespace" in said
+    assert said.endswith(("; restart it instead", f"; run 'systemctl restart {UNIT}' once"))
+
+
+@pytest.mark.real
+def test_process_of_another_service_moved_into_its_group(machine: Machine, victim: int) -> None:
+    """It is left alone, and said, but for what is in the host's namespace, which nobody takes for the service's."""
+    start(machine, UNIT, "/usr/bin/sleep 1002", "CapabilityBoundingSet=CAP_CHOWN")
+    own = running(machine, UNIT, b"1002")
+    before = mounted(machine, victim)
+    machine.sh(f"echo {victim} >/sys/fs/cgroup{machine.show(UNIT, 'ControlGroup')}/cgroup.procs")
+    assert victim in pids(machine, UNIT)
+    status, said = reload(machine)
+    assert (status, mounted(machine, victim)) == (0, before)
+    assert machine.path(f"/proc/{own}/root/etc/demo/a").read_text().strip() == "v2"
+    if mounted(machine, victim) != mounted(machine, 1):
+        assert f"its process {victim} keeps the /etc that it has: it " in said

@@ -188,6 +188,62 @@ def test_second_reload_during_the_first(machine: Machine, first: str, then: str)
 
 
 @pytest.mark.real
+def test_second_reload_that_is_refused_after_the_first_was_not(machine: Machine) -> None:
+    """What the first has ready is left to the second, or a service would have new files of which it was not told."""
+    check = 'Check=/bin/sh -c "sleep 1; test ! -e /srv/jobs-bad"'
+    unit, image = make(machine, "twice", sleeper("ExecReload=/usr/bin/echo reloaded", check=check))
+
+    def checking() -> str:
+        listed = machine.systemctl("list-units", "--plain", "--no-legend", "--state=activating", "unit-confext-check-*")
+        return listed.stdout.partition(" ")[0]
+
+    images.build(machine, image, files("v2"))
+    machine.systemctl("reload", "--no-block", unit)
+    services.eventually(lambda: checking() != "")
+    first = checking()
+    machine.systemctl("reload", "--no-block", unit)
+    services.eventually(lambda: checking() not in ("", first))
+    machine.sh("touch /srv/jobs-bad")
+    services.eventually(lambda: machine.systemctl("list-jobs", "--no-legend", f"*{unit}*").stdout == "")
+    assert (sees(machine, unit), machine.journal("-u", unit).splitlines().count("reloaded")) == ("v1", 0)
+    machine.sh("rm /srv/jobs-bad")
+    machine.systemctl("reload", unit)
+    assert (sees(machine, unit), machine.journal("-u", unit).splitlines().count("reloaded")) == ("v2", 1)
+    machine.systemctl("stop", unit)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("when", ["check", "0.05", "0.15", "0.3"])
+def test_manager_that_executes_itself_anew(machine: Machine, when: str) -> None:
+    """At whatever moment of the hook: the old /etc and no reload, or the new one and a reload; and nothing stays."""
+    check = "Check=/usr/bin/sleep 2" if when == "check" else ""
+    unit, image = make(machine, f"reexec-{when}", sleeper("ExecReload=/usr/bin/echo reloaded", check=check))
+    images.build(machine, image, files("v2"))
+    of_host = len(machine.path("/proc/1/mountinfo").read_text().splitlines())
+    machine.write("/run/jobs.sh", f"systemctl reload {unit}; echo $? >/run/jobs.reexec\n")
+    machine.sh("rm -f /run/jobs.reexec; sh /run/jobs.sh >/dev/null 2>&1 &")
+    if when == "check":
+        services.eventually(lambda: "start" in machine.systemctl("list-jobs", "unit-confext-check-*").stdout)
+    else:
+        machine.sh(f"sleep {when}")
+    machine.systemctl("daemon-reexec")
+    services.eventually(lambda: machine.path("/run/jobs.reexec").exists(), 60)
+    services.eventually(lambda: machine.systemctl("list-jobs", "--no-legend", f"*{unit}*").stdout == "", 60)
+    # systemctl may have lost its connection, so its exit status says nothing.
+    told = machine.journal("-u", unit).splitlines().count("reloaded")
+    assert (sees(machine, unit), told) in (("v1", 0), ("v2", 1)), said(machine, unit)
+    images.build(machine, image, files("v3"))
+    machine.systemctl("reload", unit)
+    assert (sees(machine, unit), machine.journal("-u", unit).splitlines().count("reloaded")) == ("v3", told + 1)
+    services.eventually(lambda: services.leftovers(machine) == [])
+    services.eventually(lambda: services.loop_devices(machine, image) == 1)
+    mounts = machine.path(f"/proc/{machine.show(unit, 'MainPID')}/mountinfo").read_text()
+    assert mounts.count("/unit-extensions/") == 1
+    assert len(machine.path("/proc/1/mountinfo").read_text().splitlines()) == of_host
+    machine.systemctl("stop", unit)
+
+
+@pytest.mark.real
 def test_unit_of_the_hook_is_up_whenever_the_service_is(machine: Machine) -> None:
     unit, image = make(machine, "often", sleeper())
     for number, command in enumerate(("stop {0}; systemctl start {0}", "restart {0}", "reload {0}"), 2):

@@ -244,3 +244,35 @@ def test_host_s_own_mount_on_etc_stays(machine: Machine, etc: str) -> None:
         machine.systemctl("reload", unit)
         assert services.view(machine, unit) == services.view(machine, twin)
     machine.systemctl("stop", unit, twin)
+
+
+@pytest.mark.real
+def test_program_in_a_layer_that_runs_while_it_is_replaced(machine: Machine) -> None:
+    """The process keeps its file, and that its image, for as long as it runs, and no longer."""
+    unit, image, tree = "executed.service", "/var/lib/confexts/executed.raw", "/srv/executed"
+    images.build(machine, tree, {"demo/a": "v1", "x/": ""}, images.Format.DIRECTORY, name="executed")
+    build = f"mkfs.erofs -T0 -Uclear /srv/executed.new {tree} >/dev/null 2>&1; mv /srv/executed.new {image}"
+    machine.sh(f"cp /usr/bin/sleep {tree}/etc/x/program; {build}")
+    machine.write(f"/etc/systemd/system/{unit}", "[Service]\nType=exec\nExecStart=/etc/x/program infinity\n")
+    services.set_entries(machine, [unit], {"10-executed.raw": image})
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", unit)
+    try:
+        process = machine.path(f"/proc/{machine.show(unit, 'MainPID')}")
+        old = (process / "exe").read_bytes()
+        for number in (2, 3):
+            machine.sh(f"printf v{number} >{tree}/etc/demo/a; printf v{number} >>{tree}/etc/x/program; {build}")
+            machine.systemctl("reload", unit)
+            assert (process / "root/etc/demo/a").read_text() == f"v{number}"
+            assert (process / "root/etc/x/program").read_bytes().endswith(f"v{number}".encode())
+            assert (process / "exe").read_bytes() == old
+            # That of the running program, and the new one.
+            services.eventually(lambda: services.loop_devices(machine, image) == 2)
+        machine.systemctl("restart", unit)
+        assert machine.path(f"/proc/{machine.show(unit, 'MainPID')}/exe").read_bytes().endswith(b"v3")
+        services.eventually(lambda: services.loop_devices(machine, image) == 1)
+    finally:
+        machine.sh(f"systemctl stop {unit}; rm -rf /etc/systemd/system/{unit}* {tree}")
+        machine.systemctl("daemon-reload")
+    services.eventually(lambda: services.loop_devices(machine, image) == 0)
+    assert services.leftovers(machine) == []

@@ -132,3 +132,37 @@ def test_root_image_that_the_service_writes(machine: Machine) -> None:
     assert f"while the service may write its root image: it has ext4 ({ROOT_IMAGE}); have it read-only" in said
     assert services.version(machine, UNIT) == "v1"
     assert services.loop_devices(machine, ROOT_IMAGE) == 1
+
+
+# As written in a unit, in quotes, and as it is. No newline can be, and with a tab systemd 257 does not start it.
+ODD = {"my dir": "my dir", "back\\\\slash": "back\\slash", "octal\\\\040": "octal\\040"}
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("prepared")
+@pytest.mark.parametrize("root", ["", "/srv/mounts/my root"], ids=["host", "root directory"])
+def test_mounts_whose_places_the_kernel_escapes(machine: Machine, root: str) -> None:
+    """mountinfo has \\040 for a space, and so on."""
+    settings = ["ProtectSystem=strict"]
+    if root:
+        machine.run("mkdir", "-p", "/srv/mounts")
+        machine.run("cp", "-aT", services.ROOT, root)
+        settings += [f"RootDirectory={root}", _USR]
+    for written, name in ODD.items():
+        settings.append(f'BindReadOnlyPaths="/srv/mounts/{written}":"/etc/mounts/{written}"')
+        machine.write(f"/srv/mounts/{name}/file", name)
+        machine.path(f"{root}/etc/mounts/{name}").mkdir(parents=True)
+    start(machine, "\n".join(settings))
+    try:
+        count = services.mounts_total(machine, UNIT)
+        for number in (2, 3):
+            images.build(machine, IMAGE, images.pair(f"v{number}"))
+            machine.systemctl("reload", UNIT)
+            assert services.version(machine, UNIT) == f"v{number}"
+            assert services.mounts_total(machine, UNIT) == count
+        reloaded = services.view(machine, UNIT)
+        assert {f"/mounts/{name}/file" for name in ODD.values()} <= reloaded.files.keys()
+        machine.systemctl("restart", UNIT)
+        assert services.view(machine, UNIT) == reloaded
+    finally:
+        machine.run("rm", "-r", f"{root}/etc/mounts")
