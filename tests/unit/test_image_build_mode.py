@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -283,3 +284,34 @@ def test_directory_becomes_a_link_while_it_is_copied(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "stat", exchange_early)
     with pytest.raises(ConfextError, match="the tree is being changed"):
         building.build(replace(planned, request=replace(planned.request, output=f"{tmp_path}/two")))
+
+
+def test_fifo_in_the_place_of_a_release_file(tmp_path: Path) -> None:
+    """Nobody waits for what somebody has put there."""
+    top = tree(tmp_path / "t")
+    (top / "etc/extension-release.d").mkdir()
+    os.mkfifo(top / "etc/extension-release.d/extension-release.site")
+    done = subprocess.run(
+        [sys.executable, "-c", f"from unit.test_image_build_mode import plan; plan({str(tmp_path)!r})"],
+        cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert "Not a regular file" in done.stderr
+
+
+def plan(path: str) -> None:
+    building.plan(Request(f"{path}/t", f"{path}/site", Format.DIRECTORY))
+
+
+def test_file_that_is_larger_than_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file may have any size, and would fill the disk."""
+    top = tree(tmp_path / "t")
+    os.truncate(top / "etc/a", 1 << 22)
+    free = list(os.statvfs(tmp_path))
+    free[1], free[4] = 4096, 1023
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(free))
+    with pytest.raises(ConfextError, match="no room to build with this file, which has 4194304 bytes"):
+        make(Request(str(top), f"{tmp_path}/site", Format.DIRECTORY))
+    assert os.listdir(tmp_path) == ["t"]
+    free[4] = 1100
+    assert make(Request(str(top), f"{tmp_path}/site", Format.DIRECTORY)).path == f"{tmp_path}/site"

@@ -12,10 +12,12 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from confext_helpers import regular
 from confext_helpers.errors import ConfextError
 
 DIRECTORY = "etc/extension-release.d"
 _PREFIX = "extension-release."
+_SIZE_MAX = 64 * 1024
 _FIELD = re.compile(r"[A-Z][A-Z0-9_]*")
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:+/@-]+")
 # What raw_strip_suffixes() in systemd's import-util.c takes off together with or besides `.raw`.
@@ -131,9 +133,9 @@ def existing(tree: str, name: str) -> str | None:
     for entry in accepted:
         if entry in there:
             path = f"{DIRECTORY}/{entry}"
-            with open(f"{tree}/{path}", encoding="utf-8", errors="replace") as file:
-                if not parse(file.read(), path).get("ID"):
-                    raise ConfextError("the release file has no ID=", path=path, hint="add one, such as ID=_any")
+            content = regular.read(f"{tree}/{path}", _SIZE_MAX).decode(errors="replace")
+            if not parse(content, path).get("ID"):
+                raise ConfextError("the release file has no ID=", path=path, hint="add one, such as ID=_any")
             return path
     return None
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
@@ -67,6 +66,7 @@ _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _EXECUTE_BITS = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 # The mode of the merged /etc is that of the topmost layer's, so it is not left to the umask of the one who builds.
 _TOP_MODE = 0o755
+_PIECE = 1 << 20
 _KINDS = {
     stat.S_IFCHR: "a character device",
     stat.S_IFBLK: "a block device",
@@ -159,21 +159,26 @@ def _has_attribute(path: str, attribute: str) -> bool:
     return True
 
 
-def copy(tree: str, target: str) -> dict[str, int]:
+def copy(tree: str, target: str, most: int | None = None) -> dict[str, int]:
     """Copy `etc/` of a tree that was scanned, with names, modes and contents alone.
 
     Args:
         tree: the tree.
         target: the directory that is to be made, out of everybody's reach: it gets the modes of the tree.
+        most: how many bytes of contents there is room for; None for what is free there. A sparse file may say that it
+            has more than any disk.
 
     Returns:
         When each entry was modified, in nanoseconds since 1970, by its path in the tree.
 
     Raises:
-        ConfextError: a file is something else by now.
+        ConfextError: a file is something else by now, or there is no room.
         OSError: something cannot be read or written.
     """
     os.mkdir(target, 0o700)
+    if most is None:
+        free = os.statvfs(target)
+        most = free.f_bavail * free.f_frsize
     directories = [(target, _TOP_MODE)]
     times = {}
     for name, parent, status in _walk_open(os.path.join(tree, "etc")):
@@ -186,7 +191,7 @@ def copy(tree: str, target: str) -> dict[str, int]:
             os.mkdir(copied, 0o700)
             directories.append((copied, mode if name != "etc" else _TOP_MODE))
         else:
-            _copy_file(base, parent, copied, os.path.join(tree, name))
+            most -= _copy_file(base, parent, copied, os.path.join(tree, name), most)
         times[name] = status.st_mtime_ns
     # Last, since they may forbid to write to them.
     for directory, mode in reversed(directories):
@@ -239,7 +244,7 @@ def _changed(path: str) -> ConfextError:
     return ConfextError("the tree is being changed", path=path, hint="build it again when it is at rest")
 
 
-def _copy_file(name: str, parent: int, copied: str, path: str) -> None:
+def _copy_file(name: str, parent: int, copied: str, path: str, most: int) -> int:
     # Not to be led elsewhere or to wait if it was replaced since it was looked at.
     try:
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
@@ -249,10 +254,17 @@ def _copy_file(name: str, parent: int, copied: str, path: str) -> None:
         status = os.fstat(source)
         if not stat.S_ISREG(status.st_mode):
             raise _changed(path)
+        if status.st_size > most:
+            problem = f"there is no room to build with this file, which has {status.st_size} bytes"
+            raise ConfextError(problem, path=path, hint="take it away, or build where there is more room")
         with open(os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as writer:
-            shutil.copyfileobj(reader, writer)
+            left = status.st_size  # No more, should it be growing.
+            while left and (piece := reader.read(min(left, _PIECE))):
+                writer.write(piece)
+                left -= len(piece)
             # The mode of what was read: a file of another one may have come into its place.
             os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
+    return status.st_size
 
 
 def private_files(tree: str) -> list[str]:
