@@ -127,6 +127,33 @@ def test_nothing_waits_for_a_reload_that_hangs(machine: Machine, verb: str) -> N
 
 
 @pytest.mark.real
+def test_parent_that_is_stopped(machine: Machine) -> None:
+    """Nobody answers the hook's child then, so that it swaps nothing; a restart ends both."""
+    unit, image = make(machine, "stopped", sleeper("ExecReload=/usr/bin/echo reloaded", check="Check=/usr/bin/sleep 1"))
+    images.build(machine, image, files("v2"))
+    machine.systemctl("reload", "--no-block", unit)
+    services.eventually(lambda: "start" in machine.systemctl("list-jobs", "unit-confext-check-*").stdout)
+    parent = machine.show(f"unit-confext-restack@{unit}.service", "ControlPID")
+    machine.run("kill", "-STOP", parent)
+    child = machine.path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0]
+    # Until it waits for the answer, and not for what the check prints.
+    services.eventually(lambda: "start" not in machine.systemctl("list-jobs", "unit-confext-check-*").stdout)
+    services.eventually(lambda: "pipe_read" in machine.path(f"/proc/{child}/stack").read_text())
+    assert sees(machine, unit) == "v1"
+    assert machine.show(f"unit-confext-restack@{unit}.service", "ActiveState") == "reloading"
+    machine.run("timeout", "15", "systemctl", "restart", unit)
+    assert sees(machine, unit) == "v2"
+    for pid in (parent, child):
+        services.eventually(lambda pid=pid: not machine.path(f"/proc/{pid}").exists())  # type: ignore[misc]
+    images.build(machine, image, files("v3"))
+    machine.systemctl("reload", unit)
+    assert (sees(machine, unit), machine.journal("-u", unit).splitlines().count("reloaded")) == ("v3", 1)
+    services.eventually(lambda: services.leftovers(machine) == [])
+    machine.systemctl("stop", unit)
+    services.eventually(lambda: services.loop_devices(machine, image) == 0)
+
+
+@pytest.mark.real
 @pytest.mark.parametrize("what", ["check", "storage"])
 def test_deadline(machine: Machine, what: str) -> None:
     """Also for a child that no signal can end; and the next reload does not wait for it."""

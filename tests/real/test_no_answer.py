@@ -126,6 +126,36 @@ for _ in range(4000):
 
 
 @pytest.mark.real
+def test_more_files_than_there_is_time_for(machine: Machine) -> None:
+    """100,000 of them: it works or is refused within the deadline, and no list is kept of them."""
+    unit, layer, seconds = "crowd.service", f"{STORE}/crowd", 2
+    images.build(machine, layer, {"crowd/a": "1", "crowd/user/": ""}, Format.DIRECTORY)
+    images.build(machine, f"{STORE}/crowd-image.raw", images.pair("v1"))
+    entries = {"10-crowd-image.raw": f"{STORE}/crowd-image.raw", "crowd": layer}
+    start(machine, unit, entries, f"[X-Confext]\nTimeoutSec={seconds}")
+    machine.sh(f"chown daemon {layer}/etc/crowd/user")
+    make = f"cd {layer}/etc/crowd/user; for d in $(seq 100); do mkdir $d; (cd $d; seq 1000 | xargs touch); done"
+    machine.run("setpriv", "--reuid=daemon", "--regid=daemon", "--clear-groups", "bash", "-c", make)
+    images.build(machine, f"{STORE}/crowd-image.raw", images.pair("v2"))
+    began = time.monotonic()
+    status = machine.systemctl("reload", unit, check=False).returncode
+    assert time.monotonic() - began < seconds + 10
+    assert (status, services.version(machine, unit)) in ((1, "v1"), (0, "v2"))
+    if status:
+        said = machine.journal("-u", unit, "-t", "unit-confext").splitlines()[-1]
+        assert said.startswith(f"{unit}: /etc is unchanged, the new one was not there after {seconds} s, when its ")
+    assert int(machine.sh(f"cat /run/unit-confext/{unit}.* | wc -c")) < 4096
+    assert machine.run("unit-confext", "status", unit, check=False, timeout=60).returncode in (0, 3)
+    # With the time that there is by default, it works.
+    machine.write(f"/etc/systemd/system/{unit}.d/longer.conf", "[X-Confext]\nTimeoutSec=90\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("reload", unit)
+    assert services.version(machine, unit) == "v2"
+    services.eventually(lambda: services.leftovers(machine) == [])
+    machine.sh(f"systemctl stop {unit}; rm -r {layer}")
+
+
+@pytest.mark.real
 @pytest.mark.parametrize("name", ["fifo-version", "fifo-hash"])
 def test_fifo_is_refused(machine: Machine, name: str) -> None:
     unit, versions = f"{name}.service", f"{STORE}/{name}.raw.v"

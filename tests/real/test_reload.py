@@ -276,3 +276,51 @@ def test_program_in_a_layer_that_runs_while_it_is_replaced(machine: Machine) -> 
         machine.systemctl("daemon-reload")
     services.eventually(lambda: services.loop_devices(machine, image) == 0)
     assert services.leftovers(machine) == []
+
+
+# A root with one program in it, and an extension that has the unit.
+PORTABLE = """
+    cd /srv/portable; mkdir -p root/etc root/proc root/sys root/dev root/run root/tmp root/var/tmp root/usr/bin
+    for path in /usr/bin/sleep $(ldd /usr/bin/sleep | grep -o '/[^ ]*'); do
+        mkdir -p root/$(dirname $(realpath $path)); cp $(realpath $path) root/$(realpath $path)
+    done
+    for name in bin lib lib64; do ln -s usr/$name root/$name; done
+    mkdir -p root/usr/lib64; loader=$(ldd /usr/bin/sleep | grep -o '/lib[^ ]*/ld-[^ ]*')
+    test -e root/usr$loader || ln -s $(realpath $loader) root/usr$loader
+    cp /etc/os-release root/usr/lib/os-release; touch root/etc/machine-id root/etc/resolv.conf
+    mkdir -p more/usr/lib/extension-release.d more/usr/lib/systemd/system
+    echo ID=_any >more/usr/lib/extension-release.d/extension-release.portable-more
+    printf '[Service]\\nType=exec\\nExecStart=/usr/bin/sleep infinity\\n' >more/usr/lib/systemd/system/portable.service
+    mksquashfs root portable.raw -quiet -no-progress -noappend >/dev/null
+    mksquashfs more portable-more.raw -quiet -no-progress -noappend >/dev/null
+    portablectl attach --runtime --extension=$PWD/portable-more.raw $PWD/portable.raw portable
+"""
+
+
+@pytest.mark.real
+def test_portable_service_with_an_extension(machine: Machine) -> None:
+    unit, image = "portable.service", "/var/lib/confexts/portable-etc.raw"
+
+    def seen() -> list[bool | str]:
+        root = machine.path(f"/proc/{machine.show(unit, 'MainPID')}/root")
+        return [(root / f"usr/lib/systemd/system/{unit}").exists(), (root / "etc/demo/a").read_text().strip()]
+
+    # From 262 on, portablectl asks for it.
+    images.build(machine, image, images.pair("v1"), images.Format.SQUASHFS)
+    services.set_entries(machine, [unit], {"10-etc.raw": image})
+    machine.sh("mkdir -p /srv/portable")
+    machine.sh(PORTABLE)
+    try:
+        machine.systemctl("daemon-reload")
+        machine.systemctl("start", unit)
+        assert seen() == [True, "v1"]
+        for version in ("v2", "v3"):
+            images.build(machine, image, images.pair(version), images.Format.SQUASHFS)
+            machine.systemctl("reload", unit)
+            assert seen() == [True, version]
+        services.eventually(lambda: services.loop_devices(machine, image) == 1)
+    finally:
+        where = "--extension=/srv/portable/portable-more.raw /srv/portable/portable.raw"
+        machine.sh(f"portablectl detach --now --runtime {where} portable")
+        machine.sh(f"rm -r /srv/portable {services.entry_directory(unit)}")
+        machine.systemctl("daemon-reload")
