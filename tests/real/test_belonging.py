@@ -147,14 +147,14 @@ def test_forking_service_that_has_no_environment(machine: Machine, settings: str
 
 
 # Writes over its environment, as programs do to set their title; with all the power of root.
-VICTIM = """
+RETITLED = """
 import ctypes, time
 field = open("/proc/self/stat").read().rpartition(")")[2].split()
 ctypes.memset(int(field[47]), 0x78, int(field[48]) - int(field[47]) - 1)
 time.sleep(100000)
 """
 # Moves that one into its own control group, by being its owner, and calls it its main process.
-THIEF = """
+MOVER = """
 import os, socket, time
 victim = open("/srv/victim.pid").read().strip()
 with open("/sys/fs/cgroup/system.slice/own.service/cgroup.procs", "w") as file:
@@ -173,12 +173,12 @@ def mounts_of_etc(machine: Machine, pid: int) -> list[str]:
 @pytest.mark.real
 def test_command_without_setuid_cannot_steal_another_service(machine: Machine) -> None:
     """With `!`, a service with `User=` has a process that is root, without the power that root has."""
-    machine.write("/srv/victim.py", VICTIM)
-    machine.write("/srv/thief.py", THIEF)
+    machine.write("/srv/victim.py", RETITLED)
+    machine.write("/srv/thief.py", MOVER)
     command = "/usr/bin/python3 -IS /srv/victim.py"
-    start(machine, "own-victim.service", command, "PrivateMounts=yes", "InaccessiblePaths=/etc/shadow")
+    start(machine, "own-retitled.service", command, "PrivateMounts=yes", "InaccessiblePaths=/etc/shadow")
     try:
-        victim = int(machine.show("own-victim.service", "MainPID"))
+        victim = int(machine.show("own-retitled.service", "MainPID"))
         services.eventually(lambda: machine.path(f"/proc/{victim}/environ").read_bytes().startswith(b"xxx"))
         before = mounts_of_etc(machine, victim)
         machine.write("/srv/victim.pid", str(victim))
@@ -190,7 +190,7 @@ def test_command_without_setuid_cannot_steal_another_service(machine: Machine) -
         assert (status != 0, mounts_of_etc(machine, victim)) == (True, before)
         assert f"its main process {victim} is in a mount namespace of another service, and is left alone" in said
     finally:
-        machine.sh("systemctl stop own-victim; rm -f /etc/systemd/system/own-victim.service")
+        machine.sh("systemctl stop own-retitled; rm -f /etc/systemd/system/own-retitled.service")
 
 
 # As openvpn does: it reads what it has been named at each SIGHUP, by a relative path.
