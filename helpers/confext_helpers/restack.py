@@ -276,6 +276,8 @@ def _work(options: Options, notes: Notes, line: Line) -> int:
                 traceback.print_exc()
             message = messages.refused(_as_confext_error(error, unit), progress.step, partly=progress.swapped > 0)
             say(unit, message)
+            # The manager may be one that executes itself anew, and has closed the connection.
+            manager.disconnect()
             cancel(manager, notes, unit, unless_repeated=True)
             return _REFUSED
     return 0
@@ -337,6 +339,7 @@ def run(options: Options) -> int:
 
 def _as_confext_error(error: Exception, unit: str) -> ConfextError:
     if isinstance(error, ConfextError):
+        error.unit = error.unit or unit
         return error
     return ConfextError(f"it cannot be re-stacked: {error}", unit=unit)
 

@@ -259,6 +259,7 @@ def test_manager_that_executes_itself_anew(machine: Machine, when: str) -> None:
     # systemctl may have lost its connection, so its exit status says nothing.
     told = machine.journal("-u", unit).splitlines().count("reloaded")
     assert (sees(machine, unit), told) in (("v1", 0), ("v2", 1)), said(machine, unit)
+    assert [line for line in said(machine, unit) if not line.startswith(f"{unit}: ")] == []
     images.build(machine, image, files("v3"))
     machine.systemctl("reload", unit)
     assert (sees(machine, unit), machine.journal("-u", unit).splitlines().count("reloaded")) == ("v3", told + 1)
