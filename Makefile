@@ -34,7 +34,7 @@ endif
 
 packages := generator/confext_generator helpers/confext_helpers
 # Where the modules are: the packages, and the packages in them.
-directories := $(packages) $(addprefix helpers/confext_helpers/,command image)
+directories := $(sort $(patsubst %/,%,$(dir $(shell find $(packages) -name __init__.py))))
 units := $(wildcard units/*.in)
 dropins := $(wildcard units/*.service.d/*.conf)
 catalog := units/unit-confext.catalog
