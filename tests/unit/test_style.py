@@ -135,21 +135,15 @@ def test_versions_agree() -> None:
 
 
 def test_documents_name_what_there_is() -> None:
-    """Make targets in the README exist; docs/architecture.md tells about every module, and of none that is gone."""
+    """Make targets in the README exist; docs/architecture.md names no module that is gone."""
     targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.M))
     # In the text as `make X`, in an example at the start of a line.
     named = set(re.findall(r"(?:`|^\s+(?:# )?)make ([a-z-]+)", (CHECKOUT / "README.md").read_text(), re.M))
     assert named
     assert named <= targets
 
-    # A module's line in one of the tables starts with its name.
-    table = (CHECKOUT / "docs/architecture.md").read_text()
-    told = set(re.findall(r"^\| `((?:command/|image/)?\w+\.py)`", table, re.M))
-    packages = (CHECKOUT / "generator/confext_generator", CHECKOUT / "helpers/confext_helpers")
-    there = {
-        str(path.relative_to(package))
-        for package in packages
-        for path in MODULES
-        if package in path.parents and path.name != "__init__.py"
-    }
-    assert told == there
+    # It may leave out packages in front.
+    text = (CHECKOUT / "docs/architecture.md").read_text()
+    told = set(re.findall(r"(?<![\w/.*])[\w/]+\.py\b", text))
+    assert "targets.py" in told
+    assert [name for name in told if not any(f"/{_name(path)}".endswith(f"/{name}") for path in MODULES)] == []
