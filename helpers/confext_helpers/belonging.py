@@ -25,7 +25,8 @@ from functools import cached_property
 
 from confext_helpers import syscalls
 from confext_helpers.bus import Manager, Properties
-from confext_helpers.mounts import Mount, Namespaces, chain, read_mountinfo
+from confext_helpers.mountinfo import Mount, chain, read_mountinfo
+from confext_helpers.namespaces import Namespaces
 from confext_helpers.notes import swap_under_way
 
 _PROPAGATE = "/systemd/propagate/"

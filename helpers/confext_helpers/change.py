@@ -11,21 +11,26 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from confext_helpers import difference, exchanged, identity, images, stacks
+from confext_helpers import difference, exchanged, identity
 from confext_helpers.bus import Properties
 from confext_helpers.difference import Difference, UnreadableError
 from confext_helpers.errors import ConfextError
 from confext_helpers.identity import Identity
-from confext_helpers.messages import FILES_MAX, LayerChange
-from confext_helpers.mounts import ETC, Namespaces, chain
-from confext_helpers.notes import Stack
+from confext_helpers.image.naming import base_name, is_there, resolve
+from confext_helpers.mountinfo import chain
+from confext_helpers.namespaces import Namespaces
+from confext_helpers.notes import LastSwap
+from confext_helpers.paths import ETC
 from confext_helpers.processes import Process
+from confext_helpers.properties import LAYER_PROPERTIES, layer_paths
 from confext_helpers.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
-from confext_helpers.stacks import Layer
-from confext_helpers.stage import LAYER_PROPERTIES, layer_paths
+from confext_helpers.stacks import Layer, LayerChange, load_layer
 
 _SHOWN_MAX = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+# How many paths a report of each kind has.
+FILES_MAX = 200
 
 
 class Change(NamedTuple):
@@ -48,7 +53,7 @@ def find(
     process: Process,
     new_namespace: int,
     made_of: Identity,
-    last: Stack | None,
+    last: LastSwap | None,
     limit: int | None = FILES_MAX,
 ) -> Change:
     """Compare the `/etc` that a service has with that of its stage, and read all that is new to its end.
@@ -135,8 +140,8 @@ def _of_etc(properties: Properties, numbers: set[int]) -> list[Layered]:
     images_of, directories_of = (
         layer_paths({name: properties[name]} if name in properties else {}) for name in LAYER_PROPERTIES
     )
-    found = [Layered(path, images.resolve(path), True) for number, path in enumerate(images_of) if number in numbers]
-    trees = [Layered(path, images.resolve(path), False) for path in directories_of if images.is_there(path)]
+    found = [Layered(path, resolve(path), True) for number, path in enumerate(images_of) if number in numbers]
+    trees = [Layered(path, resolve(path), False) for path in directories_of if is_there(path)]
     return found + [tree for tree in trees if os.path.isdir(f"{tree.file}/etc")]
 
 
@@ -148,7 +153,7 @@ def _directory_devices(layers: list[Layered], seen: list[Release]) -> set[int]:
 
 def _names(layers: list[Layered], here: dict[str, Release] | None) -> dict[int, str]:
     return {
-        here[layer.path].device: stacks.load(layer.path).name
+        here[layer.path].device: load_layer(layer.path).name
         for layer in layers
         if here is not None and layer.image and layer.path in here
     }
@@ -160,8 +165,8 @@ def start_usec(properties: Properties) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _since_last(layers: list[Layered], made_of: Identity, last: Stack) -> LayerChange:
-    now = [stacks.load(layer.path) for layer in layers]
+def _since_last(layers: list[Layered], made_of: Identity, last: LastSwap) -> LayerChange:
+    now = [load_layer(layer.path) for layer in layers]
     before, after = ({_key(layer, group): layer for layer in group} for group in (last.layers, now))
     digests = last.identity.layers
     return LayerChange(
@@ -185,7 +190,7 @@ def _since_start(
     layers: list[Layered], was: list[Release], before: dict[str, Release] | None, start_usec: int
 ) -> LayerChange:
     """As long as nothing is noted: nothing comes or goes that cannot be told."""
-    now = [stacks.load(layer.path) for layer in layers]
+    now = [load_layer(layer.path) for layer in layers]
     known = set(before.values()) if before is not None else set(was)
     return LayerChange(
         all=now,
@@ -195,7 +200,7 @@ def _since_start(
             for layer in now
             if (before is None or layer.path in before) and identity.changed(layer.path) // 1000 > start_usec
         ],
-        removed=[Layer(images.base_name(one.name) or one.name) for one in was if one not in known],
+        removed=[Layer(base_name(one.name) or one.name) for one in was if one not in known],
     )
 
 

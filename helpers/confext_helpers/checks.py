@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
-from confext_helpers.stage import SHAPING_PROPERTIES, shaping_properties
+from confext_helpers.properties import SHAPING_PROPERTIES, shaping_properties
 
 if TYPE_CHECKING:
     from confext_helpers.commandline import Command

@@ -11,12 +11,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from confext_generator import config, words
-from confext_helpers import images, limits, patience, running, stacks
+from confext_helpers import limits, patience, running
 from confext_helpers.errors import ConfextError
+from confext_helpers.image.naming import is_there
 from confext_helpers.ondisk import LAYERS, Disk, Verdict
-from confext_helpers.running import Running, Since
+from confext_helpers.properties import layer_paths
+from confext_helpers.runningstack import Running, Since
 from confext_helpers.services import Service, seen
-from confext_helpers.stage import layer_paths
+from confext_helpers.stacks import load_layer
 
 _GENERATED = "/run/systemd/generator"
 
@@ -123,8 +125,8 @@ def status_of(service: Service, disk: Disk) -> Status:
     new = [path for path in there if path not in loaded]
     patience.silent(new)
     for path in new:
-        source = stacks.load(path).file if not patience.is_silent(path) else ""
-        layer = Running(stacks.load(path), kinds[path] is Verdict.IMAGE, source=source)
+        source = load_layer(path).file if not patience.is_silent(path) else ""
+        layer = Running(load_layer(path), kinds[path] is Verdict.IMAGE, source=source)
         rows.append(Row(layer, State.NOT_LOADED if source else State.SILENT, False, True))
     for row in rows:
         # Where nothing runs, that a layer does not is no news.
@@ -157,7 +159,7 @@ def _row(layer: Running, there: Sequence[str]) -> Row:
     if layer.release:
         state = {False: State.CURRENT, True: State.CHANGED, None: State.UNKNOWN}[layer.changed]
         return Row(layer, state, True, True)
-    if not images.is_there(path):
+    if not is_there(path):
         return Row(layer, State.MISSING, True, True)
     return Row(layer, State.NOT_RUNNING if layer.certain else State.UNKNOWN, True, True)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 
 from confext_helpers.bus import Value
 from confext_helpers.errors import ConfextError
+from confext_helpers.image.naming import is_block_device
 
 # units/unit-confext.sysusers makes it.
 USER = "unit-confext"
@@ -81,13 +82,6 @@ def uid(unit: str, root: int | None, directory: str) -> int:
     return 0
 
 
-def _is_block_device(path: str) -> bool:
-    try:
-        return stat.S_ISBLK(os.stat(path).st_mode)
-    except OSError:
-        return False
-
-
 def properties(images: Iterable[str], *, is_root: bool, has_sys: bool) -> list[tuple[str, Value]]:
     """What confines the process of a stage, for StartTransientUnit().
 
@@ -98,7 +92,7 @@ def properties(images: Iterable[str], *, is_root: bool, has_sys: bool) -> list[t
         has_sys: whether there is a /sys, as a network namespace has one of its own. Without a system call that makes a
             socket there is no network in any case.
     """
-    devices = [*_DEVICES, *((path, "rw") for path in images if _is_block_device(path))]
+    devices = [*_DEVICES, *((path, "rw") for path in images if is_block_device(path))]
     return [
         *([] if is_root else [("User", ("s", USER))]),
         ("CapabilityBoundingSet", ("t", _CAP_SYS_PTRACE if is_root else 0)),

@@ -20,7 +20,9 @@ from confext_helpers import targets
 from confext_helpers.belonging import is_confined
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.mounts import ETC, Mount, Namespaces, chain
+from confext_helpers.mountinfo import Mount, chain
+from confext_helpers.namespaces import Namespaces
+from confext_helpers.paths import ETC
 from confext_helpers.processes import Process
 
 _CLONE_NEWUSER = 0x10000000

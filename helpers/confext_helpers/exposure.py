@@ -11,10 +11,11 @@ import stat
 import time
 from collections.abc import Iterable
 
-from confext_helpers import images, patience
+from confext_helpers import patience
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, partitiontypes, policy
 from confext_helpers.image.contents import ContentsError
+from confext_helpers.image.naming import resolve
 
 IMAGE_SEC = 2.0
 ALL_SEC = 5.0
@@ -44,7 +45,7 @@ def exposed(paths: Iterable[str], *, root: str = "") -> dict[str, str]:
 
 def _first_private(path: str) -> str:
     """A path in the image that not everybody may read; empty if there is none, or the image itself is not open."""
-    file = os.path.realpath(images.resolve(path))
+    file = os.path.realpath(resolve(path))
     if not os.stat(file).st_mode & stat.S_IROTH:
         return ""
     directory = os.path.dirname(file)

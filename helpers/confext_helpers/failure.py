@@ -10,7 +10,8 @@ import time
 from confext_helpers import images
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.stage import LAYER_PROPERTIES, layer_paths
+from confext_helpers.image.naming import is_there, resolve
+from confext_helpers.properties import LAYER_PROPERTIES, layer_paths
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
 _MEANINGS = {
@@ -32,6 +33,8 @@ MOUNT_FAILED = "Failed to set up mount namespacing: "
 _MOUNT_FAILURE = re.compile(re.escape(MOUNT_FAILED) + r"/[/\w.-]*/unit-extensions/[0-9]+: (.+)")
 # What systemd says when a main process ends in a way that is a failure.
 EXITED = "Main process exited, "
+_EXECUTOR = "systemd-executor"
+_NOTICE = 5
 _IGNORED = re.compile(r"\b(?:ignoring|proceeding)\b")
 
 
@@ -48,7 +51,7 @@ def numbers(properties: Properties, version: int) -> list[str]:
     named, directories = (
         layer_paths({name: properties[name]} if name in properties else {}) for name in LAYER_PROPERTIES
     )
-    return [*named, *(path for path in directories if version <= 255 or images.is_there(path))]
+    return [*named, *(path for path in directories if version <= 255 or is_there(path))]
 
 
 def is_mount_failure(text: str) -> bool:
@@ -87,6 +90,54 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
     return (failed[0] if failed else "the stage ended before it was up"), ""
 
 
+def messages_about(unit: str, since_usec: int) -> list[str]:
+    """What systemd logged as a warning or worse about `unit`, and how its process ended, oldest first, each once.
+
+    Anybody can write entries with UNIT= in them. But it is the journal that says who did: PID 1, or root in the control
+    group of the unit, which is systemd's executor before it becomes the unit's process. systemd.journal-fields(7).
+
+    Of a process that had ended before the journal could look, it knows no more than the user. From such a one that was
+    root's, nothing is taken but which layer could not be mounted, in systemd's own words, and that only if nobody else
+    said so at the time.
+
+    Args:
+        unit: a unit that failed.
+        since_usec: when it was begun, in microseconds since the epoch.
+    """
+    from systemd import journal
+
+    from confext_helpers import process
+
+    process.output_of("journalctl", "--sync")
+    found: list[str] = []
+    lost: list[str] = []
+    with journal.Reader() as reader:
+        reader.this_boot()
+        reader.log_level(_NOTICE)
+        reader.add_match(_UID="0")
+        reader.seek_realtime(since_usec / 1e6)
+        for entry in reader:
+            text = str(entry.get("MESSAGE", "")).removeprefix(f"{unit}: ")
+            own = entry.get("_SYSTEMD_UNIT", "")
+            if str(entry.get("_PID")) == "1":
+                if entry.get("UNIT") != unit:
+                    continue
+            elif own != unit:
+                if not own and entry.get("UNIT", unit) == unit and is_mount_failure(text) and text not in lost:
+                    lost.append(text)
+                continue
+            # It is missing where the process had ended before the journal could look.
+            if os.path.basename(str(entry.get("_EXE", _EXECUTOR))) not in (_EXECUTOR, "systemd"):
+                continue
+            if entry.get("PRIORITY") == _NOTICE and not text.startswith(EXITED):
+                continue
+            if text and text not in found:
+                found.append(text)
+    if len(lost) == 1 and not any(text.startswith(MOUNT_FAILED) for text in found):
+        found += lost
+    return found
+
+
 def _begin_usec(stage: str) -> int:
     """When a stage was begun, which its name says on the monotonic clock: microseconds since the epoch."""
     begin_ns = int(stage.removesuffix(".service").rpartition("-")[2])
@@ -95,11 +146,10 @@ def _begin_usec(stage: str) -> int:
 
 def of_stage(manager: Manager, name: str, unit: str, properties: Properties) -> ConfextError:
     """The error that tells why the stage `name` of the service `unit`, with these properties, could not be started."""
-    from confext_helpers.journal import messages_about
 
     reason, path = explain(messages_about(name, _begin_usec(name)), numbers(properties, manager.version()))
-    if path and reason == os.strerror(errno.ENOENT) and images.is_there(path):
-        return images.no_release(unit, images.resolve(path))
+    if path and reason == os.strerror(errno.ENOENT) and is_there(path):
+        return images.no_release(unit, resolve(path))
     if path and reason.endswith(_SAY_NOTHING):
         reason = images.signature_problem(path) or reason
     hint = "replace it and reload again" if path else f"see journalctl -u {name}"

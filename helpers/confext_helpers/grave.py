@@ -18,7 +18,8 @@ import contextlib
 import os
 
 from confext_helpers import propagation, syscalls
-from confext_helpers.mounts import Mount, Namespaces
+from confext_helpers.mountinfo import Mount
+from confext_helpers.namespaces import Namespaces
 from confext_helpers.syscalls import (
     MNT_DETACH,
     MOUNT_ATTR_NODEV,

@@ -28,12 +28,9 @@ from typing import NamedTuple
 
 from confext_helpers.bus import Properties
 from confext_helpers.filewords import Files, has_writer, sha256
-from confext_helpers.stage import layer_paths, shaping_properties
+from confext_helpers.properties import base_of, layer_paths, shaping_properties
 
 TICK_NS = 50_000_000
-# The generator's drop-ins are in it, and systemd makes it anew whenever it loads units; their settings do not change
-# otherwise.
-GENERATED = "/run/systemd/generator"
 
 # Which of the properties name files whose identity matters, and how to get at the paths in the property's value.
 _PLAIN_PATHS = ("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths")
@@ -91,13 +88,6 @@ def named_paths(properties: Properties) -> list[str]:
     shaping = shaping_properties(properties)
     roots = [str(shaping[name][1]) for name in _ONE_PATH if name in shaping]
     return [*roots, *_paths(shaping, _PATH_FIRST + _IMAGES)]
-
-
-def base_of(properties: Properties) -> str | None:
-    """The `/etc` that lies below all layers; None if it is in an image that only systemd mounts."""
-    if properties.get("RootImage", ("s", ""))[1] or properties.get("RootMStack", ("s", ""))[1]:
-        return None
-    return str(properties.get("RootDirectory", ("s", ""))[1]).rstrip("/") + "/etc"
 
 
 def identify(properties: Properties, files: Files | None = None) -> Identity:

@@ -1,13 +1,8 @@
-"""Images, as far as the kernel does not look at them itself.
+"""What is refused of layers, as neither the kernel nor systemd looks at it.
 
 The kernel mounts an erofs that has lost its end, and only reading from it fails then, in the service. The same is
 true of a GPT image whose last partition is cut short. So this compares the size that an image says it has with that
 of the file; it reads the first two sectors at most.
-
-Nor does systemd look at the name of the release file where a missing image is to be ignored (the `-` in front of a
-path, which the generator writes): it takes the missing release file for a missing image, but has mounted that by then
-(mount_image() in namespace.c, up to 262 at least). So a stage has no `-` in front of a layer that is there. A block
-device keeps it: systemd would want a release file with the name of the node.
 """
 
 from __future__ import annotations
@@ -19,18 +14,15 @@ from collections.abc import Sequence
 
 from confext_generator import vpick
 from confext_generator.tree import Tree
-from confext_helpers import patience, regular
+from confext_helpers import regular
 from confext_helpers.errors import ConfextError
-from confext_helpers.filewords import SIDECARS
+from confext_helpers.image.naming import is_block_device, is_there, layer_name, release_names, resolve
+from confext_helpers.paths import SIDECARS
 
 _SECTOR = 512
 _EROFS_OFFSET = 1024
 _EROFS_MAGIC = 0xE0F5E1E2
 _HEAD = 4096
-
-RELEASE_PREFIX = "extension-release."
-# raw_strip_suffixes() in systemd's import-util.c takes them off as often as there is one.
-_SUFFIXES = (".sysext.raw", ".confext.raw", ".xz", ".gz", ".bz2", ".raw", ".qcow2", ".img", ".bin")
 
 
 def claimed_size(head: bytes) -> int:
@@ -50,14 +42,6 @@ def claimed_size(head: bytes) -> int:
         (blocks,) = struct.unpack_from("<I", head, _EROFS_OFFSET + 36)
         return int(blocks) << int(min(bits, 16))
     return 0
-
-
-def image_name(path: str) -> str:
-    """The name that systemd gives an image: its file name without suffixes."""
-    name = os.path.basename(path)
-    while suffix := next((one for one in _SUFFIXES if name.endswith(one)), ""):
-        name = name.removesuffix(suffix)
-    return name
 
 
 def check_picked(unit: str, layers: Sequence[str]) -> None:
@@ -89,62 +73,12 @@ def check_picked(unit: str, layers: Sequence[str]) -> None:
             raise ConfextError(problem, unit=unit, path=directory, hint="run systemctl daemon-reload first")
 
 
-def layer_name(path: str) -> str:
-    """The name that systemd gives a layer, which is an image only if it is called so."""
-    return image_name(path) if path.endswith(".raw") else os.path.basename(path.rstrip("/"))
-
-
-def base_name(name: str) -> str:
-    """The name of a confext without its version; path_extract_image_name() in systemd's os-util.c."""
-    return name.partition("+")[0].partition("_")[0]
-
-
-def release_names(name: str) -> tuple[str, ...]:
-    """What may follow `extension-release.` in a confext called `name`, the best first."""
-    base = base_name(name)
-    return (name, base) if base else (name,)
-
-
-def resolve(path: str) -> str:
-    """The image that systemd picks for `path`: the newest in a `.v/` directory (systemd.v(7)), or `path` itself."""
-    if patience.is_silent(path):
-        return path.removesuffix(".v")
-    if not path.endswith(".v"):
-        return path
-    try:
-        picked = vpick.pick(Tree(b""), os.fsencode(path), image=path.endswith(".raw.v"))
-    except OSError:
-        return path
-    return os.fsdecode(picked) if picked else path
-
-
-def is_there(path: str) -> bool:
-    """Whether there is anything at `path` for systemd to mount; it passes over a `.v/` directory without a version."""
-    if patience.is_silent(path):
-        return True
-    file = resolve(path)
-    return os.path.exists(file) and not (file == path and path.endswith(".v") and os.path.isdir(path))
-
-
 def _is_odd(path: str) -> bool:
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
-
-
-def has_strict_name(path: str) -> bool:
-    """Whether systemd can be left to look at the release file of what is at `path`, see above."""
-    file = resolve(path)
-    return is_there(path) and not _is_block_device(file)
-
-
-def _is_block_device(path: str) -> bool:
-    try:
-        return stat.S_ISBLK(os.stat(path).st_mode)
-    except OSError:
-        return False
 
 
 def check_whole(unit: str, path: str) -> None:
@@ -202,7 +136,7 @@ def check_releases(unit: str, layers: list[str], namespace: int) -> None:
     lax = any(one.lax for one in seen)
     for layer in layers:
         path = resolve(layer)
-        if lax and _is_block_device(path):
+        if lax and is_block_device(path):
             continue
         if is_there(layer) and names.isdisjoint(release_names(layer_name(path))):
             raise no_release(unit, path)
@@ -315,11 +249,3 @@ def signature_problem(path: str) -> str:
     except (OSError, ConfextError):
         return ""
     return findings[0].message if findings else ""
-
-
-def is_lax(path: str) -> bool:
-    """Whether a release file has the attribute that makes its name unimportant: os-release(5)."""
-    try:
-        return os.getxattr(path, "user.extension-release.strict").lower() in (b"0", b"no", b"n", b"false", b"f", b"off")
-    except OSError:
-        return False

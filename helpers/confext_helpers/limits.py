@@ -6,16 +6,17 @@ import errno
 import os
 import stat
 
-from confext_helpers import exchanged, images, patience
+from confext_helpers import exchanged, patience
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.mounts import ETC
-from confext_helpers.notes import Stack
+from confext_helpers.image.naming import resolve
+from confext_helpers.notes import LastSwap
+from confext_helpers.paths import ETC
 from confext_helpers.processes import Process
-from confext_helpers.stage import layer_paths
+from confext_helpers.properties import layer_paths
 
 
-def check(unit: str, properties: Properties, processes: list[Process], last: Stack | None) -> None:
+def check(unit: str, properties: Properties, processes: list[Process], last: LastSwap | None) -> None:
     """Refuse the reload of a service that cannot be given what it would have after a restart.
 
     Args:
@@ -36,7 +37,7 @@ def check(unit: str, properties: Properties, processes: list[Process], last: Sta
     assert isinstance(started, int)
     since = last.usec if last is not None else started
     for layer in layer_paths(properties):
-        if not patience.is_silent(layer) and was_written_to(images.resolve(layer), since * 1000):
+        if not patience.is_silent(layer) and was_written_to(resolve(layer), since * 1000):
             raise ConfextError(
                 "the block device was written to while it is mounted, and a reload cannot mount it anew",
                 unit=unit,

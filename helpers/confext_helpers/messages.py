@@ -8,25 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from confext_helpers.errors import ConfextError
-from confext_helpers.stacks import Layer
+from confext_helpers.journal import Message, Priority
+from confext_helpers.stacks import Layer, LayerChange
 
 if TYPE_CHECKING:
     from confext_helpers.difference import Difference, Files
-
-FILES_MAX = 200
-
-
-class Priority(IntEnum):
-    """Syslog priorities, syslog(3)."""
-
-    ERROR = 3
-    WARNING = 4
-    INFO = 6
-    DEBUG = 7
 
 
 class Id(StrEnum):
@@ -56,43 +46,13 @@ class Step(StrEnum):
     SWAP = "swap"
 
 
-class Message(NamedTuple):
-    """One entry of the journal.
-
-    Attributes:
-        id: what kind of message it is.
-        priority: of it.
-        text: one line.
-        fields: what programs read.
-    """
-
-    id: Id
-    priority: Priority
-    text: str
-    fields: dict[str, str]
-
-
-class LayerChange(NamedTuple):
-    """What a swap changed in the layers.
-
-    Attributes:
-        all: the new stack, bottom to top.
-        added: those of them that are new.
-        replaced: those of them that were there, but with other content.
-        removed: those of the old stack that are gone.
-    """
-
-    all: Sequence[Layer]
-    added: Sequence[Layer]
-    replaced: Sequence[Layer]
-    removed: Sequence[Layer]
-
-
 def _layers(layers: Sequence[Layer]) -> str:
     return json.dumps([layer._asdict() for layer in layers])
 
 
 def _files(kind: str, files: Files) -> dict[str, str]:
+    from confext_helpers.change import FILES_MAX  # Loaded by whoever compared.
+
     name = f"CONFEXT_FILES_{kind}"
     fields = {name: json.dumps(files.paths[:FILES_MAX]), f"{name}_COUNT": str(files.count)}
     if files.count > FILES_MAX:

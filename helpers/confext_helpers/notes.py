@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from confext_helpers.identity import Identity
+from confext_helpers.paths import RUN_DIRECTORY
 from confext_helpers.stacks import Layer
-from confext_helpers.stage import RUN_DIRECTORY
 
 
 class Propagation(NamedTuple):
@@ -40,7 +40,7 @@ class Propagation(NamedTuple):
     master: int
 
 
-class Swap(NamedTuple):
+class PendingSwap(NamedTuple):
     """A swap that is under way.
 
     Attributes:
@@ -60,7 +60,7 @@ class Swap(NamedTuple):
     propagation: list[Propagation]
 
 
-class Stack(NamedTuple):
+class LastSwap(NamedTuple):
     """What was put in place last.
 
     Attributes:
@@ -78,15 +78,15 @@ class Stack(NamedTuple):
     settled: bool
 
 
-def _parse_swap(text: str) -> Swap | None:
+def _parse_swap(text: str) -> PendingSwap | None:
     try:
         process, old_top, length, grave, shared, mounts = json.loads(text)
-        return Swap(process, old_top, length, grave, shared, [Propagation(*mount) for mount in mounts])
+        return PendingSwap(process, old_top, length, grave, shared, [Propagation(*mount) for mount in mounts])
     except (ValueError, TypeError):
         return None
 
 
-def swap_under_way(unit: str) -> Swap | None:
+def swap_under_way(unit: str) -> PendingSwap | None:
     """What the note says about a swap of `unit` that is under way, or was cut off; takes no lock."""
     try:
         with open(f"{RUN_DIRECTORY}/{unit}.swap", encoding="utf-8", errors="surrogateescape") as file:
@@ -134,11 +134,11 @@ class Notes:
         os.close(self._lock)
         os.close(self._directory)
 
-    def read_swap(self) -> Swap | None:
+    def read_swap(self) -> PendingSwap | None:
         """The swap that was under way, if any."""
         return _parse_swap(self._read("swap"))
 
-    def write_swap(self, swap: Swap) -> None:
+    def write_swap(self, swap: PendingSwap) -> None:
         """Note that a swap begins."""
         self._write("swap", json.dumps(swap))
 
@@ -146,15 +146,15 @@ class Notes:
         """Note that no swap is under way."""
         self._remove("swap")
 
-    def read_stack(self) -> Stack | None:
+    def read_stack(self) -> LastSwap | None:
         """What the stack was made of; None if there is no note about it."""
         try:
             processes, usec, layers, identity, settled = json.loads(self._read("stack"))
-            return Stack(processes, usec, [Layer(*layer) for layer in layers], Identity(*identity), settled)
+            return LastSwap(processes, usec, [Layer(*layer) for layer in layers], Identity(*identity), settled)
         except (ValueError, TypeError):
             return None
 
-    def write_stack(self, stack: Stack | None) -> None:
+    def write_stack(self, stack: LastSwap | None) -> None:
         """Note what the stack is made of; None takes the note away, and that of write_files() with it."""
         if stack is None:
             self._remove("found")

@@ -21,8 +21,9 @@ from typing import NamedTuple
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.layerfiles import Files, TreeFiles
-from confext_helpers.mounts import ETC, Mount
-from confext_helpers.running import Running, Stack
+from confext_helpers.mountinfo import Mount
+from confext_helpers.paths import ETC
+from confext_helpers.runningstack import Running, RunningStack
 from confext_helpers.services import View
 
 _LINKS_MAX = 40
@@ -228,7 +229,7 @@ class Finder:
     def __init__(
         self,
         view: View,
-        stack: Stack,
+        stack: RunningStack,
         properties: Properties,
         host: str | None,
         files_of: Callable[[Running], Files | None],

@@ -13,11 +13,13 @@ from typing import NamedTuple
 from confext_helpers import change, checks, identity, images, limits, patience, stage, writers
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.messages import LayerChange
-from confext_helpers.mounts import ETC
-from confext_helpers.notes import Stack
+from confext_helpers.image.naming import has_strict_name
+from confext_helpers.notes import LastSwap
+from confext_helpers.paths import ETC
+from confext_helpers.properties import layer_paths
 from confext_helpers.running import last_swap
 from confext_helpers.services import Service, not_running
+from confext_helpers.stacks import LayerChange
 
 TEXT_MAX = 1 << 20
 _SILENT = "bring back the storage that it is on, or take it away"
@@ -100,7 +102,7 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     if service.properties.get("RootEphemeral", ("b", False))[1]:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=service.name)
     unit, properties = service.name, service.properties
-    layers = stage.layer_paths(properties)
+    layers = layer_paths(properties)
     policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
     silent = patience.silent([*layers, *identity.named_paths(properties)])
     if silent:
@@ -113,7 +115,7 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
         images.check_directories(unit, _directories(properties), policy)
         for layer in layers:
             images.check_whole(unit, layer)
-        unchecked = [layer for layer in layers if not images.has_strict_name(layer)]
+        unchecked = [layer for layer in layers if not has_strict_name(layer)]
         new_stage = stage.begin(manager, unit, properties, service.processes[0].namespace).wait(manager)
     except ConfextError as error:
         return Preview(None, [], error)
@@ -135,10 +137,10 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
 
 
 def _directories(properties: Properties) -> list[str]:
-    return stage.layer_paths({"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))})
+    return layer_paths({"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))})
 
 
-def _last(service: Service) -> Stack | None:
+def _last(service: Service) -> LastSwap | None:
     last = last_swap(service.name)
     return last if last is not None and service.processes[0].key in last.processes else None
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from confext_helpers.errors import ConfextError
 
 
-def run(*argv: str, timeout_sec: float = 10) -> str:
+def output_of(*argv: str, timeout_sec: float = 10) -> str:
     """Run a program with no input and return its standard output, whatever its exit status.
 
     Args:
@@ -94,7 +94,7 @@ class Bounded(NamedTuple):
     stderr: str
 
 
-def bounded(
+def run_confined(
     *argv: str, timeout_sec: float, output_max: int, memory_max: int, descriptors: Sequence[int] = ()
 ) -> Bounded:
     """Run a program that reads data which nobody trusts: with no input, and with limits on all that it may take.

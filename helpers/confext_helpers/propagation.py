@@ -21,7 +21,8 @@ import os
 from collections.abc import Iterator
 
 from confext_helpers import syscalls
-from confext_helpers.mounts import Mount, Namespaces
+from confext_helpers.mountinfo import Mount
+from confext_helpers.namespaces import Namespaces
 from confext_helpers.notes import Propagation
 from confext_helpers.syscalls import (
     AT_RECURSIVE,

@@ -18,7 +18,8 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from confext_helpers import images, patience
+from confext_helpers import patience
+from confext_helpers.image.naming import RELEASE_PREFIX, base_name, is_lax, layer_name, resolve
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME = "extension-release.d"
@@ -69,12 +70,12 @@ def of_etc(etc: int) -> list[Release]:
         return []
     try:
         for entry in sorted(os.listdir(directory)):
-            full = entry.removeprefix(images.RELEASE_PREFIX)
+            full = entry.removeprefix(RELEASE_PREFIX)
             if full and full != entry:
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
                     key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                    lax = stat.S_ISREG(status.st_mode) and images.is_lax(f"/proc/self/fd/{directory}/{entry}")
+                    lax = stat.S_ISREG(status.st_mode) and is_lax(f"/proc/self/fd/{directory}/{entry}")
                     found.append(Release(full, status.st_dev, key, lax))
     finally:
         os.close(directory)
@@ -104,16 +105,16 @@ def not_the_host_s(seen: Sequence[Release], below: Sequence[Release]) -> list[Re
 
 def match(paths: Sequence[str], seen: Sequence[Release]) -> dict[str, Release]:
     """Which release file has the name of which layer: the name itself counts first, then the one without a version."""
-    files = {path: images.layer_name(images.resolve(path)) for path in paths}
+    files = {path: layer_name(resolve(path)) for path in paths}
     found: dict[str, Release] = {}
     left = list(seen)
     for rank in range(3):
         for path, name in files.items():
             if path in found:
                 continue
-            wanted = (name, images.base_name(name), images.base_name(name))[rank]
+            wanted = (name, base_name(name), base_name(name))[rank]
             for release in left:
-                shown = images.base_name(release.name) if rank == 2 else release.name
+                shown = base_name(release.name) if rank == 2 else release.name
                 if wanted and wanted == shown:
                     found[path] = release
                     left.remove(release)

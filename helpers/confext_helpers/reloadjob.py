@@ -140,11 +140,12 @@ def too_late(unit: str, step: Step, doing: str, path: str, seconds: float) -> Co
 
 def give_up(unit: str, notes: Notes, ended: Ended) -> None:
     """Refuse the reload of `unit`, since the deadline is over, and say what did not end."""
-    from confext_helpers import patience, stage
+    from confext_helpers import patience
+    from confext_helpers.properties import layer_paths
 
     path = ended.path
     with contextlib.suppress(ConfextError), Manager(timeout_sec=5) as manager:
-        for layer in stage.layer_paths(manager.service_properties(unit)):
+        for layer in layer_paths(manager.service_properties(unit)):
             if patience.silent([layer], 1):
                 path = layer
                 break

@@ -32,11 +32,13 @@ from confext_helpers.bus import Manager, Properties
 from confext_helpers.deadline import Line, Progress, supervise
 from confext_helpers.errors import ConfextError
 from confext_helpers.filewords import Files
-from confext_helpers.identity import GENERATED
+from confext_helpers.image.naming import has_strict_name
 from confext_helpers.journal import say
 from confext_helpers.messages import Step
-from confext_helpers.notes import Notes, Stack
+from confext_helpers.notes import LastSwap, Notes
+from confext_helpers.paths import GENERATED
 from confext_helpers.processes import Process, check_directories, find_processes, strangers
+from confext_helpers.properties import layer_paths, nosuid_directories
 from confext_helpers.reloadjob import Reload, SupersededError, cancel, give_up, report
 
 USAGE = """\
@@ -175,17 +177,17 @@ def restack(
 
     limits.check(unit, properties, processes, last)
     writers.check(unit, properties)
-    layers = stage.layer_paths(properties)
+    layers = layer_paths(properties)
     policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
     directories = {"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))}
     images.check_picked(unit, layers)
-    images.check_directories(unit, stage.layer_paths(directories), policy)
+    images.check_directories(unit, layer_paths(directories), policy)
     for layer in layers:
         images.check_whole(unit, layer)
     progress.begin(Step.CHECKS)
     wanted = checks.read(manager, unit)
     progress.begin(Step.STAGE)
-    unchecked = [layer for layer in layers if not images.has_strict_name(layer)]
+    unchecked = [layer for layer in layers if not has_strict_name(layer)]
     pending = stage.begin(manager, unit, properties, processes[0].namespace)
     manager.disconnect()
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
@@ -216,7 +218,7 @@ def restack(
         raise
     progress.begin(Step.SWAP)
     notes.write_stack(None)
-    nosuid = stage.nosuid_directories(properties)
+    nosuid = nosuid_directories(properties)
     for process in processes:
         try:
             left = swapping.swap(notes, process, new_stage, nosuid)
@@ -236,7 +238,7 @@ def restack(
     settled = same and before.settled and not identity.is_held_open(properties)
     # Without the note, the next reload does more than it has to. This one is done.
     with contextlib.suppress(OSError):
-        notes.write_stack(Stack(keys, now // 1000, [*found.layers.all], before, settled))
+        notes.write_stack(LastSwap(keys, now // 1000, [*found.layers.all], before, settled))
     say(unit, messages.restacked(unit, found.layers, found.files, progress.usec))
     return settled
 

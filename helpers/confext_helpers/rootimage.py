@@ -71,13 +71,13 @@ def _writable(path: str, hashed: bool) -> str:
         path: of it.
         hashed: whether it is said which hash it has.
     """
-    from confext_helpers import images
     from confext_helpers.image import filesystems, gpt
     from confext_helpers.image.bytesource import open_source
+    from confext_helpers.image.naming import resolve
     from confext_helpers.image.partitiontypes import Designator
 
     try:
-        source = open_source(images.resolve(path))
+        source = open_source(resolve(path))
     except (OSError, ConfextError):
         return ""  # That is systemd's to say.
     try:

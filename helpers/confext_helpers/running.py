@@ -15,99 +15,19 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
 
-from confext_helpers import identity, images, patience, stacks
+from confext_helpers import identity, patience
 from confext_helpers.bus import Properties
-from confext_helpers.identity import base_of
+from confext_helpers.image.naming import base_name, is_there, layer_name, resolve
 from confext_helpers.loopdevices import Loop, is_verity, loops
-from confext_helpers.mounts import ETC, Mount
-from confext_helpers.notes import Notes
-from confext_helpers.notes import Stack as Note
-from confext_helpers.releases import (
-    Layered,
-    Release,
-    lower_numbers,
-    not_the_host_s,
-    of_directory,
-    of_etc,
-    told,
-)
+from confext_helpers.mountinfo import Mount
+from confext_helpers.notes import LastSwap, Notes
+from confext_helpers.paths import ETC, RUN_DIRECTORY
+from confext_helpers.properties import base_of, layer_paths
+from confext_helpers.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
+from confext_helpers.runningstack import Running, RunningStack, Since, version_of
 from confext_helpers.services import Service, View
-from confext_helpers.stacks import Layer
-from confext_helpers.stage import RUN_DIRECTORY, layer_paths
-
-
-class Running(NamedTuple):
-    """A layer, as far as it runs.
-
-    Attributes:
-        layer: what it would be now; only `name` is known of one that is not loaded any more.
-        image: whether it is one, and not a directory; None if that is not known.
-        release: the name of its release file in the service's `/etc`; empty if it does not run.
-        file: the file or directory that runs; empty if none does, or that is not known. Another one may have its name.
-        device: the device number of its files there.
-        changed: whether its files changed since it was stacked; None if that is not known.
-        source: where what runs, or would run, can be read: the file, the loop device of one that another file took the
-            place of, the directory; empty if that is not known.
-        enforced: whether dm-verity is between the image and its readers, so that no data but those of the root hash can
-            be read; None if that is not known.
-        certain: whether it is known whether it runs.
-    """
-
-    layer: Layer
-    image: bool | None
-    release: str = ""
-    file: str = ""
-    device: int = 0
-    changed: bool | None = None
-    source: str = ""
-    enforced: bool | None = None
-    certain: bool = True
-
-    @property
-    def label(self) -> str:
-        """What people call it."""
-        if self.release:
-            return os.path.basename(self.file.rstrip("/")) or self.release
-        return self.layer.label
-
-    @property
-    def version(self) -> str:
-        """Its version, or that of the one that runs; empty if it has none, or it is not known."""
-        if not self.release:
-            return self.layer.version
-        return version_of(images.layer_name(self.file)) or version_of(self.release)
-
-
-class Since(NamedTuple):
-    """When an `/etc` was stacked.
-
-    Attributes:
-        usec: microseconds since the epoch.
-        by_swap: whether that is when the hook put it in place, and not when the process started.
-        certain: whether it cannot be newer; it can if a hook was cut off, and could not say what it had done.
-    """
-
-    usec: int
-    by_swap: bool
-    certain: bool
-
-
-class Stack(NamedTuple):
-    """What runs.
-
-    Attributes:
-        layers: those that are loaded, from bottom to top, and then those that are not.
-        since: when it was stacked.
-        complete: whether it is known which layer each one of the overlay is.
-        base_changed: whether anything happened in the `/etc` below the layers since then.
-    """
-
-    layers: list[Running]
-    since: Since
-    complete: bool
-    base_changed: bool = False
+from confext_helpers.stacks import Layer, load_layer
 
 
 def lower_count(overlay: Mount | None) -> int:
@@ -178,7 +98,7 @@ def start_of(service: Service, view: View) -> int:
     return boot * 1_000_000 + ticks * 1_000_000 // os.sysconf("SC_CLK_TCK")
 
 
-def last_swap(unit: str) -> Note | None:
+def last_swap(unit: str) -> LastSwap | None:
     """The hook's note about the last swap; None if there is none.
 
     Read without the lock, which a reload holds for as long as it takes; the note is replaced in one rename.
@@ -218,7 +138,7 @@ def _base_changed(service: Service, stacked: Since) -> bool:
     return note is not None and identity.base(service.properties).base != note.identity.base
 
 
-def read(service: Service, view: View) -> Stack:
+def read(service: Service, view: View) -> RunningStack:
     """The layers that `service` has, and those that it would have."""
     paths = layer_paths(service.properties)
     base = base_of(service.properties)
@@ -233,23 +153,23 @@ def read(service: Service, view: View) -> Stack:
     # Without a stack, the host's own is seen.
     changed = view.overlay is not None and _base_changed(service, stacked)
     # What was removed from the disk may run.
-    loaded = [Layered(path, images.resolve(path), path in kinds) for path in paths]
+    loaded = [Layered(path, resolve(path), path in kinds) for path in paths]
     matched = told(loaded, seen, lower_count(view.overlay))
     if matched is None:
         return _in_doubt(service, view, loaded, stacked, attached)._replace(base_changed=changed)
     layers = [_running(path, path in kinds, matched.get(path), stacked, attached) for path in paths]
     known = set(matched.values())
     layers += [
-        Running(Layer(images.base_name(release.name) or release.name), None, release.name, device=release.device)
+        Running(Layer(base_name(release.name) or release.name), None, release.name, device=release.device)
         for release in seen
         if release not in known
     ]
-    return Stack([one for one in layers if not _is_none_of_etc(one)], stacked, True, changed)
+    return RunningStack([one for one in layers if not _is_none_of_etc(one)], stacked, True, changed)
 
 
 def _is_none_of_etc(layer: Running) -> bool:
     """Whether a layer that does not run has nothing for `/etc`: a sysext that the unit has by itself."""
-    if layer.release or not layer.source or not images.is_there(layer.layer.path):
+    if layer.release or not layer.source or not is_there(layer.layer.path):
         return False
     from confext_helpers.layerfiles import open_layer  # Seldom needed.
 
@@ -257,18 +177,20 @@ def _is_none_of_etc(layer: Running) -> bool:
     return files is not None and not files.has(ETC)
 
 
-def _in_doubt(service: Service, view: View, loaded: list[Layered], stacked: Since, attached: list[Loop]) -> Stack:
+def _in_doubt(
+    service: Service, view: View, loaded: list[Layered], stacked: Since, attached: list[Loop]
+) -> RunningStack:
     """The layers, where their release files do not tell them apart."""
     from confext_helpers import layerfiles, witnesses  # Seldom needed.
 
     guesses: dict[str, Running] = {}
     for layer in loaded:
-        name = images.layer_name(layer.file)
+        name = layer_name(layer.file)
         own = _releases_of(f"{layer.file}/etc") if not layer.image and not patience.is_silent(layer.path) else []
-        release = Release(images.base_name(name) or name, 0, own[0].key if own else ())
+        release = Release(base_name(name) or name, 0, own[0].key if own else ())
         guesses[layer.path] = _running(layer.path, layer.image, release, stacked, attached)
     # Of what is gone, a loop device may be left.
-    there = {path for path, guess in guesses.items() if images.is_there(path) or (guess.image and guess.source)}
+    there = {path for path, guess in guesses.items() if is_there(path) or (guess.image and guess.source)}
     files = {path: layerfiles.open_layer(guesses[path]) for path in guesses if path in there}
     # Sysexts that the unit has by itself may have nothing for /etc.
     none = {path for path, found in files.items() if found is not None and not found.has(ETC)}
@@ -284,13 +206,13 @@ def _in_doubt(service: Service, view: View, loaded: list[Layered], stacked: Sinc
             layers.append(Running(guesses[path].layer, path in pictures, source=guesses[path].layer.file))
         else:
             layers.append(Running(guesses[path].layer, path in pictures, certain=False))
-    return Stack(layers, stacked, complete)
+    return RunningStack(layers, stacked, complete)
 
 
 def not_running(properties: Properties) -> list[Running]:
     """The layers of a service of which none runs."""
     kinds = image_paths(properties)
-    layers = [stacks.load(path) for path in layer_paths(properties)]
+    layers = [load_layer(path) for path in layer_paths(properties)]
     return [
         Running(layer, layer.path in kinds, source=layer.file if not patience.is_silent(layer.path) else "")
         for layer in layers
@@ -303,17 +225,12 @@ def image_paths(properties: Properties) -> set[str]:
     return set(layer_paths({name: properties[name]})) if name in properties else set()
 
 
-def version_of(name: str) -> str:
-    """The version in the name of a confext; empty if there is none."""
-    return name[len(images.base_name(name)) + 1 :] if images.base_name(name) else ""
-
-
 def _releases_of(etc: str) -> list[Release]:
     return of_directory(etc)
 
 
 def _running(path: str, image: bool, release: Release | None, stacked: Since, attached: list[Loop]) -> Running:
-    layer = stacks.load(path)
+    layer = load_layer(path)
     if patience.is_silent(path):
         name, device = (release.name, release.device) if release is not None else ("", 0)
         return Running(layer, image, name, device=device)

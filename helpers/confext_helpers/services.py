@@ -15,7 +15,7 @@ from typing import NamedTuple
 from confext_generator import names
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.mounts import Mount, chain, read_mountinfo
+from confext_helpers.mountinfo import Mount, chain, read_mountinfo
 from confext_helpers.processes import Process, find_processes
 
 _LAYERS_OF_ETC = re.compile(r"/unit-extensions/\d+/etc(?=[:,]|$)")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from confext_helpers import images, patience, regular
+from confext_helpers import patience, regular
 from confext_helpers.bus import Properties
-from confext_helpers.stage import layer_paths
+from confext_helpers.image.naming import base_name, is_there, layer_name, resolve
+from confext_helpers.properties import layer_paths
 
 _GPT = b"EFI PART"
 
@@ -35,18 +37,18 @@ class Layer(NamedTuple):
         return os.path.basename(self.file.rstrip("/")) or self.name
 
 
-def load(path: str) -> Layer:
+def load_layer(path: str) -> Layer:
     """Describe the layer that `path` would become now."""
-    file = images.resolve(path)
-    full = images.layer_name(file)
-    name = images.base_name(full) or full
+    file = resolve(path)
+    full = layer_name(file)
+    name = base_name(full) or full
     root_hash = _root_hash(file) if not patience.is_silent(path) else ""
     return Layer(name, path, file, full[len(name) + 1 :], root_hash)
 
 
 def loaded(properties: Properties) -> list[Layer]:
     """The layers of a service with these `properties` that are there, bottom to top; read from disk now."""
-    return [load(path) for path in layer_paths(properties) if images.is_there(path)]
+    return [load_layer(path) for path in layer_paths(properties) if is_there(path)]
 
 
 def _root_hash(file: str) -> str:
@@ -81,3 +83,19 @@ def _stated_hash(file: str) -> str:
     if Designator.ROOT not in found or Designator.ROOT_VERITY not in found:
         return ""
     return found[Designator.ROOT] + found[Designator.ROOT_VERITY]
+
+
+class LayerChange(NamedTuple):
+    """What a swap changed in the layers.
+
+    Attributes:
+        all: the new stack, bottom to top.
+        added: those of them that are new.
+        replaced: those of them that were there, but with other content.
+        removed: those of the old stack that are gone.
+    """
+
+    all: Sequence[Layer]
+    added: Sequence[Layer]
+    replaced: Sequence[Layer]
+    removed: Sequence[Layer]

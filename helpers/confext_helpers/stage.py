@@ -21,86 +21,24 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
 
-from confext_helpers import confinement, images, lookup, rootimage, targets
+from confext_helpers import confinement, lookup, rootimage, targets
 from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
-from confext_helpers.stageprocess import LOADER, PAGE, PROGRAM, RUN_DIRECTORY, TIMEOUT_SEC, Pending, host_loader
+from confext_helpers.image.naming import has_strict_name
+from confext_helpers.paths import RUN_DIRECTORY
+from confext_helpers.properties import LAYER_PROPERTIES, has_root, layer_paths, shaping_properties
+from confext_helpers.stageprocess import LOADER, PAGE, PROGRAM, TIMEOUT_SEC, Pending, host_loader
 from confext_helpers.targets import Places
-
-__all__ = (
-    "LAYER_PROPERTIES", "LOADER", "RUN_DIRECTORY", "SHAPING_PROPERTIES", "Pending", "begin", "build_properties",
-    "layer_paths", "nosuid_directories", "shaping_properties",
-)  # fmt: skip
 
 NAME_PREFIX = "unit-confext-stage-"
 RECOVER_UNIT = "unit-confext-recover@{}.service"
 
-# Every property that shapes /etc, and nothing that has an effect beyond the mounts of the stage: RuntimeDirectory=,
-# StateDirectory= and their like are removed or change owner with the unit that has them. ConfigurationDirectory= does
-# neither (systemd.exec(5)). See build_properties() for those that need a word more.
-SHAPING_PROPERTIES = (
-    "RootDirectory",
-    "RootImage",
-    "RootImageOptions",
-    "RootImagePolicy",
-    "RootHash",
-    "RootHashPath",
-    "RootHashSignature",
-    "RootHashSignaturePath",
-    "RootVerity",
-    "RootMStack",
-    "MountAPIVFS",
-    "MountFlags",
-    "MountImages",
-    "MountImagePolicy",
-    "ExtensionImages",
-    "ExtensionImagePolicy",
-    "ExtensionDirectories",
-    "BindPaths",
-    "BindReadOnlyPaths",
-    "TemporaryFileSystem",
-    "ReadWritePaths",
-    "ReadOnlyPaths",
-    "InaccessiblePaths",
-    "ExecPaths",
-    "NoExecPaths",
-    "ProtectSystem",
-    "NoNewPrivileges",  # makes every mount nosuid
-    "ConfigurationDirectory",
-    "ConfigurationDirectoryMode",
-)  # fmt: skip
-
-# Of these, those that name layers, in the order of the stack.
-LAYER_PROPERTIES = ("ExtensionImages", "ExtensionDirectories")
-
-_UNSET: tuple[object, ...] = ("", [], b"", False, "no", 0)
-
-
-def _has_root(properties: Properties) -> bool:
-    """Whether a service has a root file system of its own."""
-    return any(properties.get(name, ("s", ""))[1] for name in ("RootDirectory", "RootImage", "RootMStack"))
-
-
-def _shaping(properties: Properties) -> Iterator[tuple[str, Value]]:
-    """The properties to copy that are set at all."""
-    for name in SHAPING_PROPERTIES:
-        value = properties.get(name)
-        if value is None:
-            continue
-        # The one whose default is not False: what the manager says is what it does, where it does anything at all.
-        if _has_root(properties) if name == "MountAPIVFS" else value[1] not in _UNSET:
-            yield name, value
-
-
-def shaping_properties(properties: Properties) -> dict[str, Value]:
-    """The part of a service's `properties` (from Manager.service_properties()) that its `/etc` depends on."""
-    return dict(_shaping(properties))
-
 
 def _with_strict_names(layers: dict[str, Value]) -> dict[str, Value]:
-    """The same, but layers that are there may not be missing, so that systemd looks at their release files (images.py).
+    """The same, but layers that are there may not be missing, so that systemd looks at their release files.
+
+    See image/naming.py.
 
     Args:
         layers: ExtensionImages= and ExtensionDirectories=, as far as they are set.
@@ -111,25 +49,13 @@ def _with_strict_names(layers: dict[str, Value]) -> dict[str, Value]:
         strict[name] = (
             kind,
             [
-                (item[0], item[1] and not images.has_strict_name(str(item[0])), *item[2:])
+                (item[0], item[1] and not has_strict_name(str(item[0])), *item[2:])
                 if isinstance(item, tuple)
-                else item.removeprefix("-" if images.has_strict_name(str(item).lstrip("-+")) else "")
+                else item.removeprefix("-" if has_strict_name(str(item).lstrip("-+")) else "")
                 for item in value
             ],
         )
     return strict
-
-
-def nosuid_directories(properties: Properties) -> list[str]:
-    """The mounts below `/etc` that systemd makes nosuid for a dynamic user only.
-
-    The stage has no DynamicUser= (see above), so its ConfigurationDirectory= mounts lack that flag.
-    """
-    if not properties.get("DynamicUser", ("b", False))[1]:
-        return []
-    directories = properties.get("ConfigurationDirectory", ("as", []))[1]
-    assert isinstance(directories, list)
-    return [f"/etc/{directory}" for directory in directories]
 
 
 def _mounts(properties: Properties, places: Places | None) -> dict[str, list[object]]:
@@ -139,7 +65,7 @@ def _mounts(properties: Properties, places: Places | None) -> dict[str, list[obj
     found.setdefault("BindReadOnlyPaths", []).append((host_loader(), LOADER, False, 0))
     if found.get("NoExecPaths"):
         found["ExecPaths"].append(LOADER)
-    if _has_root(properties) and not properties.get("MountAPIVFS", ("b", True))[1]:
+    if has_root(properties) and not properties.get("MountAPIVFS", ("b", True))[1]:
         # Else the place of the loader would be made in the service's own root directory, and left there.
         found.setdefault("TemporaryFileSystem", []).append(("/run", "mode=0755,nosuid,nodev"))
     return found
@@ -247,8 +173,8 @@ def _open_root(properties: Properties, namespace: int | None) -> int | None:
     with contextlib.suppress(OSError):
         if directory:
             return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        if namespace is not None and _has_root(properties):
-            from confext_helpers.mounts import Namespaces  # Hardly any service has a root image.
+        if namespace is not None and has_root(properties):
+            from confext_helpers.namespaces import Namespaces  # Hardly any service has a root image.
 
             with Namespaces() as namespaces:
                 namespaces.enter(namespace)
@@ -260,15 +186,5 @@ def _find_places(properties: Properties, root: int | None) -> Places | None:
     """Where the paths in a service's settings lead; None if there are no paths in them. Raises OSError."""
     if not any(targets.entries(properties, name) for name in targets.NAMES):
         return None
-    directory = None if _has_root(properties) else ""
+    directory = None if has_root(properties) else ""
     return Places(properties, directory if root is None else f"/proc/self/fd/{root}")
-
-
-def layer_paths(properties: Properties) -> list[str]:
-    """The layers of a service's stack, bottom to top."""
-    paths = []
-    for name in LAYER_PROPERTIES:
-        value = properties.get(name, ("", []))[1]
-        assert isinstance(value, list)
-        paths += [str(item[0]) if isinstance(item, tuple) else str(item).lstrip("-+") for item in value]
-    return paths

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
+from confext_helpers.paths import RUN_DIRECTORY
 
-RUN_DIRECTORY = "/run/unit-confext"
 # Where the stage has the host's loader.
 LOADER = f"{RUN_DIRECTORY}/loader"
 TIMEOUT_SEC = 90

@@ -1,6 +1,6 @@
 """One swap, from the stage into one mount namespace of the service, and what becomes of it if the hook is killed.
 
-The stage's topmost mount on `/etc` is copied with all that hangs on it (open_tree(2)), and what mounts.plan() says is
+The stage's topmost mount on `/etc` is copied with all that hangs on it (open_tree(2)), and what plan() says is
 done in the service's namespace. Whatever has to be attached is attached in one system call, beneath the old mount or on
 top of it, and whatever has to go goes in one; a reader sees the old tree or the new one. move_mount(2),
 "MOVE_MOUNT_BENEATH", Linux 6.5. Nothing of it reaches other namespaces, see propagation.py, and a tree with anything
@@ -20,8 +20,11 @@ from typing import NamedTuple
 
 from confext_helpers import exchanged, propagation, syscalls
 from confext_helpers.grave import GRAVEYARDS, Grave, new_name
-from confext_helpers.mounts import ETC, Mount, Namespaces, Shape, chain, plan, tree
-from confext_helpers.notes import Notes, Swap
+from confext_helpers.mountinfo import Mount, chain
+from confext_helpers.mounts import Shape, plan, tree
+from confext_helpers.namespaces import Namespaces
+from confext_helpers.notes import Notes, PendingSwap
+from confext_helpers.paths import ETC
 from confext_helpers.processes import Process
 from confext_helpers.stageprocess import Stage
 from confext_helpers.syscalls import (
@@ -94,7 +97,7 @@ class _Exchange:
         self.shape = plan(self._mounts, new.mounts)
         self.grave: Grave | None = None
 
-    def run(self, announce: Callable[[Swap], None]) -> None:
+    def run(self, announce: Callable[[PendingSwap], None]) -> None:
         """Do it.
 
         Args:
@@ -109,7 +112,7 @@ class _Exchange:
         affected = [old.parent if beneath else old.id, old.id]
         affected += self._mounts_of(GRAVEYARDS) if buried else []
         touched = propagation.touched(self._namespaces, self._mounts, affected)
-        announce(Swap("", old.id, len(self._have), name, self._new.shared, touched))
+        announce(PendingSwap("", old.id, len(self._have), name, self._new.shared, touched))
         etc = os.open(ETC, _PATH)
         try:
             if self.shape is Shape.TAKE_AWAY:
@@ -187,7 +190,7 @@ def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str
         OSError: it cannot be done; the process has its old `/etc`.
     """
 
-    def announce(swap: Swap) -> None:
+    def announce(swap: PendingSwap) -> None:
         notes.write_swap(swap._replace(process=process.key))
 
     left = ""
@@ -208,7 +211,7 @@ def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str
     return left
 
 
-def finish(namespaces: Namespaces, service: int, swap: Swap) -> bool:
+def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
     """Complete a swap that was cut off between its system calls; go home; return whether there was anything to do.
 
     Args:
@@ -245,7 +248,7 @@ def finish(namespaces: Namespaces, service: int, swap: Swap) -> bool:
     return unfinished
 
 
-def complete(notes: Notes, processes: list[Process], swap: Swap) -> bool:
+def complete(notes: Notes, processes: list[Process], swap: PendingSwap) -> bool:
     """Complete a swap that was under way when a hook was killed; return whether there was anything to do."""
     done = False
     for process in processes:

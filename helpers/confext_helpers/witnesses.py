@@ -13,7 +13,7 @@ from itertools import islice
 from confext_helpers import origin
 from confext_helpers.errors import ConfextError
 from confext_helpers.layerfiles import Files
-from confext_helpers.mounts import ETC
+from confext_helpers.paths import ETC
 from confext_helpers.services import View
 
 _TRIES_MAX = 200

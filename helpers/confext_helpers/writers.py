@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from confext_generator import access
 from confext_generator.access import Access
 from confext_generator.tree import Tree
-from confext_helpers import images, patience
+from confext_helpers import patience
 from confext_helpers.errors import ConfextError
-from confext_helpers.filewords import SIDECARS
-from confext_helpers.stage import layer_paths
+from confext_helpers.image.naming import resolve
+from confext_helpers.paths import SIDECARS
+from confext_helpers.properties import layer_paths
 
 if TYPE_CHECKING:
     from confext_helpers.bus import Manager, Properties
@@ -40,7 +41,7 @@ def check(unit: str, properties: Properties, root: str = "") -> None:
     """
     judge = Access(Tree(os.fsencode(root)))
     for layer in layer_paths(properties):
-        file = images.resolve(layer)
+        file = resolve(layer)
         for path in (layer, file) if file != layer else (layer,):
             _check(judge, unit, layer, path)
         if file.endswith(".raw"):

@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from confext_helpers import comparison, images, ondisk, running, services
+from confext_helpers import comparison, running, services
 from confext_helpers.bus import Properties
 from confext_helpers.command import diff, main, which
 from confext_helpers.command.output import Output
 from confext_helpers.comparison import State, status_of
 from confext_helpers.errors import ConfextError
-from confext_helpers.messages import LayerChange
-from confext_helpers.mounts import Mount
-from confext_helpers.ondisk import Disk, Verdict
+from confext_helpers.image.naming import image_name
+from confext_helpers.mountinfo import Mount
+from confext_helpers.ondisk import Disk, Entry, Unit, Verdict
 from confext_helpers.origin import Kind, Origin, Place
 from confext_helpers.preview import FileChange, Preview, Side
 from confext_helpers.processes import Process
-from confext_helpers.running import Running, Since, Stack
+from confext_helpers.runningstack import Running, RunningStack, Since
 from confext_helpers.services import Service
-from confext_helpers.stacks import Layer
+from confext_helpers.stacks import Layer, LayerChange
 
 IMAGES = "ExtensionImages"
 UNIT = "foo.service"
@@ -76,14 +76,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Running]:
             pass
 
     monkeypatch.setattr(comparison, "seen", Seen)
-    stack = Stack(found, Since(1_800_000_000_000_000, True, True), True)
+    stack = RunningStack(found, Since(1_800_000_000_000_000, True, True), True)
     monkeypatch.setattr(running, "read", lambda service, view: stack)
     return found
 
 
 def layer(path: str, **values: Any) -> Running:
     """A layer that runs."""
-    name = images.image_name(path)
+    name = image_name(path)
     given: dict[str, Any] = {"image": True, "release": name, "file": path, "changed": False, "source": path}
     return Running(Layer(name, path, path), **{**given, **values})
 
@@ -103,8 +103,8 @@ def generated(tmp_path: Path, *paths: str) -> tuple[str, bytes]:
 
 
 def on_disk(disk: Disk, text: bytes, *paths: str) -> None:
-    entries = [ondisk.Entry(os.path.basename(path), path, Verdict.IMAGE, path) for path in paths]
-    disk.units.append(ondisk.Unit(UNIT, [f"/{DROP}"], entries, "", text))
+    entries = [Entry(os.path.basename(path), path, Verdict.IMAGE, path) for path in paths]
+    disk.units.append(Unit(UNIT, [f"/{DROP}"], entries, "", text))
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -58,8 +56,7 @@ def test_release_file_that_systemd_misses(
     name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.raw").touch()
-    said = SimpleNamespace(messages_about=lambda *_: [line(0, errno.ENOENT)])
-    monkeypatch.setitem(sys.modules, "confext_helpers.journal", said)
+    monkeypatch.setattr(failure, "messages_about", lambda *_: [line(0, errno.ENOENT)])
     properties: Properties = {"ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), False, [])])}
     error = failure.of_stage(FakeManager(), "stage-1.service", "foo.service", properties)
     assert (error.problem, error.path) == (problem, str(tmp_path / name))

@@ -262,7 +262,7 @@ def test_notes_do_not_grow_with_the_files(tmp_path: Path, guard: Callable[[], bo
         note(properties)
         made_of = identify(properties)
         with notes.Notes(UNIT) as noted:
-            noted.write_stack(notes.Stack(["1:1"], 0, [], made_of, True))
+            noted.write_stack(notes.LastSwap(["1:1"], 0, [], made_of, True))
             read = noted.read_stack()
         assert read is not None and read.identity.is_same(made_of)
         return sum(file.stat().st_size for file in (tmp_path / "run").iterdir())

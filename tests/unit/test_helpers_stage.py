@@ -11,6 +11,7 @@ import pytest
 from confext_helpers import stage
 from confext_helpers.bus import Properties, unit_path
 from confext_helpers.errors import ConfextError
+from confext_helpers.properties import layer_paths, nosuid_directories, shaping_properties
 from confext_helpers.targets import Places
 
 IMAGES: tuple[str, object] = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])
@@ -33,12 +34,12 @@ def properties(**values: tuple[str, object]) -> Properties:
 
 def test_only_what_shapes_etc_is_copied() -> None:
     given = properties(ExtensionImages=IMAGES, ProtectSystem=("s", "strict"))
-    assert stage.shaping_properties(given) == {"ExtensionImages": IMAGES, "ProtectSystem": ("s", "strict")}
+    assert shaping_properties(given) == {"ExtensionImages": IMAGES, "ProtectSystem": ("s", "strict")}
 
 
 def test_api_file_systems_matter_with_a_root_alone() -> None:
     given = properties(RootDirectory=("s", "/srv"))
-    assert stage.shaping_properties(given) == {"RootDirectory": ("s", "/srv"), "MountAPIVFS": ("b", True)}
+    assert shaping_properties(given) == {"RootDirectory": ("s", "/srv"), "MountAPIVFS": ("b", True)}
 
 
 LOADER = "/run/unit-confext/loader"
@@ -111,12 +112,12 @@ def test_layer_that_is_there_may_not_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dynamic", "expected"), [(True, ["/etc/a", "/etc/b"]), (False, [])])
 def test_nosuid_directories(dynamic: bool, expected: list[str]) -> None:
     given = properties(DynamicUser=("b", dynamic), ConfigurationDirectory=("as", ["a", "b"]))
-    assert stage.nosuid_directories(given) == expected
+    assert nosuid_directories(given) == expected
 
 
 def test_layer_paths_are_in_the_order_of_the_stack() -> None:
     given = properties(ExtensionDirectories=("as", ["-/d"]), ExtensionImages=IMAGES)
-    assert stage.layer_paths(given) == ["/a.raw", "/b.raw", "/d"]
+    assert layer_paths(given) == ["/a.raw", "/b.raw", "/d"]
 
 
 @pytest.mark.parametrize(

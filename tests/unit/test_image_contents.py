@@ -128,7 +128,7 @@ def test_file_systems_without_a_tool(tmp_path: Path) -> None:
 
 
 def bounded(*argv: str, timeout_sec: float = 10, output_max: int = 1 << 20) -> process.Bounded:
-    return process.bounded(*argv, timeout_sec=timeout_sec, output_max=output_max, memory_max=1 << 30)
+    return process.run_confined(*argv, timeout_sec=timeout_sec, output_max=output_max, memory_max=1 << 30)
 
 
 def test_bounds() -> None:
@@ -144,7 +144,7 @@ def test_bounds() -> None:
     # Nothing of this process's environment, and no descriptor that was not handed on.
     assert b"HOME" not in bounded("env").stdout
     with open("/dev/null", "rb") as file:
-        shared = process.bounded(
+        shared = process.run_confined(
             "readlink", f"/proc/self/fd/{file.fileno()}", timeout_sec=5, output_max=100, memory_max=1 << 30,
             descriptors=[file.fileno()],
         )  # fmt: skip

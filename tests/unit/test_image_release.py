@@ -9,8 +9,8 @@ import pytest
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import release
 from confext_helpers.image.findings import Code
+from confext_helpers.image.naming import image_name
 from confext_helpers.image.release import System
-from confext_helpers.images import image_name
 
 DEBIAN = System({"ID": "debian", "VERSION_ID": "13"}, "x86-64", "/etc/os-release")
 LIKE = System({"ID": "derived", "ID_LIKE": "ubuntu debian", "VERSION_ID": "13"}, "x86-64", "")

@@ -304,7 +304,7 @@ def test_no_tool(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*argv: str, **options: object) -> process.Bounded:
         raise FileNotFoundError
 
-    monkeypatch.setattr(process, "bounded", missing)
+    monkeypatch.setattr(process, "run_confined", missing)
     (finding,) = verify(path, SIGNED.raw).findings
     assert finding == (Code.CONTENTS_TOOL, "unsquashfs is not installed; install squashfs-tools")
 

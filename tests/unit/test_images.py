@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from confext_helpers import images, ondisk
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
+from confext_helpers.ondisk import Unit
 from fuzz import ddi, libcrypto, structures
 
 EXPIRED = ddi.identity("expired", years=(2000, 2001))
@@ -134,7 +135,7 @@ def test_picked_version_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Only a daemon-reload brings the other one; if it would not, the path was somebody's own choice."""
     versions = tmp_path / "site.raw.v"
     versions.mkdir()
-    disk = ondisk.Unit("foo.service", [], [], stale=stale)
+    disk = Unit("foo.service", [], [], stale=stale)
     monkeypatch.setattr(ondisk, "Disk", lambda: SimpleNamespace(find=lambda name: disk))
     gone = f"{versions}/site_2.raw"
     images.check_picked("foo.service", [gone])  # No other is there.

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from confext_helpers import messages
+from confext_helpers.change import FILES_MAX
 from confext_helpers.difference import Difference, Files
 from confext_helpers.errors import ConfextError
-from confext_helpers.messages import Id, LayerChange, Message, Priority, Step
-from confext_helpers.stacks import Layer
+from confext_helpers.journal import Message, Priority
+from confext_helpers.messages import Id, Step
+from confext_helpers.stacks import Layer, LayerChange
 
 CHECKOUT = Path(__file__).parents[2]
 UNIT = "a.service"
@@ -90,7 +92,7 @@ def test_counts(numbers: tuple[int, int, int], text: str) -> None:
 
 @pytest.mark.parametrize(("total", "listed", "rest"), [(200, 200, None), (201, 200, "1"), (5000, 200, "4800")])
 def test_lists_are_capped(total: int, listed: int, rest: str | None) -> None:
-    changed = files(*(f"file-{number}" for number in range(total)), limit=messages.FILES_MAX)
+    changed = files(*(f"file-{number}" for number in range(total)), limit=FILES_MAX)
     change = LayerChange([SITE], [], [SITE], [])
     fields = messages.restacked(UNIT, change, Difference(files(), changed, files()), {}).fields
     assert json.loads(fields["CONFEXT_FILES_CHANGED"]) == [f"file-{number}" for number in range(listed)]

@@ -13,10 +13,10 @@ from confext_helpers import origin
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.layerfiles import TreeFiles
-from confext_helpers.mounts import Mount, parse_mountinfo
+from confext_helpers.mountinfo import Mount, parse_mountinfo
 from confext_helpers.origin import Finder, Kind, Place, walk
 from confext_helpers.processes import Process
-from confext_helpers.running import Running, Since, Stack
+from confext_helpers.runningstack import Running, RunningStack, Since
 from confext_helpers.services import View
 from confext_helpers.stacks import Layer
 
@@ -172,7 +172,7 @@ def finder(
     root: Path, view: View, *layers: Running, complete: bool = True, properties: Properties | None = None,
     **files: Fake | None,
 ) -> Finder:  # fmt: skip
-    stack = Stack(list(layers), Since(1, True, True), complete)
+    stack = RunningStack(list(layers), Since(1, True, True), complete)
     return Finder(view, stack, properties or {}, str(root / "host/etc"), lambda layer: files.get(layer.layer.name))
 
 

@@ -18,12 +18,13 @@ import pytest
 from confext_generator import cli, entrynames, unitdirs
 from confext_generator.report import ConfextError as Complaint
 from confext_generator.report import Reporter
-from confext_helpers import deadline, settings, stage
+from confext_helpers import deadline, settings
 from confext_helpers.commandline import SPECIFIERS
 from confext_helpers.difference import Difference, Files
 from confext_helpers.errors import ConfextError
 from confext_helpers.notes import Notes
 from confext_helpers.stacks import Layer
+from confext_helpers.stageprocess import LOADER
 from unit.manpages import (
     CHECKOUT,
     DOCS,
@@ -42,7 +43,10 @@ _JOURNAL = types.ModuleType("systemd._journal")
 vars(_JOURNAL)["sendv"] = None
 with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
     from confext_helpers import belonging, messages, restack
-    from confext_helpers.messages import FILES_MAX, Id, LayerChange, Message, Step
+    from confext_helpers.change import FILES_MAX
+    from confext_helpers.journal import Message
+    from confext_helpers.messages import Id, Step
+    from confext_helpers.stacks import LayerChange
 
 PAGES = sorted(DOCS.glob("*.[1-8].md"))
 UNIT = "demo.service"
@@ -255,7 +259,7 @@ def test_notes() -> None:
     source = inspect.getsource(Notes)
     kinds = {*re.findall(r'self\._(?:read|write|remove)\("(\w+)"', source), *re.findall(r"\{unit\}\.(\w+)", source)}
     told = {plain(term) for term in hook_page().terms("FILES")}
-    assert told == {f"/run/unit-confext/UNIT.{kind}" for kind in kinds} | {stage.LOADER}
+    assert told == {f"/run/unit-confext/UNIT.{kind}" for kind in kinds} | {LOADER}
 
 
 def _files(count: int) -> Files:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import images, layerfiles, regular, stacks
+from confext_helpers import images, layerfiles, regular
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
+from confext_helpers.stacks import load_layer
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +51,12 @@ def test_only_regular_files_are_opened(tmp_path: Path, fifo: Path) -> None:
 
 def test_fifo_as_an_image_and_beside_one(tmp_path: Path, fifo: Path) -> None:
     refused(fifo, fifo)
-    assert stacks.load(str(fifo)).root_hash == ""
+    assert load_layer(str(fifo)).root_hash == ""
     (tmp_path / "a.raw").write_bytes(bytes(8192))
     images.check_whole("foo.service", str(tmp_path / "a.raw"))
     os.mkfifo(tmp_path / "a.roothash")
     refused(tmp_path / "a.raw", tmp_path / "a.roothash")
-    assert stacks.load(str(tmp_path / "a.raw")).root_hash == ""
+    assert load_layer(str(tmp_path / "a.raw")).root_hash == ""
 
 
 def test_fifo_as_the_newest_version(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_fifo_as_the_newest_version(tmp_path: Path) -> None:
     versions.mkdir()
     os.mkfifo(versions / "a_2.raw")
     refused(versions, versions / "a_2.raw")
-    assert stacks.load(str(versions)).root_hash == ""
+    assert load_layer(str(versions)).root_hash == ""
 
 
 def test_fifo_as_a_certificate(fifo: Path) -> None:

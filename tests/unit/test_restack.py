@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from confext_helpers import change, images, limits, stage, writers
+from confext_helpers import restack as hook
 from confext_helpers.errors import ConfextError
 from confext_helpers.filewords import Files
 
@@ -44,16 +41,10 @@ class Reached(Exception):
 
 
 @pytest.fixture
-def restack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The hook, without the journal, for which Debian's Python has a module that is not everywhere."""
-    journal: Any = types.ModuleType("confext_helpers.journal")
-    journal.say = journal.messages_about = None
-    monkeypatch.setitem(sys.modules, "confext_helpers.journal", journal)
-    for name in ("restack", "reloadjob", "checks"):
-        monkeypatch.delitem(sys.modules, f"confext_helpers.{name}", raising=False)
-    yield importlib.import_module("confext_helpers.restack")
-    for name in ("restack", "reloadjob", "checks"):
-        sys.modules.pop(f"confext_helpers.{name}", None)
+def restack(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The hook, which has nothing to say."""
+    monkeypatch.setattr(hook, "say", None)
+    return hook
 
 
 def compare(*arguments: object) -> None:

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import identity, loopdevices, notes, releases, running, services
+from confext_helpers import loopdevices, notes, releases, running, services
 from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.identity import Identity
 from confext_helpers.loopdevices import Loop
-from confext_helpers.mounts import Mount
-from confext_helpers.notes import Stack as Note
+from confext_helpers.mountinfo import Mount
+from confext_helpers.notes import LastSwap as Note
 from confext_helpers.processes import Process
+from confext_helpers.properties import base_of
 from confext_helpers.releases import Release
-from confext_helpers.running import Since
+from confext_helpers.runningstack import Since
 from confext_helpers.services import Service, View
 
 UNIT = "foo.service"
@@ -343,6 +344,6 @@ def test_nothing_to_see() -> None:
 
 
 def test_base_of() -> None:
-    assert identity.base_of({}) == "/etc"
-    assert identity.base_of({"RootDirectory": ("s", "/srv/root/")}) == "/srv/root/etc"
-    assert identity.base_of({"RootImage": ("s", "/x.raw")}) is None
+    assert base_of({}) == "/etc"
+    assert base_of({"RootDirectory": ("s", "/srv/root/")}) == "/srv/root/etc"
+    assert base_of({"RootImage": ("s", "/x.raw")}) is None

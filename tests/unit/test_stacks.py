@@ -8,7 +8,7 @@ import pytest
 
 from confext_helpers import stacks
 from confext_helpers.bus import Properties
-from confext_helpers.stacks import Layer
+from confext_helpers.stacks import Layer, load_layer
 from fuzz import ddi
 
 ROOT_HASH = "0123456789abcdef" * 4
@@ -31,8 +31,8 @@ ROOT_HASH = "0123456789abcdef" * 4
 )
 def test_names(tmp_path: Path, file: str, name: str, version: str) -> None:
     path = str(tmp_path / file)
-    assert stacks.load(path) == Layer(name, path, path, version)
-    assert stacks.load(path).label == file
+    assert load_layer(path) == Layer(name, path, path, version)
+    assert load_layer(path).label == file
 
 
 def test_label_of_one_that_is_gone() -> None:
@@ -44,29 +44,29 @@ def test_newest_version(tmp_path: Path) -> None:
         (tmp_path / "a.raw.v").mkdir(exist_ok=True)
         (tmp_path / "a.raw.v" / file).touch()
     path = str(tmp_path / "a.raw.v")
-    assert stacks.load(path) == Layer("a", path, f"{path}/a_10.raw", "10")
+    assert load_layer(path) == Layer("a", path, f"{path}/a_10.raw", "10")
 
 
 def test_root_hash_beside(tmp_path: Path) -> None:
     (tmp_path / "a.raw").touch()
     (tmp_path / "a.roothash").write_text(ROOT_HASH + "\n")
-    assert stacks.load(str(tmp_path / "a.raw")).root_hash == ROOT_HASH
+    assert load_layer(str(tmp_path / "a.raw")).root_hash == ROOT_HASH
 
 
 @pytest.mark.parametrize("sector", [512, 4096])
 def test_root_hash_of_partitions(tmp_path: Path, sector: int) -> None:
     image = ddi.image(ddi.identity("tester"), sector=sector)
     (tmp_path / "a.raw").write_bytes(image.raw)
-    assert stacks.load(str(tmp_path / "a.raw")).root_hash == image.root_hash.hex()
+    assert load_layer(str(tmp_path / "a.raw")).root_hash == image.root_hash.hex()
 
 
 def test_no_root_hash(tmp_path: Path) -> None:
     (tmp_path / "a.raw").write_bytes(ddi.squashfs())
-    assert stacks.load(str(tmp_path / "a.raw")).root_hash == ""
+    assert load_layer(str(tmp_path / "a.raw")).root_hash == ""
     # A damaged table states nothing.
     image = ddi.image(ddi.identity("tester"))
     (tmp_path / "a.raw").write_bytes(image.raw[:600])
-    assert stacks.load(str(tmp_path / "a.raw")).root_hash == ""
+    assert load_layer(str(tmp_path / "a.raw")).root_hash == ""
 
 
 def test_loaded(tmp_path: Path) -> None:

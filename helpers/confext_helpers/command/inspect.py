@@ -20,9 +20,9 @@ from confext_helpers.image import contents, dissect, gpt, release, signers, veri
 from confext_helpers.image.contents import ContentsError
 from confext_helpers.image.dissect import Image
 from confext_helpers.image.findings import Code
+from confext_helpers.image.naming import image_name, resolve
 from confext_helpers.image.verdict import Request, judge
 from confext_helpers.image.verity import VerityError
-from confext_helpers.images import image_name, resolve
 
 _FACTS = (
     "path", "size", "partition_table", "sector_size", "file_system", "verity", "root_hash", "root_hash_from",

@@ -21,7 +21,7 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.image import signers, trust
 from confext_helpers.image.certificates import Certificate
 from confext_helpers.ondisk import Disk
-from confext_helpers.running import Running
+from confext_helpers.runningstack import Running
 from confext_helpers.services import Service, find, need_root
 
 # How long all that is known about one service may take.

@@ -19,10 +19,10 @@ from confext_helpers.command.output import Color, Output, printable
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import partitiontypes, policy, release, trust
 from confext_helpers.image.findings import Code, Finding
+from confext_helpers.image.naming import resolve
 from confext_helpers.image.release import System
 from confext_helpers.image.signature import Verified
 from confext_helpers.image.verdict import Protection, Request, Verdict, verify
-from confext_helpers.images import resolve
 
 _PROGRESS_FROM = 64 << 20
 _BAR_WIDTH = 40

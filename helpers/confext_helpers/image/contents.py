@@ -17,7 +17,6 @@ from confext_helpers import process
 from confext_helpers.image.bytesource import Source
 from confext_helpers.image.filesystems import Kind
 from confext_helpers.image.findings import Code, Finding
-from confext_helpers.image.sourcetree import is_private
 
 _TIMEOUT_SEC = 30.0
 _LIST_MAX = 8 << 20
@@ -99,7 +98,7 @@ def open_contents(source: Source, kind: Kind) -> Contents:
 def _run(package: str, source: Source, *argv: str, most: int = _LIST_MAX) -> bytes:
     """The output of a tool that is given /proc/self/fd/N."""
     try:
-        done = process.bounded(
+        done = process.run_confined(
             *argv, timeout_sec=_TIMEOUT_SEC, output_max=most, memory_max=_MEMORY_MAX, descriptors=[source.fd]
         )
     except FileNotFoundError:
@@ -275,3 +274,9 @@ def _walk(
 def _check_count(count: int) -> None:
     if count > _ENTRIES_MAX:
         raise _error(Code.CONTENTS, f"there are more than {_ENTRIES_MAX} entries in /etc")
+
+
+def is_private(mode: int) -> bool:
+    """Whether not everybody may read the file or directory with this st_mode; a link never is private."""
+    everybody = {stat.S_IFREG: stat.S_IROTH, stat.S_IFDIR: stat.S_IROTH | stat.S_IXOTH}.get(stat.S_IFMT(mode), 0)
+    return mode & everybody != everybody

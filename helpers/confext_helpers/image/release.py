@@ -13,7 +13,7 @@ from typing import NamedTuple
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import releasefile
 from confext_helpers.image.findings import Code, Finding
-from confext_helpers.images import RELEASE_PREFIX, release_names
+from confext_helpers.image.naming import RELEASE_PREFIX, release_names
 
 DIRECTORY = f"/{releasefile.DIRECTORY}"
 _SIZE_MAX = 64 * 1024

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
+from confext_helpers.image.contents import is_private
 
 
 class Allow(StrEnum):
@@ -112,12 +113,6 @@ def scan(tree: str, allow: Collection[Allow] = ()) -> Scan:
         files += not stat.S_ISDIR(status.st_mode)
         size += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return Scan(offences, left_out, files, size, secrets)
-
-
-def is_private(mode: int) -> bool:
-    """Whether not everybody may read the file or directory with this st_mode; a link never is private."""
-    everybody = {stat.S_IFREG: stat.S_IROTH, stat.S_IFDIR: stat.S_IROTH | stat.S_IXOTH}.get(stat.S_IFMT(mode), 0)
-    return mode & everybody != everybody
 
 
 def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -19,11 +19,11 @@ from confext_helpers.image.contents import ContentsError
 from confext_helpers.image.dissect import Image
 from confext_helpers.image.filesystems import Kind
 from confext_helpers.image.findings import Code, Finding
+from confext_helpers.image.naming import image_name
 from confext_helpers.image.policy import Flag, Policy
 from confext_helpers.image.release import System
 from confext_helpers.image.signature import Verified
 from confext_helpers.image.verity import VerityError
-from confext_helpers.images import image_name
 
 # Roots that are stated outside of the image's own partition table, so that systemd sets up dm-verity with them.
 _STATED = ("attribute", "sidecar", "signature")

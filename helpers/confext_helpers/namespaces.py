@@ -1,0 +1,44 @@
+"""Moving between mount namespaces: setns(2)."""
+
+from __future__ import annotations
+
+import os
+
+from confext_helpers import syscalls
+from confext_helpers.mountinfo import Mount, read_mountinfo
+from confext_helpers.syscalls import CLONE_NEWNS
+
+
+class Namespaces:
+    """Moves this (single-threaded) process between mount namespaces, and back home in the end."""
+
+    def __init__(self) -> None:
+        self._home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        # The namespaces entered may have no /proc, or show another one.
+        self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Namespaces:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.leave()
+        os.close(self._home)
+        os.close(self._proc)
+
+    def leave(self) -> None:
+        """Go home."""
+        syscalls.setns(self._home, CLONE_NEWNS)
+
+    def enter(self, namespace: int) -> None:
+        """Enter the mount namespace `namespace` (a descriptor)."""
+        syscalls.setns(namespace, CLONE_NEWNS)
+
+    def mount_of(self, fd: int) -> int:
+        """The ID of the mount that the descriptor `fd` is on: proc_pid_fdinfo(5)."""
+        number = os.open(f"self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        with open(number, encoding="ascii") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+
+    def mounts(self) -> list[Mount]:
+        """The mounts in the namespace that this process is in."""
+        return read_mountinfo(os.open("self/mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc))
