@@ -23,11 +23,11 @@ import contextlib
 import os
 from functools import cached_property
 
-from confext_helpers import syscalls
-from confext_helpers.bus import Manager, Properties
-from confext_helpers.mountinfo import Mount, chain, read_mountinfo
-from confext_helpers.namespaces import Namespaces
 from confext_helpers.notes import swap_under_way
+from confext_helpers.system import syscalls
+from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
+from confext_helpers.system.namespaces import Namespaces
 
 _PROPAGATE = "/systemd/propagate/"
 _INCOMING = "/run/systemd/incoming"

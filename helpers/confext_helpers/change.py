@@ -12,19 +12,19 @@ import os
 from typing import NamedTuple
 
 from confext_helpers import difference, exchanged, identity
-from confext_helpers.bus import Properties
 from confext_helpers.difference import Difference, UnreadableError
 from confext_helpers.errors import ConfextError
 from confext_helpers.identity import Identity
 from confext_helpers.image.naming import base_name, is_there, resolve
-from confext_helpers.mountinfo import chain
-from confext_helpers.namespaces import Namespaces
 from confext_helpers.notes import LastSwap
 from confext_helpers.paths import ETC
 from confext_helpers.processes import Process
 from confext_helpers.properties import LAYER_PROPERTIES, layer_paths
 from confext_helpers.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.stacks import Layer, LayerChange, load_layer
+from confext_helpers.system.bus import Properties
+from confext_helpers.system.mountinfo import chain
+from confext_helpers.system.namespaces import Namespaces
 
 _SHOWN_MAX = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

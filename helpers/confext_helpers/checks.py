@@ -16,9 +16,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
 from confext_helpers.properties import SHAPING_PROPERTIES, shaping_properties
+from confext_helpers.system.bus import Manager, Properties, Value
 
 if TYPE_CHECKING:
     from confext_helpers.commandline import Command

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from confext_generator import config, words
-from confext_helpers import limits, patience, running
+from confext_helpers import limits, running
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there
 from confext_helpers.ondisk import LAYERS, Disk, Verdict
@@ -19,6 +19,7 @@ from confext_helpers.properties import layer_paths
 from confext_helpers.runningstack import Running, Since
 from confext_helpers.services import Service, seen
 from confext_helpers.stacks import load_layer
+from confext_helpers.system import patience
 
 _GENERATED = "/run/systemd/generator"
 

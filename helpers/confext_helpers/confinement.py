@@ -18,9 +18,9 @@ import pwd
 import stat
 from collections.abc import Iterable
 
-from confext_helpers.bus import Value
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_block_device
+from confext_helpers.system.bus import Value
 
 # units/unit-confext.sysusers makes it.
 USER = "unit-confext"

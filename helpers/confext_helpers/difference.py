@@ -25,7 +25,7 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from confext_helpers.filewords import allow_descriptors
+from confext_helpers.system.filewords import allow_descriptors
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY

@@ -18,12 +18,12 @@ import re
 
 from confext_helpers import targets
 from confext_helpers.belonging import is_confined
-from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.mountinfo import Mount, chain
-from confext_helpers.namespaces import Namespaces
 from confext_helpers.paths import ETC
 from confext_helpers.processes import Process
+from confext_helpers.system.bus import Properties
+from confext_helpers.system.mountinfo import Mount, chain
+from confext_helpers.system.namespaces import Namespaces
 
 _CLONE_NEWUSER = 0x10000000
 # systemd.exec(5), MountAPIVFS=, and what is mounted in these.

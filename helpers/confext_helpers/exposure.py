@@ -11,11 +11,11 @@ import stat
 import time
 from collections.abc import Iterable
 
-from confext_helpers import patience
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, partitiontypes, policy
 from confext_helpers.image.contents import ContentsError
 from confext_helpers.image.naming import resolve
+from confext_helpers.system import patience
 
 IMAGE_SEC = 2.0
 ALL_SEC = 5.0

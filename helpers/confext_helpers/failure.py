@@ -8,10 +8,10 @@ import re
 import time
 
 from confext_helpers import images
-from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there, resolve
 from confext_helpers.properties import LAYER_PROPERTIES, layer_paths
+from confext_helpers.system.bus import Manager, Properties
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
 _MEANINGS = {
@@ -106,9 +106,9 @@ def messages_about(unit: str, since_usec: int) -> list[str]:
     """
     from systemd import journal
 
-    from confext_helpers import process
+    from confext_helpers.system import programs
 
-    process.output_of("journalctl", "--sync")
+    programs.output_of("journalctl", "--sync")
     found: list[str] = []
     lost: list[str] = []
     with journal.Reader() as reader:

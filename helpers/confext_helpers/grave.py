@@ -17,10 +17,11 @@ from __future__ import annotations
 import contextlib
 import os
 
-from confext_helpers import propagation, syscalls
-from confext_helpers.mountinfo import Mount
-from confext_helpers.namespaces import Namespaces
-from confext_helpers.syscalls import (
+from confext_helpers import propagation
+from confext_helpers.system import syscalls
+from confext_helpers.system.mountinfo import Mount
+from confext_helpers.system.namespaces import Namespaces
+from confext_helpers.system.syscalls import (
     MNT_DETACH,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,

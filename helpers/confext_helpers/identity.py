@@ -26,9 +26,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from confext_helpers.bus import Properties
-from confext_helpers.filewords import Files, has_writer, sha256
 from confext_helpers.properties import base_of, layer_paths, shaping_properties
+from confext_helpers.system.bus import Properties
+from confext_helpers.system.filewords import Files, has_writer, sha256
 
 TICK_NS = 50_000_000
 

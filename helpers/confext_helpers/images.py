@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from confext_generator import vpick
 from confext_generator.tree import Tree
-from confext_helpers import regular
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_block_device, is_there, layer_name, release_names, resolve
 from confext_helpers.paths import SIDECARS
+from confext_helpers.system import regular
 
 _SECTOR = 512
 _EROFS_OFFSET = 1024

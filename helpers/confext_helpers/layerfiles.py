@@ -10,14 +10,14 @@ import stat
 from collections.abc import Iterator
 from typing import Protocol
 
-from confext_helpers import regular
-from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, partitiontypes, policy
 from confext_helpers.image.contents import Contents, ContentsError
 from confext_helpers.paths import ETC
 from confext_helpers.properties import base_of
 from confext_helpers.runningstack import Running
+from confext_helpers.system import regular
+from confext_helpers.system.bus import Properties
 
 RELEASES = f"{ETC}/extension-release.d"
 

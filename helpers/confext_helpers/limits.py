@@ -6,14 +6,15 @@ import errno
 import os
 import stat
 
-from confext_helpers import exchanged, patience
-from confext_helpers.bus import Properties
+from confext_helpers import exchanged
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import resolve
 from confext_helpers.notes import LastSwap
 from confext_helpers.paths import ETC
 from confext_helpers.processes import Process
 from confext_helpers.properties import layer_paths
+from confext_helpers.system import patience
+from confext_helpers.system.bus import Properties
 
 
 def check(unit: str, properties: Properties, processes: list[Process], last: LastSwap | None) -> None:

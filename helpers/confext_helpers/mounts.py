@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from confext_helpers.mountinfo import Mount, chain
 from confext_helpers.paths import ETC
+from confext_helpers.system.mountinfo import Mount, chain
 
 
 class Shape(StrEnum):

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.layerfiles import Files, TreeFiles
-from confext_helpers.mountinfo import Mount
 from confext_helpers.paths import ETC
 from confext_helpers.runningstack import Running, RunningStack
 from confext_helpers.services import View
+from confext_helpers.system.bus import Properties
+from confext_helpers.system.mountinfo import Mount
 
 _LINKS_MAX = 40
 _PIECE = 1 << 20

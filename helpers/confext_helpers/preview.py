@@ -10,8 +10,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change, checks, identity, images, limits, patience, stage, writers
-from confext_helpers.bus import Manager, Properties
+from confext_helpers import change, checks, identity, images, limits, stage, writers
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.notes import LastSwap
@@ -20,6 +19,8 @@ from confext_helpers.properties import layer_paths
 from confext_helpers.running import last_swap
 from confext_helpers.services import Service, not_running
 from confext_helpers.stacks import LayerChange
+from confext_helpers.system import patience
+from confext_helpers.system.bus import Manager, Properties
 
 TEXT_MAX = 1 << 20
 _SILENT = "bring back the storage that it is on, or take it away"

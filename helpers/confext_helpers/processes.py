@@ -9,8 +9,8 @@ import select
 import time
 from typing import NamedTuple
 
-from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
+from confext_helpers.system.bus import Properties
 
 SETUP_TIMEOUT_SEC = 10
 _EXIT_TIMEOUT_SEC = 1

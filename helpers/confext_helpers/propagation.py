@@ -20,11 +20,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from confext_helpers import syscalls
-from confext_helpers.mountinfo import Mount
-from confext_helpers.namespaces import Namespaces
 from confext_helpers.notes import Propagation
-from confext_helpers.syscalls import (
+from confext_helpers.system import syscalls
+from confext_helpers.system.mountinfo import Mount
+from confext_helpers.system.namespaces import Namespaces
+from confext_helpers.system.syscalls import (
     AT_RECURSIVE,
     MOVE_MOUNT_SET_GROUP,
     MS_PRIVATE,

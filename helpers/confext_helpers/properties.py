@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from confext_helpers.bus import Properties, Value
+from confext_helpers.system.bus import Properties, Value
 
 # Every property that shapes /etc, and nothing that has an effect beyond the mounts of the stage: RuntimeDirectory=,
 # StateDirectory= and their like are removed or change owner with the unit that has them. ConfigurationDirectory= does

@@ -18,8 +18,8 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from confext_helpers import patience
 from confext_helpers.image.naming import RELEASE_PREFIX, base_name, is_lax, layer_name, resolve
+from confext_helpers.system import patience
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME = "extension-release.d"

@@ -7,10 +7,10 @@
     restack --access UNIT     fail if others than root can write a layer of the service, before it starts
     restack --report UNIT     say so if the service's own reload failed after a swap
 
-In order: ask the manager for the unit (bus.py); complete a swap that was cut off; leave it at that if nothing changed
-(identity.py); start the stage (stage.py); run the service's own checks (checks.py); compare, and read what is new
-(change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the service sees has been touched, so
-that every error before it leaves the service with its old `/etc`, and the swap itself has one system call that
+In order: ask the manager for the unit (system/bus.py); complete a swap that was cut off; leave it at that if nothing
+changed (identity.py); start the stage (stage.py); run the service's own checks (checks.py); compare, and read what is
+new (change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the service sees has been touched,
+so that every error before it leaves the service with its old `/etc`, and the swap itself has one system call that
 matters.
 
 It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
@@ -28,18 +28,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from confext_helpers import checks, identity, images, messages, stage
-from confext_helpers.bus import Manager, Properties
 from confext_helpers.deadline import Line, Progress, supervise
 from confext_helpers.errors import ConfextError
-from confext_helpers.filewords import Files
 from confext_helpers.image.naming import has_strict_name
-from confext_helpers.journal import say
 from confext_helpers.messages import Step
 from confext_helpers.notes import LastSwap, Notes
 from confext_helpers.paths import GENERATED
 from confext_helpers.processes import Process, check_directories, find_processes, strangers
 from confext_helpers.properties import layer_paths, nosuid_directories
 from confext_helpers.reloadjob import Reload, SupersededError, cancel, give_up, report
+from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.filewords import Files
+from confext_helpers.system.journal import say
 
 USAGE = """\
 usage: restack [--alone|--refuse|--recover|--access|--report] [--] UNIT

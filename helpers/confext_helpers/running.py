@@ -16,11 +16,8 @@ from __future__ import annotations
 import os
 import stat
 
-from confext_helpers import identity, patience
-from confext_helpers.bus import Properties
+from confext_helpers import identity
 from confext_helpers.image.naming import base_name, is_there, layer_name, resolve
-from confext_helpers.loopdevices import Loop, is_verity, loops
-from confext_helpers.mountinfo import Mount
 from confext_helpers.notes import LastSwap, Notes
 from confext_helpers.paths import ETC, RUN_DIRECTORY
 from confext_helpers.properties import base_of, layer_paths
@@ -28,6 +25,10 @@ from confext_helpers.releases import Layered, Release, lower_numbers, not_the_ho
 from confext_helpers.runningstack import Running, RunningStack, Since, version_of
 from confext_helpers.services import Service, View
 from confext_helpers.stacks import Layer, load_layer
+from confext_helpers.system import patience
+from confext_helpers.system.bus import Properties
+from confext_helpers.system.loopdevices import Loop, is_verity, loops
+from confext_helpers.system.mountinfo import Mount
 
 
 def lower_count(overlay: Mount | None) -> int:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from confext_generator import names
-from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
-from confext_helpers.mountinfo import Mount, chain, read_mountinfo
 from confext_helpers.processes import Process, find_processes
+from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
 
 _LAYERS_OF_ETC = re.compile(r"/unit-extensions/\d+/etc(?=[:,]|$)")
 

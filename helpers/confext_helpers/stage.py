@@ -23,12 +23,12 @@ import os
 import time
 
 from confext_helpers import confinement, lookup, rootimage, targets
-from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import RUN_DIRECTORY
 from confext_helpers.properties import LAYER_PROPERTIES, has_root, layer_paths, shaping_properties
 from confext_helpers.stageprocess import LOADER, PAGE, PROGRAM, TIMEOUT_SEC, Pending, host_loader
+from confext_helpers.system.bus import Manager, Properties, Value
 from confext_helpers.targets import Places
 
 NAME_PREFIX = "unit-confext-stage-"
@@ -174,7 +174,7 @@ def _open_root(properties: Properties, namespace: int | None) -> int | None:
         if directory:
             return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if namespace is not None and has_root(properties):
-            from confext_helpers.namespaces import Namespaces  # Hardly any service has a root image.
+            from confext_helpers.system.namespaces import Namespaces  # Hardly any service has a root image.
 
             with Namespaces() as namespaces:
                 namespaces.enter(namespace)

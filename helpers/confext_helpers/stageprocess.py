@@ -8,9 +8,9 @@ import os
 import select
 from typing import NamedTuple
 
-from confext_helpers.bus import Manager, Properties
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import RUN_DIRECTORY
+from confext_helpers.system.bus import Manager, Properties
 
 # Where the stage has the host's loader.
 LOADER = f"{RUN_DIRECTORY}/loader"

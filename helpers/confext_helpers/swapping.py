@@ -18,16 +18,17 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from confext_helpers import exchanged, propagation, syscalls
+from confext_helpers import exchanged, propagation
 from confext_helpers.grave import GRAVEYARDS, Grave, new_name
-from confext_helpers.mountinfo import Mount, chain
 from confext_helpers.mounts import Shape, plan, tree
-from confext_helpers.namespaces import Namespaces
 from confext_helpers.notes import Notes, PendingSwap
 from confext_helpers.paths import ETC
 from confext_helpers.processes import Process
 from confext_helpers.stageprocess import Stage
-from confext_helpers.syscalls import (
+from confext_helpers.system import syscalls
+from confext_helpers.system.mountinfo import Mount, chain
+from confext_helpers.system.namespaces import Namespaces
+from confext_helpers.system.syscalls import (
     AT_FDCWD,
     AT_RECURSIVE,
     MNT_DETACH,

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from confext_helpers.bus import Properties
+from confext_helpers.system.bus import Properties
 
 ETC = "/etc"
 # As the kernel: more links than that are a loop.

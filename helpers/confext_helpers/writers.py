@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from confext_generator import access
 from confext_generator.access import Access
 from confext_generator.tree import Tree
-from confext_helpers import patience
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import resolve
 from confext_helpers.paths import SIDECARS
 from confext_helpers.properties import layer_paths
+from confext_helpers.system import patience
 
 if TYPE_CHECKING:
-    from confext_helpers.bus import Manager, Properties
+    from confext_helpers.system.bus import Manager, Properties
 
 _INTERVAL_SEC = 0.1
 _ANSWER_SEC = 10.0

@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 
 from confext_helpers import checks, settinglists
-from confext_helpers.bus import Manager, Properties, Value
 from confext_helpers.commandline import Command
 from confext_helpers.errors import ConfextError
 from confext_helpers.properties import SHAPING_PROPERTIES
 from confext_helpers.settings import CheckSettings
+from confext_helpers.system.bus import Manager, Properties, Value
 
 UNSAID: Properties = {
     "PrivateTmp": ("b", False),

@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 
 from confext_helpers import comparison, running, services
-from confext_helpers.bus import Properties
 from confext_helpers.command import diff, main, which
 from confext_helpers.command.output import Output
 from confext_helpers.comparison import State, status_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import image_name
-from confext_helpers.mountinfo import Mount
 from confext_helpers.ondisk import Disk, Entry, Unit, Verdict
 from confext_helpers.origin import Kind, Origin, Place
 from confext_helpers.preview import FileChange, Preview, Side
@@ -27,6 +25,8 @@ from confext_helpers.processes import Process
 from confext_helpers.runningstack import Running, RunningStack, Since
 from confext_helpers.services import Service
 from confext_helpers.stacks import Layer, LayerChange
+from confext_helpers.system.bus import Properties
+from confext_helpers.system.mountinfo import Mount
 
 IMAGES = "ExtensionImages"
 UNIT = "foo.service"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import process
 from confext_helpers.command import main
 from confext_helpers.command.verify import Bar
+from confext_helpers.system import programs
 from fuzz import ddi
 
 TESTER = ddi.identity("tester")
@@ -179,5 +179,5 @@ def test_pager_runs_no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     less.write_text(f"#!/bin/sh\necho $LESSSECURE >{tmp_path}/seen\n")
     less.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert process.page("text")
+    assert programs.page("text")
     assert (tmp_path / "seen").read_text() == "1\n"

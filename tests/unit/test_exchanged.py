@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from confext_helpers import belonging, exchanged
-from confext_helpers.bus import Properties, Value
-from confext_helpers.mountinfo import parse_mountinfo
+from confext_helpers.system.bus import Properties, Value
+from confext_helpers.system.mountinfo import parse_mountinfo
 
 ROOT = "1 0 8:1 /srv/tree / rw,relatime shared:1 - ext4 /dev/sda1 rw"
 PROC = "2 1 0:9 / {} rw,nosuid - proc proc rw"

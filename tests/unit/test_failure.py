@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from confext_helpers import failure
-from confext_helpers.bus import Manager, Properties
+from confext_helpers.system.bus import Manager, Properties
 
 
 def line(number: int, error: int = errno.ENOPKG) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from confext_helpers.mountinfo import Mount, chain, parse_mountinfo
 from confext_helpers.mounts import Shape, plan, tree
+from confext_helpers.system.mountinfo import Mount, chain, parse_mountinfo
 
 ROOT = "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
 OLD = (

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from confext_helpers import stage
-from confext_helpers.bus import Properties, unit_path
 from confext_helpers.errors import ConfextError
 from confext_helpers.properties import layer_paths, nosuid_directories, shaping_properties
+from confext_helpers.system.bus import Properties, unit_path
 from confext_helpers.targets import Places
 
 IMAGES: tuple[str, object] = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from confext_helpers import process
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import build as building
 from confext_helpers.image.build import Format, Request, Times
 from confext_helpers.image.sourcetree import Allow
+from confext_helpers.system import programs
 from unit.test_image_build import EVERYTHING, call, make, need, tree
 
 
@@ -235,9 +235,9 @@ def test_others_exchange_what_is_built(tmp_path: Path, monkeypatch: pytest.Monke
     victim.chmod(0o600)
     place.mkdir()
     os.chown(place, 65534, 65534)
-    complete = process.complete
+    complete = programs.complete
 
-    def exchange(*argv: str, **options: Any) -> process.Done:
+    def exchange(*argv: str, **options: Any) -> programs.Done:
         done = complete(*argv, **options)
         for scratch in place.glob(".unit-confext-build-*"):
             scratch.rename(place / "moved")
@@ -245,7 +245,7 @@ def test_others_exchange_what_is_built(tmp_path: Path, monkeypatch: pytest.Monke
             (scratch / "image.raw").symlink_to(victim)
         return done
 
-    monkeypatch.setattr(process, "complete", exchange)
+    monkeypatch.setattr(programs, "complete", exchange)
     for force in (False, True):
         built = make(Request(str(top), f"{place}/site.raw", Format.EROFS, force=force))
         assert (victim.stat().st_mode & 0o7777, victim.read_text()) == (0o600, "secret")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import process
 from confext_helpers.image import contents
 from confext_helpers.image.bytesource import open_source
 from confext_helpers.image.contents import ContentsError, Entry
 from confext_helpers.image.filesystems import Kind
 from confext_helpers.image.findings import Code
+from confext_helpers.system import programs
 
 OFFSET = 4096
 MAKE = {
@@ -127,8 +127,8 @@ def test_file_systems_without_a_tool(tmp_path: Path) -> None:
     os.close(source.fd)
 
 
-def bounded(*argv: str, timeout_sec: float = 10, output_max: int = 1 << 20) -> process.Bounded:
-    return process.run_confined(*argv, timeout_sec=timeout_sec, output_max=output_max, memory_max=1 << 30)
+def bounded(*argv: str, timeout_sec: float = 10, output_max: int = 1 << 20) -> programs.Bounded:
+    return programs.run_confined(*argv, timeout_sec=timeout_sec, output_max=output_max, memory_max=1 << 30)
 
 
 def test_bounds() -> None:
@@ -144,7 +144,7 @@ def test_bounds() -> None:
     # Nothing of this process's environment, and no descriptor that was not handed on.
     assert b"HOME" not in bounded("env").stdout
     with open("/dev/null", "rb") as file:
-        shared = process.run_confined(
+        shared = programs.run_confined(
             "readlink", f"/proc/self/fd/{file.fileno()}", timeout_sec=5, output_max=100, memory_max=1 << 30,
             descriptors=[file.fileno()],
         )  # fmt: skip

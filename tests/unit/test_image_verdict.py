@@ -299,12 +299,12 @@ def test_unreadable_contents(path: Path) -> None:
 
 
 def test_no_tool(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from confext_helpers import process
+    from confext_helpers.system import programs
 
-    def missing(*argv: str, **options: object) -> process.Bounded:
+    def missing(*argv: str, **options: object) -> programs.Bounded:
         raise FileNotFoundError
 
-    monkeypatch.setattr(process, "run_confined", missing)
+    monkeypatch.setattr(programs, "run_confined", missing)
     (finding,) = verify(path, SIGNED.raw).findings
     assert finding == (Code.CONTENTS_TOOL, "unsquashfs is not installed; install squashfs-tools")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from confext_helpers import lookup
-from confext_helpers.bus import Properties
 from confext_helpers.errors import ConfextError
+from confext_helpers.system.bus import Properties
 
 LOADER = "/run/unit-confext/loader"
 

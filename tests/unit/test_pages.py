@@ -44,9 +44,9 @@ vars(_JOURNAL)["sendv"] = None
 with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
     from confext_helpers import belonging, messages, restack
     from confext_helpers.change import FILES_MAX
-    from confext_helpers.journal import Message
     from confext_helpers.messages import Id, Step
     from confext_helpers.stacks import LayerChange
+    from confext_helpers.system.journal import Message
 
 PAGES = sorted(DOCS.glob("*.[1-8].md"))
 UNIT = "demo.service"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import patience
 from confext_helpers.errors import ConfextError
+from confext_helpers.system import patience
 
 
 def test_answer_is_what_the_function_returns() -> None:

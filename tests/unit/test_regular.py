@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import images, layerfiles, regular
+from confext_helpers import images, layerfiles
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from confext_helpers.stacks import load_layer
+from confext_helpers.system import regular
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from confext_helpers import change, images, limits, stage, writers
 from confext_helpers import restack as hook
 from confext_helpers.errors import ConfextError
-from confext_helpers.filewords import Files
+from confext_helpers.system.filewords import Files
 
 
 class Anything:

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import loopdevices, notes, releases, running, services
-from confext_helpers.bus import Properties
+from confext_helpers import notes, releases, running, services
 from confext_helpers.errors import ConfextError
 from confext_helpers.identity import Identity
-from confext_helpers.loopdevices import Loop
-from confext_helpers.mountinfo import Mount
 from confext_helpers.notes import LastSwap as Note
 from confext_helpers.processes import Process
 from confext_helpers.properties import base_of
 from confext_helpers.releases import Release
 from confext_helpers.runningstack import Since
 from confext_helpers.services import Service, View
+from confext_helpers.system import loopdevices
+from confext_helpers.system.bus import Properties
+from confext_helpers.system.loopdevices import Loop
+from confext_helpers.system.mountinfo import Mount
 
 UNIT = "foo.service"
 LOWER = "lowerdir=/run/systemd/unit-extensions/1/etc:/run/systemd/unit-extensions/0/etc:/run/systemd/mount-rootfs/etc"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from confext_helpers import stacks
-from confext_helpers.bus import Properties
 from confext_helpers.stacks import Layer, load_layer
+from confext_helpers.system.bus import Properties
 from fuzz import ddi
 
 ROOT_HASH = "0123456789abcdef" * 4

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from confext_helpers import targets
-from confext_helpers.bus import Properties
+from confext_helpers.system.bus import Properties
 from confext_helpers.targets import Places
 
 

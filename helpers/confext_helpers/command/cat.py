@@ -7,11 +7,11 @@ import base64
 import sys
 
 from confext_helpers import origin
-from confext_helpers.bus import Manager
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Output
 from confext_helpers.origin import walk
 from confext_helpers.services import find, need_root, seen
+from confext_helpers.system.bus import Manager
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 
 from confext_helpers import comparison
-from confext_helpers.bus import Manager
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Color, Output, printable
@@ -16,6 +15,7 @@ from confext_helpers.ondisk import Disk
 from confext_helpers.preview import FileChange, Preview, Side, preview
 from confext_helpers.services import find, need_root
 from confext_helpers.stacks import Layer, LayerChange
+from confext_helpers.system.bus import Manager
 
 _COLORS = {"+": Color.GREEN, "-": Color.RED}
 

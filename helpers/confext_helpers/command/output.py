@@ -13,8 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from confext_helpers import process
 from confext_helpers.command.options import color_wanted
+from confext_helpers.system import programs
 
 
 class Color(StrEnum):
@@ -94,5 +94,5 @@ class Output:
         text = "".join(f"{line}\n" for line in self._lines)
         self._lines.clear()
         too_long = text.count("\n") >= shutil.get_terminal_size().lines
-        if not (self._pager and too_long and process.page(text)):
+        if not (self._pager and too_long and programs.page(text)):
             sys.stdout.write(text)

@@ -11,8 +11,6 @@ import datetime
 from collections.abc import Sequence
 from enum import StrEnum
 
-from confext_helpers import patience
-from confext_helpers.bus import Manager
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
 from confext_helpers.command.verify import signers_as_data
@@ -23,6 +21,8 @@ from confext_helpers.image.certificates import Certificate
 from confext_helpers.ondisk import Disk
 from confext_helpers.runningstack import Running
 from confext_helpers.services import Service, find, need_root
+from confext_helpers.system import patience
+from confext_helpers.system.bus import Manager
 
 # How long all that is known about one service may take.
 _SECONDS = 20.0

@@ -27,10 +27,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from confext_helpers import process
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import delivery, releasefile, sourcetree
 from confext_helpers.image.sourcetree import Allow, Scan
+from confext_helpers.system import programs
 
 REPART_VERSION_MIN = 255
 _TOOL_TIMEOUT_SEC = 900.0
@@ -275,7 +275,7 @@ def _check_tools(request: Request) -> None:
             raise ConfextError(f"{program} is not installed", hint=hint)
     if request.format is not Format.DDI:
         return
-    said = process.complete("systemd-repart", "--version", timeout_sec=10).stdout
+    said = programs.complete("systemd-repart", "--version", timeout_sec=10).stdout
     found = re.match(r"systemd (\d+)", said)
     if found is None or int(found[1]) < REPART_VERSION_MIN:
         version = found[1] if found else "unknown"
@@ -304,7 +304,7 @@ def _make(request: Request, tree: str, image: str, digest: bytes, time_sec: int)
             command = ["mksquashfs", tree, image, "-all-root", "-no-xattrs", "-noappend", "-no-progress", "-quiet"]
         case _:
             command = _repart(request, tree, image, seed)
-    done = process.complete(*command, timeout_sec=_TOOL_TIMEOUT_SEC, environment=environment, umask=0o077)
+    done = programs.complete(*command, timeout_sec=_TOOL_TIMEOUT_SEC, environment=environment, umask=0o077)
     if done.status != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].strip() if lines else f"exit status {done.status}"

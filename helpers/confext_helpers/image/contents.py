@@ -13,10 +13,10 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from confext_helpers import process
 from confext_helpers.image.bytesource import Source
 from confext_helpers.image.filesystems import Kind
 from confext_helpers.image.findings import Code, Finding
+from confext_helpers.system import programs
 
 _TIMEOUT_SEC = 30.0
 _LIST_MAX = 8 << 20
@@ -98,7 +98,7 @@ def open_contents(source: Source, kind: Kind) -> Contents:
 def _run(package: str, source: Source, *argv: str, most: int = _LIST_MAX) -> bytes:
     """The output of a tool that is given /proc/self/fd/N."""
     try:
-        done = process.run_confined(
+        done = programs.run_confined(
             *argv, timeout_sec=_TIMEOUT_SEC, output_max=most, memory_max=_MEMORY_MAX, descriptors=[source.fd]
         )
     except FileNotFoundError:

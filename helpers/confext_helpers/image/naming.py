@@ -13,7 +13,7 @@ import stat
 
 from confext_generator import vpick
 from confext_generator.tree import Tree
-from confext_helpers import patience
+from confext_helpers.system import patience
 
 RELEASE_PREFIX = "extension-release."
 # raw_strip_suffixes() in systemd's import-util.c takes them off as often as there is one.

@@ -12,8 +12,8 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from confext_helpers import regular
 from confext_helpers.errors import ConfextError
+from confext_helpers.system import regular
 
 DIRECTORY = "etc/extension-release.d"
 _PREFIX = "extension-release."

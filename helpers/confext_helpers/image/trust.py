@@ -20,11 +20,11 @@ import stat
 from collections.abc import Iterable, Sequence
 
 from confext_generator.tree import Tree
-from confext_helpers import regular
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import certificates
 from confext_helpers.image.certificates import Certificate
 from confext_helpers.image.der import DerError
+from confext_helpers.system import regular
 
 # CONF_PATHS("verity.d") of systemd.
 DIRECTORIES = ("/etc/verity.d", "/run/verity.d", "/usr/local/lib/verity.d", "/usr/lib/verity.d")

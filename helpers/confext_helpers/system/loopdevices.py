@@ -11,7 +11,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from confext_helpers import patience
+from confext_helpers.system import patience
 
 _BLOCK_DEVICES = "/sys/block"
 _DELETED = " (deleted)"

@@ -147,7 +147,7 @@ class Files:
             return os.open(path, _DIRECTORY)
         # What is mounted there may be storage that does not answer, and what it hides would not be seen.
         self.watchable = False
-        from confext_helpers import syscalls  # Seldom needed, and it takes its time.
+        from confext_helpers.system import syscalls  # Seldom needed, and it takes its time.
 
         try:
             copy = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from confext_helpers import syscalls
-from confext_helpers.mountinfo import Mount, read_mountinfo
-from confext_helpers.syscalls import CLONE_NEWNS
+from confext_helpers.system import syscalls
+from confext_helpers.system.mountinfo import Mount, read_mountinfo
+from confext_helpers.system.syscalls import CLONE_NEWNS
 
 
 class Namespaces:

@@ -1,0 +1,4 @@
+"""The outside world, each part of it behind one module: kernel, manager, journal, programs, slow storage.
+
+Nothing here knows what a service, an image or a layer is to this project.
+"""
