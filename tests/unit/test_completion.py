@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from confext_helpers.builder.sourcetree import Allow
 from confext_helpers.command.options import OPTIONS, VERBS, Option
 from confext_helpers.image import policy
 from confext_helpers.image.partitiontypes import TYPES
-from confext_helpers.image.sourcetree import Allow
 
 COMPLETION = Path(__file__).parents[2] / "helpers/completion"
 BASH = COMPLETION / "bash/unit-confext"

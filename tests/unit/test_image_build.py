@@ -20,14 +20,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from confext_helpers.builder import image as building
+from confext_helpers.builder import keypair, sourcetree
+from confext_helpers.builder.image import Format, Request
+from confext_helpers.builder.sourcetree import Allow
 from confext_helpers.command.build import run
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Output
 from confext_helpers.errors import ConfextError
-from confext_helpers.image import build as building
-from confext_helpers.image import keypair, releasefile, sourcetree
-from confext_helpers.image.build import Format, Request
-from confext_helpers.image.sourcetree import Allow
+from confext_helpers.image import releasefile
 
 FORMATS = {Format.EROFS: "mkfs.erofs", Format.SQUASHFS: "mksquashfs", Format.DIRECTORY: "true"}
 EVERYTHING = {"etc/nginx/site.conf": "listen\n", "etc/a": "a", "etc/z/y/x": "deep"}

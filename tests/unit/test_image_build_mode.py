@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from confext_helpers.builder import image as building
+from confext_helpers.builder.image import Format, Request, Times
+from confext_helpers.builder.sourcetree import Allow
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.errors import ConfextError
-from confext_helpers.image import build as building
-from confext_helpers.image.build import Format, Request, Times
-from confext_helpers.image.sourcetree import Allow
 from confext_helpers.system import programs
 from unit.test_image_build import EVERYTHING, call, make, need, tree
 

@@ -23,11 +23,11 @@ import confext_helpers.command.status
 import confext_helpers.command.verify
 import confext_helpers.command.which
 from confext_helpers import command, comparison, origin
+from confext_helpers.builder.sourcetree import Allow, Offence
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import OPTIONS, VERBS, Option
 from confext_helpers.image import policy, trust, verdict
 from confext_helpers.image.findings import MEANINGS
-from confext_helpers.image.sourcetree import Allow, Offence
 from confext_helpers.ondisk import Verdict
 from unit.manpages import CHECKOUT, codes, command_page, generator_environment, plain
 

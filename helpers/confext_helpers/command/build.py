@@ -8,12 +8,12 @@ import re
 import sys
 from collections.abc import Mapping
 
+from confext_helpers.builder.image import Format, Plan, Request, Times, build, image_mode, plan
+from confext_helpers.builder.sourcetree import Allow
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Output, printable
 from confext_helpers.errors import ConfextError
-from confext_helpers.image.build import Format, Plan, Request, Times, build, image_mode, plan
-from confext_helpers.image.sourcetree import Allow
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         return Exit.REFUSED
     facts = _facts(planned)
     if arguments.certificate is not None:
-        from confext_helpers.image import keypair
+        from confext_helpers.builder import keypair
 
         if doubt := keypair.expiry(arguments.certificate, datetime.datetime.now(datetime.UTC).replace(tzinfo=None)):
             output.note(f"{doubt}: nobody will accept the image")

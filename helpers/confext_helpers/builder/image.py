@@ -27,9 +27,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from confext_helpers.builder import delivery, sourcetree
+from confext_helpers.builder.sourcetree import Allow, Scan
 from confext_helpers.errors import ConfextError
-from confext_helpers.image import delivery, releasefile, sourcetree
-from confext_helpers.image.sourcetree import Allow, Scan
+from confext_helpers.image import releasefile
 from confext_helpers.system import programs
 
 REPART_VERSION_MIN = 255
@@ -255,7 +256,7 @@ def _check_signing(request: Request) -> None:
     if request.format is not Format.DDI:
         hint = "leave out --key and --certificate, or build with --format=ddi"
         raise ConfextError(f"an image of the format {request.format} cannot carry a signature", hint=hint)
-    from confext_helpers.image import keypair
+    from confext_helpers.builder import keypair
 
     keypair.check(request.key, request.certificate)
 
