@@ -1,9 +1,9 @@
 """What the next swap changes, found out before it is made: which layers, and which files.
 
 The new layers are those that the manager has loaded and the stage has. The old ones are those that were noted at the
-last swap, and a layer has other content if what was noted about it is not the same any more. Before the first swap
-they are those that the running `/etc` shows, if its release files leave no doubt (releases.py), and a layer has other
-content if a file of it came or changed since the service was started; nobody can set a change time back.
+last swap, and a layer has other content if what was noted about it is not the same any more. Before the first swap they
+are those that the running `/etc` shows, if its release files leave no doubt (service/releases.py), and a layer has
+other content if a file of it came or changed since the service was started; nobody can set a change time back.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from confext_helpers import difference, exchanged, identity
+from confext_helpers import difference, exchanged
 from confext_helpers.difference import Difference, UnreadableError
 from confext_helpers.errors import ConfextError
-from confext_helpers.identity import Identity
 from confext_helpers.image.naming import base_name, is_there, resolve
-from confext_helpers.notes import LastSwap
 from confext_helpers.paths import ETC
-from confext_helpers.processes import Process
-from confext_helpers.properties import LAYER_PROPERTIES, layer_paths
-from confext_helpers.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
-from confext_helpers.stacks import Layer, LayerChange, load_layer
+from confext_helpers.service import fingerprint
+from confext_helpers.service.fingerprint import Identity
+from confext_helpers.service.layers import Layer, LayerChange, load_layer
+from confext_helpers.service.notes import LastSwap
+from confext_helpers.service.processes import Process
+from confext_helpers.service.properties import LAYER_PROPERTIES, layer_paths
+from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import chain
 from confext_helpers.system.namespaces import Namespaces
@@ -198,7 +199,7 @@ def _since_start(
         replaced=[
             layer
             for layer in now
-            if (before is None or layer.path in before) and identity.changed(layer.path) // 1000 > start_usec
+            if (before is None or layer.path in before) and fingerprint.changed(layer.path) // 1000 > start_usec
         ],
         removed=[Layer(base_name(one.name) or one.name) for one in was if one not in known],
     )

@@ -3,7 +3,7 @@
 `Check=` commands run in a transient unit that has the service's settings, all of them but what would have an effect
 beyond the check (settinglists.py), and so the `/etc` that the service would have after a restart. systemd gives each
 command a mount namespace of its own; that all of them, and the stage, have the same `/etc` is made sure of by the
-caller, who looks at what it is made of before the first and after the last (identity.py).
+caller, who looks at what it is made of before the first and after the last (service/fingerprint.py).
 
 What the service keeps at run time (RuntimeDirectory= and the like) is bound into the check instead of being passed
 on as a setting: with the unit that has such a setting, these directories are emptied.
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from confext_helpers.errors import ConfextError
-from confext_helpers.properties import SHAPING_PROPERTIES, shaping_properties
+from confext_helpers.service.properties import SHAPING_PROPERTIES, shaping_properties
 from confext_helpers.system.bus import Manager, Properties, Value
 
 if TYPE_CHECKING:

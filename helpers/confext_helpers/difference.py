@@ -77,7 +77,7 @@ class UnreadableError(Exception):
 
     Args:
         path: relative to `/etc`.
-        device: the device number of the file, see releases.py.
+        device: the device number of the file, see service/releases.py.
         error: why not.
     """
 
@@ -385,7 +385,7 @@ def compare(
         old: descriptor of the service's.
         new: descriptor of the stage's.
         base: descriptor of the one that lies below all layers; None if it cannot be had.
-        layers: the device numbers that files of layers have in the new one, see releases.py.
+        layers: the device numbers that files of layers have in the new one, see service/releases.py.
         directories: those of them that are of directory layers.
         same_base: whether the base is as it was when the old one was stacked.
         limit: how many paths of each kind to keep.

@@ -17,10 +17,10 @@ import os
 import re
 
 from confext_helpers import targets
-from confext_helpers.belonging import is_confined
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import ETC
-from confext_helpers.processes import Process
+from confext_helpers.service.belonging import is_confined
+from confext_helpers.service.processes import Process
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import Mount, chain
 from confext_helpers.system.namespaces import Namespaces

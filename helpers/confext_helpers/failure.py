@@ -10,7 +10,7 @@ import time
 from confext_helpers import images
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there, resolve
-from confext_helpers.properties import LAYER_PROPERTIES, layer_paths
+from confext_helpers.service.properties import LAYER_PROPERTIES, layer_paths
 from confext_helpers.system.bus import Manager, Properties
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.

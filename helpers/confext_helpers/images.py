@@ -65,7 +65,7 @@ def check_picked(unit: str, layers: Sequence[str]) -> None:
             picked = vpick.pick(Tree(), os.fsencode(directory), image=name.endswith(".raw"))
         except OSError:
             continue
-        from confext_helpers.ondisk import Disk  # Hardly ever needed.
+        from confext_helpers.service.entries import Disk  # Hardly ever needed.
 
         known = Disk().find(unit) if picked is not None else None
         if picked is not None and known is not None and known.stale:
@@ -125,7 +125,8 @@ def check_releases(unit: str, layers: list[str], namespace: int) -> None:
     """
     if not layers:
         return
-    from confext_helpers import exchanged, releases  # Only a block device, or what came late, is looked at here.
+    from confext_helpers import exchanged  # Only a block device, or what came late, is looked at here.
+    from confext_helpers.service import releases
 
     etc = exchanged.open_stage(unit, namespace)
     try:

@@ -9,10 +9,10 @@ import stat
 from confext_helpers import exchanged
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import resolve
-from confext_helpers.notes import LastSwap
 from confext_helpers.paths import ETC
-from confext_helpers.processes import Process
-from confext_helpers.properties import layer_paths
+from confext_helpers.service.notes import LastSwap
+from confext_helpers.service.processes import Process
+from confext_helpers.service.properties import layer_paths
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Properties
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from confext_helpers.errors import ConfextError
-from confext_helpers.stacks import Layer, LayerChange
+from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.system.journal import Message, Priority
 
 if TYPE_CHECKING:

@@ -10,15 +10,16 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change, checks, identity, images, limits, stage, writers
+from confext_helpers import change, checks, images, limits, stage, writers
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
-from confext_helpers.notes import LastSwap
 from confext_helpers.paths import ETC
-from confext_helpers.properties import layer_paths
 from confext_helpers.running import last_swap
+from confext_helpers.service import fingerprint
+from confext_helpers.service.layers import LayerChange
+from confext_helpers.service.notes import LastSwap
+from confext_helpers.service.properties import layer_paths
 from confext_helpers.services import Service, not_running
-from confext_helpers.stacks import LayerChange
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager, Properties
 
@@ -105,7 +106,7 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     unit, properties = service.name, service.properties
     layers = layer_paths(properties)
     policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
-    silent = patience.silent([*layers, *identity.named_paths(properties)])
+    silent = patience.silent([*layers, *fingerprint.named_paths(properties)])
     if silent:
         return Preview(None, [], ConfextError("this does not answer", unit=unit, path=silent[0], hint=_SILENT))
     try:
@@ -148,7 +149,7 @@ def _last(service: Service) -> LastSwap | None:
 
 def _compare(service: Service, namespace: int) -> Preview:
     properties, process = service.properties, service.processes[0]
-    made_of = identity.identify(properties)
+    made_of = fingerprint.identify(properties)
     last = _last(service)
     found = change.find(service.name, properties, process, namespace, made_of, last, limit=None)
     old, new, base = change.open_trees(service.name, properties, process.namespace, namespace)

@@ -20,7 +20,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from confext_helpers.notes import Propagation
+from confext_helpers.service.notes import Propagation
 from confext_helpers.system import syscalls
 from confext_helpers.system.mountinfo import Mount
 from confext_helpers.system.namespaces import Namespaces

@@ -19,7 +19,7 @@ from confext_helpers import messages
 from confext_helpers.deadline import Ended, Line
 from confext_helpers.errors import ConfextError
 from confext_helpers.messages import Step
-from confext_helpers.notes import Notes
+from confext_helpers.service.notes import Notes
 from confext_helpers.system.bus import Job, Manager
 from confext_helpers.system.journal import say
 
@@ -140,7 +140,7 @@ def too_late(unit: str, step: Step, doing: str, path: str, seconds: float) -> Co
 
 def give_up(unit: str, notes: Notes, ended: Ended) -> None:
     """Refuse the reload of `unit`, since the deadline is over, and say what did not end."""
-    from confext_helpers.properties import layer_paths
+    from confext_helpers.service.properties import layer_paths
     from confext_helpers.system import patience
 
     path = ended.path

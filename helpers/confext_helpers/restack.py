@@ -8,10 +8,10 @@
     restack --report UNIT     say so if the service's own reload failed after a swap
 
 In order: ask the manager for the unit (system/bus.py); complete a swap that was cut off; leave it at that if nothing
-changed (identity.py); start the stage (stage.py); run the service's own checks (checks.py); compare, and read what is
-new (change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the service sees has been touched,
-so that every error before it leaves the service with its old `/etc`, and the swap itself has one system call that
-matters.
+changed (service/fingerprint.py); start the stage (stage.py); run the service's own checks (checks.py); compare, and
+read what is new (change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the service sees has
+been touched, so that every error before it leaves the service with its old `/etc`, and the swap itself has one system
+call that matters.
 
 It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
 which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
@@ -27,16 +27,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from confext_helpers import checks, identity, images, messages, stage
+from confext_helpers import checks, images, messages, stage
 from confext_helpers.deadline import Line, Progress, supervise
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.messages import Step
-from confext_helpers.notes import LastSwap, Notes
 from confext_helpers.paths import GENERATED
-from confext_helpers.processes import Process, check_directories, find_processes, strangers
-from confext_helpers.properties import layer_paths, nosuid_directories
 from confext_helpers.reloadjob import Reload, SupersededError, cancel, give_up, report
+from confext_helpers.service import fingerprint
+from confext_helpers.service.notes import LastSwap, Notes
+from confext_helpers.service.processes import Process, check_directories, find_processes, strangers
+from confext_helpers.service.properties import layer_paths, nosuid_directories
 from confext_helpers.system.bus import Manager, Properties
 from confext_helpers.system.filewords import Files
 from confext_helpers.system.journal import say
@@ -159,7 +160,7 @@ def restack(
         ConfextError: it cannot be had; the service's `/etc` is what it was, unless the error says otherwise.
         SupersededError: nobody wants it any more.
     """
-    before = identity.identify(properties, files)
+    before = fingerprint.identify(properties, files)
     keys = [process.key for process in processes]
     last = notes.read_stack()
     if last is not None and last.processes != keys:
@@ -205,7 +206,7 @@ def restack(
         images.check_releases(unit, unchecked, new_stage.namespace)
         signed = images.check_signers(unit, layers, policy)
         # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
-        after = identity.identify(properties)
+        after = fingerprint.identify(properties)
         same = after.is_same(before)
         # The host's own /etc is written to all the time, and not only through what is looked up anew.
         changed = not after._replace(base=before.base).is_same(before)
@@ -234,8 +235,8 @@ def restack(
     new_stage.close()
     progress.end()
     reload.swapped(manager, notes)
-    now = identity.now()
-    settled = same and before.settled and not identity.is_held_open(properties)
+    now = fingerprint.now()
+    settled = same and before.settled and not fingerprint.is_held_open(properties)
     # Without the note, the next reload does more than it has to. This one is done.
     with contextlib.suppress(OSError):
         notes.write_stack(LastSwap(keys, now // 1000, [*found.layers.all], before, settled))

@@ -1,9 +1,9 @@
 """What a running service has on `/etc`: which layers, since when, and whether their files are still the same.
 
 The kernel is asked. Each confext carries a release file, so the names of those files in the service's own `/etc` are
-those of the layers that run (stacks.py); the overlay in its mountinfo tells how many there must be. A name belongs
-to the layer among the loaded ones that systemd would accept it from. Order is that of the loaded layers, since an
-overlay does not tell its own; a layer that is not loaded any more has no known place and comes last.
+those of the layers that run (service/layers.py); the overlay in its mountinfo tells how many there must be. A name
+belongs to the layer among the loaded ones that systemd would accept it from. Order is that of the loaded layers, since
+an overlay does not tell its own; a layer that is not loaded any more has no known place and comes last.
 
 Whether a file was replaced since is told by its change time, which nobody can set, and by the loop devices: the one
 of an image that runs is there as long as it runs. The only thing that the kernel does not know is when `/etc` was
@@ -16,15 +16,15 @@ from __future__ import annotations
 import os
 import stat
 
-from confext_helpers import identity
 from confext_helpers.image.naming import base_name, is_there, layer_name, resolve
-from confext_helpers.notes import LastSwap, Notes
 from confext_helpers.paths import ETC, RUN_DIRECTORY
-from confext_helpers.properties import base_of, layer_paths
-from confext_helpers.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.runningstack import Running, RunningStack, Since, version_of
+from confext_helpers.service import fingerprint
+from confext_helpers.service.layers import Layer, load_layer
+from confext_helpers.service.notes import LastSwap, Notes
+from confext_helpers.service.properties import base_of, layer_paths
+from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.services import Service, View
-from confext_helpers.stacks import Layer, load_layer
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.loopdevices import Loop, is_verity, loops
@@ -66,7 +66,7 @@ def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[
 
         return limits.was_written_to(file, stacked.usec * 1000), None
     current = {one.file == file and not one.deleted for one in candidates}
-    if identity.changed(layer.path) > stacked.usec * 1000:
+    if fingerprint.changed(layer.path) > stacked.usec * 1000:
         if stacked.certain or current == {False}:
             return True, loop
         # It may have been there when a hook that could not say so swapped /etc. The device tells, where the image
@@ -82,7 +82,7 @@ def _compare_directory(layer: Layer, release: Release, stacked: Since) -> tuple[
     """Whether any file of a running directory changed since, and whether it is still the one of that name."""
     if not any(one.key[1:] == release.key[1:] for one in _releases_of(f"{layer.file}/etc")):
         return True, False
-    if identity.changed(layer.path) > stacked.usec * 1000:
+    if fingerprint.changed(layer.path) > stacked.usec * 1000:
         return (True if stacked.certain else None), True
     return False, True
 
@@ -132,11 +132,11 @@ def since(service: Service, view: View) -> Since:
 def _base_changed(service: Service, stacked: Since) -> bool:
     """Whether anything happened in what lies below the layers since the `/etc` of a service was stacked.
 
-    Its overlay may not show that: see identity.py.
+    Its overlay may not show that: see service/fingerprint.py.
     """
     # When exactly a start has mounted it, nobody knows.
     note = last_swap(service.name) if stacked.by_swap else None
-    return note is not None and identity.base(service.properties).base != note.identity.base
+    return note is not None and fingerprint.base(service.properties).base != note.identity.base
 
 
 def read(service: Service, view: View) -> RunningStack:

@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from confext_helpers.image.naming import base_name, layer_name
-from confext_helpers.stacks import Layer
+from confext_helpers.service.layers import Layer
 
 
 class Running(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from confext_generator import names
 from confext_helpers.errors import ConfextError
-from confext_helpers.processes import Process, find_processes
+from confext_helpers.service.processes import Process, find_processes
 from confext_helpers.system.bus import Manager, Properties
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
 

@@ -26,7 +26,7 @@ from confext_helpers import confinement, lookup, rootimage, targets
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import RUN_DIRECTORY
-from confext_helpers.properties import LAYER_PROPERTIES, has_root, layer_paths, shaping_properties
+from confext_helpers.service.properties import LAYER_PROPERTIES, has_root, layer_paths, shaping_properties
 from confext_helpers.stageprocess import LOADER, PAGE, PROGRAM, TIMEOUT_SEC, Pending, host_loader
 from confext_helpers.system.bus import Manager, Properties, Value
 from confext_helpers.targets import Places

@@ -21,9 +21,9 @@ from typing import NamedTuple
 from confext_helpers import exchanged, propagation
 from confext_helpers.grave import GRAVEYARDS, Grave, new_name
 from confext_helpers.mounts import Shape, plan, tree
-from confext_helpers.notes import Notes, PendingSwap
 from confext_helpers.paths import ETC
-from confext_helpers.processes import Process
+from confext_helpers.service.notes import Notes, PendingSwap
+from confext_helpers.service.processes import Process
 from confext_helpers.stageprocess import Stage
 from confext_helpers.system import syscalls
 from confext_helpers.system.mountinfo import Mount, chain

@@ -1,4 +1,4 @@
-"""Which layers an `/etc` has, and their device numbers, where release files leave it in doubt (releases.py).
+"""Which layers an `/etc` has, and their device numbers, where release files leave it in doubt (service/releases.py).
 
 Then each layer is read by itself (layerfiles.py), and a file is looked for that this one has and no other. If the
 service sees it, with the content that it has in the layer, then the layer runs, and the device number of that file is

@@ -18,7 +18,7 @@ from confext_generator.tree import Tree
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import resolve
 from confext_helpers.paths import SIDECARS
-from confext_helpers.properties import layer_paths
+from confext_helpers.service.properties import layer_paths
 from confext_helpers.system import patience
 
 if TYPE_CHECKING:

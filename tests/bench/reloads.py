@@ -125,7 +125,7 @@ def _nothing(machine: Machine) -> Row:
     """A reload without a change, against that of the same service without ours."""
     build_pair(machine, "same")
     image = f"{STORE}/same.raw"
-    # An image that is as young as the last swap may have changed after it, see identity.py.
+    # An image that is as young as the last swap may have changed after it, see service/fingerprint.py.
     machine.sh(f"touch -d yesterday {image}")
     services.eventually(lambda: machine.path(image).stat().st_ctime + 0.1 < float(machine.sh("date +%s.%N")))
     unit = "bench-same.service"

@@ -51,7 +51,7 @@ def test_service_is_signalled_after_the_swap(machine: Machine, name: str) -> Non
 def test_nothing_changed(machine: Machine) -> None:
     unit, image = make(machine, "same", "ProtectSystem=full\nExecReload=/bin/kill -HUP $MAINPID", "--idle")
     images.build(machine, image, images.pair("v2"))
-    # A file that is as young as a tick of the clock proves nothing, see identity.py.
+    # A file that is as young as a tick of the clock proves nothing, see service/fingerprint.py.
     machine.run("touch", "-d", "yesterday", image)
     services.eventually(lambda: machine.path(image).stat().st_ctime + 0.1 < float(machine.sh("date +%s.%N")))
     machine.systemctl("reload", unit)

@@ -64,7 +64,7 @@ def files(entry: dict[str, Any], kind: str) -> list[str]:
 
 
 def dated(machine: Machine, path: str) -> None:
-    """Let the clock tick: a file that has just changed proves nothing, see identity.py."""
+    """Let the clock tick: a file that has just changed proves nothing, see service/fingerprint.py."""
     services.eventually(lambda: machine.path(path).stat().st_ctime + 0.1 < float(machine.sh("date +%s.%N")))
 
 

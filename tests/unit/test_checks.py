@@ -9,7 +9,7 @@ import pytest
 from confext_helpers import checks, settinglists
 from confext_helpers.commandline import Command
 from confext_helpers.errors import ConfextError
-from confext_helpers.properties import SHAPING_PROPERTIES
+from confext_helpers.service.properties import SHAPING_PROPERTIES
 from confext_helpers.settings import CheckSettings
 from confext_helpers.system.bus import Manager, Properties, Value
 

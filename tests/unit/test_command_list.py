@@ -14,7 +14,7 @@ from confext_generator import cli, words
 from confext_generator.report import Reporter
 from confext_helpers.command import main
 from confext_helpers.errors import ConfextError
-from confext_helpers.ondisk import LAYERS, Disk, Verdict
+from confext_helpers.service.entries import LAYERS, Disk, Verdict
 from golden import test_golden as golden
 
 UNIT = "foo.service"

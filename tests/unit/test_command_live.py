@@ -18,13 +18,13 @@ from confext_helpers.command.output import Output
 from confext_helpers.comparison import State, status_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import image_name
-from confext_helpers.ondisk import Disk, Entry, Unit, Verdict
 from confext_helpers.origin import Kind, Origin, Place
 from confext_helpers.preview import FileChange, Preview, Side
-from confext_helpers.processes import Process
 from confext_helpers.runningstack import Running, RunningStack, Since
+from confext_helpers.service.entries import Disk, Entry, Unit, Verdict
+from confext_helpers.service.layers import Layer, LayerChange
+from confext_helpers.service.processes import Process
 from confext_helpers.services import Service
-from confext_helpers.stacks import Layer, LayerChange
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import Mount
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from confext_helpers import belonging, exchanged
+from confext_helpers import exchanged
+from confext_helpers.service import belonging
 from confext_helpers.system.bus import Properties, Value
 from confext_helpers.system.mountinfo import parse_mountinfo
 

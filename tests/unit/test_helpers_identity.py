@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import exchanged, messages, notes
+from confext_helpers import exchanged, messages
 from confext_helpers.errors import ConfextError
-from confext_helpers.identity import TICK_NS, Identity, identify, is_held_open
 from confext_helpers.images import check_releases, check_whole, claimed_size
+from confext_helpers.service import notes
+from confext_helpers.service.fingerprint import TICK_NS, Identity, identify, is_held_open
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.filewords import Files
 

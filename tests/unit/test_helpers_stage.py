@@ -10,7 +10,7 @@ import pytest
 
 from confext_helpers import stage
 from confext_helpers.errors import ConfextError
-from confext_helpers.properties import layer_paths, nosuid_directories, shaping_properties
+from confext_helpers.service.properties import layer_paths, nosuid_directories, shaping_properties
 from confext_helpers.system.bus import Properties, unit_path
 from confext_helpers.targets import Places
 

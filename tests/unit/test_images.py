@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from confext_helpers import images, ondisk
+from confext_helpers import images
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
-from confext_helpers.ondisk import Unit
+from confext_helpers.service import entries
+from confext_helpers.service.entries import Unit
 from fuzz import ddi, libcrypto, structures
 
 EXPIRED = ddi.identity("expired", years=(2000, 2001))
@@ -136,7 +137,7 @@ def test_picked_version_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     versions = tmp_path / "site.raw.v"
     versions.mkdir()
     disk = Unit("foo.service", [], [], stale=stale)
-    monkeypatch.setattr(ondisk, "Disk", lambda: SimpleNamespace(find=lambda name: disk))
+    monkeypatch.setattr(entries, "Disk", lambda: SimpleNamespace(find=lambda name: disk))
     gone = f"{versions}/site_2.raw"
     images.check_picked("foo.service", [gone])  # No other is there.
     (versions / "site_1.raw").touch()

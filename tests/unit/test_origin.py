@@ -13,10 +13,10 @@ from confext_helpers import origin
 from confext_helpers.errors import ConfextError
 from confext_helpers.layerfiles import TreeFiles
 from confext_helpers.origin import Finder, Kind, Place, walk
-from confext_helpers.processes import Process
 from confext_helpers.runningstack import Running, RunningStack, Since
+from confext_helpers.service.layers import Layer
+from confext_helpers.service.processes import Process
 from confext_helpers.services import View
-from confext_helpers.stacks import Layer
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import Mount, parse_mountinfo
 

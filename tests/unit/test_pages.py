@@ -22,8 +22,8 @@ from confext_helpers import deadline, settings
 from confext_helpers.commandline import SPECIFIERS
 from confext_helpers.difference import Difference, Files
 from confext_helpers.errors import ConfextError
-from confext_helpers.notes import Notes
-from confext_helpers.stacks import Layer
+from confext_helpers.service.layers import Layer
+from confext_helpers.service.notes import Notes
 from confext_helpers.stageprocess import LOADER
 from unit.manpages import (
     CHECKOUT,
@@ -42,10 +42,11 @@ from unit.manpages import (
 _JOURNAL = types.ModuleType("systemd._journal")
 vars(_JOURNAL)["sendv"] = None
 with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
-    from confext_helpers import belonging, messages, restack
+    from confext_helpers import messages, restack
     from confext_helpers.change import FILES_MAX
     from confext_helpers.messages import Id, Step
-    from confext_helpers.stacks import LayerChange
+    from confext_helpers.service import belonging
+    from confext_helpers.service.layers import LayerChange
     from confext_helpers.system.journal import Message
 
 PAGES = sorted(DOCS.glob("*.[1-8].md"))

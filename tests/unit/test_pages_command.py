@@ -28,7 +28,7 @@ from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import OPTIONS, VERBS, Option
 from confext_helpers.image import policy, trust, verdict
 from confext_helpers.image.findings import MEANINGS
-from confext_helpers.ondisk import Verdict
+from confext_helpers.service.entries import Verdict
 from unit.manpages import CHECKOUT, codes, command_page, generator_environment, plain
 
 # A compiled module, which only the booted systems have. Nothing is sent here.

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from confext_helpers import processes
 from confext_helpers.errors import ConfextError
+from confext_helpers.service import processes
 from confext_helpers.system.bus import Properties
 
 PROPERTIES: Properties = {"MainPID": ("u", 0), "ControlGroup": ("s", "/foo")}

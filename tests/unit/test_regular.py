@@ -11,7 +11,7 @@ import pytest
 from confext_helpers import images, layerfiles
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
-from confext_helpers.stacks import load_layer
+from confext_helpers.service.layers import load_layer
 from confext_helpers.system import regular
 
 

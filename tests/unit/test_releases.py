@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import releases
-from confext_helpers.releases import Layered, Release
+from confext_helpers.service import releases
+from confext_helpers.service.releases import Layered, Release
 
 
 def test_of_etc(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import notes, releases, running, services
+from confext_helpers import running, services
 from confext_helpers.errors import ConfextError
-from confext_helpers.identity import Identity
-from confext_helpers.notes import LastSwap as Note
-from confext_helpers.processes import Process
-from confext_helpers.properties import base_of
-from confext_helpers.releases import Release
 from confext_helpers.runningstack import Since
+from confext_helpers.service import notes, releases
+from confext_helpers.service.fingerprint import Identity
+from confext_helpers.service.notes import LastSwap as Note
+from confext_helpers.service.processes import Process
+from confext_helpers.service.properties import base_of
+from confext_helpers.service.releases import Release
 from confext_helpers.services import Service, View
 from confext_helpers.system import loopdevices
 from confext_helpers.system.bus import Properties

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import stacks
-from confext_helpers.stacks import Layer, load_layer
+from confext_helpers.service import layers
+from confext_helpers.service.layers import Layer, load_layer
 from confext_helpers.system.bus import Properties
 from fuzz import ddi
 
@@ -77,4 +77,4 @@ def test_loaded(tmp_path: Path) -> None:
         "ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), True, []) for name in ("z.raw", "gone.raw")]),
         "ExtensionDirectories": ("as", ["-" + str(tmp_path / "d"), "-" + str(tmp_path / "lost")]),
     }
-    assert [layer.name for layer in stacks.loaded(properties)] == ["z", "d"]
+    assert [layer.name for layer in layers.loaded(properties)] == ["z", "d"]

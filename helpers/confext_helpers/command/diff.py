@@ -11,10 +11,10 @@ from confext_helpers import comparison
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Color, Output, printable
-from confext_helpers.ondisk import Disk
 from confext_helpers.preview import FileChange, Preview, Side, preview
+from confext_helpers.service.entries import Disk
+from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.services import find, need_root
-from confext_helpers.stacks import Layer, LayerChange
 from confext_helpers.system.bus import Manager
 
 _COLORS = {"+": Color.GREEN, "-": Color.RED}

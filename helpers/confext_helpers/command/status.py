@@ -18,8 +18,8 @@ from confext_helpers.comparison import Status, status_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import signers, trust
 from confext_helpers.image.certificates import Certificate
-from confext_helpers.ondisk import Disk
 from confext_helpers.runningstack import Running
+from confext_helpers.service.entries import Disk
 from confext_helpers.services import Service, find, need_root
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager

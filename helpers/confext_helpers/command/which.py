@@ -14,7 +14,7 @@ from confext_helpers.image import trust
 from confext_helpers.image.certificates import Certificate
 from confext_helpers.layerfiles import open_layer
 from confext_helpers.origin import Finder, Kind, Link, Origin, Place, walk
-from confext_helpers.properties import base_of, layer_paths
+from confext_helpers.service.properties import base_of, layer_paths
 from confext_helpers.services import Service, find, need_root, seen
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager

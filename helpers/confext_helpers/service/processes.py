@@ -188,7 +188,7 @@ def _find(unit: str, properties: Properties, pids: list[int], strangers: dict[in
             left.setdefault(number, f"{pid} is in a mount namespace that belongs to a user namespace")
         else:
             if belonging is None:
-                from confext_helpers.belonging import Belonging
+                from confext_helpers.service.belonging import Belonging
 
                 belonging = Belonging(unit, properties, _group_pids(properties) if len(pids) == 1 else pids)
             reason = belonging.stranger(pid, process.namespace)
@@ -201,7 +201,7 @@ def _find(unit: str, properties: Properties, pids: list[int], strangers: dict[in
             left.setdefault(number, f"{pid} {reason}")
         process.close()
     if belonging is not None and len(found) > 1:
-        from confext_helpers.belonging import COPY
+        from confext_helpers.service.belonging import COPY
 
         for number in belonging.copies() & set(found):
             process = found.pop(number)

@@ -23,7 +23,7 @@ import contextlib
 import os
 from functools import cached_property
 
-from confext_helpers.notes import swap_under_way
+from confext_helpers.service.notes import swap_under_way
 from confext_helpers.system import syscalls
 from confext_helpers.system.bus import Manager, Properties
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo

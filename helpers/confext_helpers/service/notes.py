@@ -21,9 +21,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from confext_helpers.identity import Identity
 from confext_helpers.paths import RUN_DIRECTORY
-from confext_helpers.stacks import Layer
+from confext_helpers.service.fingerprint import Identity
+from confext_helpers.service.layers import Layer
 
 
 class Propagation(NamedTuple):
@@ -64,11 +64,11 @@ class LastSwap(NamedTuple):
     """What was put in place last.
 
     Attributes:
-        processes: identify the service's processes, see processes.py.
+        processes: identify the service's processes, see service/processes.py.
         usec: when, in microseconds since the epoch.
         layers: bottom to top.
         identity: what it was made of.
-        settled: whether `identity` is a proof that nothing changed since, see identity.py.
+        settled: whether `identity` is a proof that nothing changed since, see service/fingerprint.py.
     """
 
     processes: list[str]

@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from confext_helpers.properties import base_of, layer_paths, shaping_properties
+from confext_helpers.service.properties import base_of, layer_paths, shaping_properties
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.filewords import Files, has_writer, sha256
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from confext_helpers.image.naming import base_name, is_there, layer_name, resolve
-from confext_helpers.properties import layer_paths
+from confext_helpers.service.properties import layer_paths
 from confext_helpers.system import patience, regular
 from confext_helpers.system.bus import Properties
 
