@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from confext_helpers import difference, exchanged
+from confext_helpers import difference
 from confext_helpers.difference import Difference, UnreadableError
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import base_name, is_there, resolve
@@ -23,6 +23,7 @@ from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.processes import Process
 from confext_helpers.service.properties import LAYER_PROPERTIES, layer_paths
 from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
+from confext_helpers.stage import etcmount
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import chain
 from confext_helpers.system.namespaces import Namespaces
@@ -115,7 +116,7 @@ def open_trees(unit: str, properties: Properties, old: int, new: int) -> tuple[i
     Raises:
         ConfextError: what is at the stage's `/etc` is not what systemd has made.
     """
-    new_etc = exchanged.open_stage(unit, new)
+    new_etc = etcmount.open_stage(unit, new)
     with Namespaces() as namespaces:
         namespaces.enter(old)
         old_etc = os.open(ETC, _DIRECTORY | os.O_NOFOLLOW)

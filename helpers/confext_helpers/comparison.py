@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from confext_generator import config, words
-from confext_helpers import limits, running
+from confext_helpers import running
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there
 from confext_helpers.runningstack import Running, Since
@@ -20,6 +20,7 @@ from confext_helpers.service.entries import LAYERS, Disk, Verdict
 from confext_helpers.service.layers import load_layer
 from confext_helpers.service.properties import layer_paths
 from confext_helpers.services import Service, seen
+from confext_helpers.stage import limits
 from confext_helpers.system import patience
 
 _GENERATED = "/run/systemd/generator"

@@ -5,10 +5,10 @@ a service's namespace the chain at `/etc` is whatever the host has there (usuall
 file system), then what systemd put there for the service: the overlay of its confexts, or a bind mount that makes
 it read-only. Everything that the sandbox mounted below `/etc` hangs on the topmost of them.
 
-The stage (stage.py) has the chain that the service would have after a restart. Its topmost mount is copied with all
-that hangs on it (open_tree(2)), and then one of four things happens in the service's namespace (`Shape`). Whatever
-has to be attached is attached in one system call, beneath the old mount or on top of it, and whatever has to go
-goes in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH", Linux 6.5.
+The stage (stage/transient.py) has the chain that the service would have after a restart. Its topmost mount is copied
+with all that hangs on it (open_tree(2)), and then one of four things happens in the service's namespace (`Shape`).
+Whatever has to be attached is attached in one system call, beneath the old mount or on top of it, and whatever has to
+go goes in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH", Linux 6.5.
 """
 
 from __future__ import annotations

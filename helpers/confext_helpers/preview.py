@@ -1,7 +1,8 @@
 """What the next reload of a service would change in its `/etc`, found out by doing all of it but the swap.
 
-The stage is the hook's own (stage.py), and so are the comparison (change.py, difference.py) and all that the hook asks
-of the layers. It is thrown away afterwards. The service is not touched, and the notes about it stay as they are.
+The stage is the hook's own (stage/transient.py), and so are the comparison (change.py, difference.py) and all that the
+hook asks of the layers. It is thrown away afterwards. The service is not touched, and the notes about it stay as they
+are.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change, checks, images, limits, stage, writers
+from confext_helpers import change, checks
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import ETC
@@ -20,6 +21,7 @@ from confext_helpers.service.layers import LayerChange
 from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.properties import layer_paths
 from confext_helpers.services import Service, not_running
+from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager, Properties
 
@@ -113,19 +115,19 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
         limits.check(unit, properties, service.processes, _last(service))
         # What others can write is not even mounted.
         writers.check(unit, properties)
-        images.check_picked(unit, layers)
-        images.check_directories(unit, _directories(properties), policy)
+        refusals.check_picked(unit, layers)
+        refusals.check_directories(unit, _directories(properties), policy)
         for layer in layers:
-            images.check_whole(unit, layer)
+            refusals.check_whole(unit, layer)
         unchecked = [layer for layer in layers if not has_strict_name(layer)]
-        new_stage = stage.begin(manager, unit, properties, service.processes[0].namespace).wait(manager)
+        new_stage = transient.begin(manager, unit, properties, service.processes[0].namespace).wait(manager)
     except ConfextError as error:
         return Preview(None, [], error)
     found: Preview | None = None
     try:
         found = _compare(service, new_stage.namespace)
-        images.check_releases(unit, unchecked, new_stage.namespace)
-        images.check_signers(unit, layers, policy)
+        refusals.check_releases(unit, unchecked, new_stage.namespace)
+        refusals.check_signers(unit, layers, policy)
         writers.check(unit, properties)
         if check:
             wanted = checks.read(manager, unit)

@@ -8,10 +8,10 @@
     restack --report UNIT     say so if the service's own reload failed after a swap
 
 In order: ask the manager for the unit (system/bus.py); complete a swap that was cut off; leave it at that if nothing
-changed (service/fingerprint.py); start the stage (stage.py); run the service's own checks (checks.py); compare, and
-read what is new (change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the service sees has
-been touched, so that every error before it leaves the service with its old `/etc`, and the swap itself has one system
-call that matters.
+changed (service/fingerprint.py); start the stage (stage/transient.py); run the service's own checks (checks.py);
+compare, and read what is new (change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the
+service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the swap itself
+has one system call that matters.
 
 It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
 which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
@@ -27,7 +27,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from confext_helpers import checks, images, messages, stage
+from confext_helpers import checks, messages
 from confext_helpers.deadline import Line, Progress, supervise
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
@@ -38,6 +38,7 @@ from confext_helpers.service import fingerprint
 from confext_helpers.service.notes import LastSwap, Notes
 from confext_helpers.service.processes import Process, check_directories, find_processes, strangers
 from confext_helpers.service.properties import layer_paths, nosuid_directories
+from confext_helpers.stage import refusals, transient
 from confext_helpers.system.bus import Manager, Properties
 from confext_helpers.system.filewords import Files
 from confext_helpers.system.journal import say
@@ -174,22 +175,22 @@ def restack(
     kept |= strangers(unit, properties, processes)
     if kept:
         say(unit, messages.strangers(unit, kept))
-    from confext_helpers import limits, writers  # Only needed where something changed.
+    from confext_helpers.stage import limits, writers  # Only needed where something changed.
 
     limits.check(unit, properties, processes, last)
     writers.check(unit, properties)
     layers = layer_paths(properties)
     policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
     directories = {"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))}
-    images.check_picked(unit, layers)
-    images.check_directories(unit, layer_paths(directories), policy)
+    refusals.check_picked(unit, layers)
+    refusals.check_directories(unit, layer_paths(directories), policy)
     for layer in layers:
-        images.check_whole(unit, layer)
+        refusals.check_whole(unit, layer)
     progress.begin(Step.CHECKS)
     wanted = checks.read(manager, unit)
     progress.begin(Step.STAGE)
     unchecked = [layer for layer in layers if not has_strict_name(layer)]
-    pending = stage.begin(manager, unit, properties, processes[0].namespace)
+    pending = transient.begin(manager, unit, properties, processes[0].namespace)
     manager.disconnect()
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
     from confext_helpers import change, swapping
@@ -203,8 +204,8 @@ def restack(
             checks.run(manager, unit, properties, wanted)
         progress.begin(Step.COMPARE)
         writers.check(unit, properties)
-        images.check_releases(unit, unchecked, new_stage.namespace)
-        signed = images.check_signers(unit, layers, policy)
+        refusals.check_releases(unit, unchecked, new_stage.namespace)
+        signed = refusals.check_signers(unit, layers, policy)
         # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
         after = fingerprint.identify(properties)
         same = after.is_same(before)
@@ -349,7 +350,7 @@ def _as_confext_error(error: Exception, unit: str) -> ConfextError:
 
 def look_before_start(unit: str) -> int:
     """Return 0 if nobody but root can write the layers of `unit`, which is about to start; else say so and return 1."""
-    from confext_helpers import writers
+    from confext_helpers.stage import writers
 
     try:
         with Manager() as manager:

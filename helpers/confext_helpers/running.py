@@ -62,7 +62,7 @@ def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[
     except OSError:
         return True, loop
     if stat.S_ISBLK(status.st_mode):
-        from confext_helpers import limits  # Seldom needed.
+        from confext_helpers.stage import limits  # Seldom needed.
 
         return limits.was_written_to(file, stacked.usec * 1000), None
     current = {one.file == file and not one.deleted for one in candidates}

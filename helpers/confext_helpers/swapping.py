@@ -18,13 +18,14 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from confext_helpers import exchanged, propagation
+from confext_helpers import propagation
 from confext_helpers.grave import GRAVEYARDS, Grave, new_name
 from confext_helpers.mounts import Shape, plan, tree
 from confext_helpers.paths import ETC
 from confext_helpers.service.notes import Notes, PendingSwap
 from confext_helpers.service.processes import Process
-from confext_helpers.stageprocess import Stage
+from confext_helpers.stage import etcmount
+from confext_helpers.stage.process import Stage
 from confext_helpers.system import syscalls
 from confext_helpers.system.mountinfo import Mount, chain
 from confext_helpers.system.namespaces import Namespaces
@@ -62,7 +63,7 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
     Args:
         namespaces: who moves us.
         stage: descriptor of the stage's mount namespace.
-        nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see stage.py).
+        nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see stage/transient.py).
 
     Raises:
         OSError: it cannot be done, or something else is at `/etc` by now.
@@ -70,7 +71,7 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
     namespaces.enter(stage)
     for path in nosuid:
         syscalls.mount_setattr(AT_FDCWD, path, attributes=syscalls.MOUNT_ATTR_NOSUID)
-    etc = exchanged.open_etc(namespaces)
+    etc = etcmount.open_etc(namespaces)
     try:
         return Tree(syscalls.open_tree(etc, "", OPEN_TREE_CLONE | AT_RECURSIVE), namespaces.mounts())
     finally:

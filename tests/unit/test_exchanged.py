@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from confext_helpers import exchanged
 from confext_helpers.service import belonging
+from confext_helpers.stage import etcmount
 from confext_helpers.system.bus import Properties, Value
 from confext_helpers.system.mountinfo import parse_mountinfo
 
@@ -36,7 +36,7 @@ DEVICE = "6 3 0:6 /null /etc/masked rw - devtmpfs udev rw"
     ],
 )
 def test_etc_of_a_stage(lines: list[str], number: int, right: bool) -> None:
-    assert exchanged.is_etc(parse_mountinfo("\n".join([ROOT, *lines])), number) is right
+    assert etcmount.is_etc(parse_mountinfo("\n".join([ROOT, *lines])), number) is right
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_etc_of_a_stage(lines: list[str], number: int, right: bool) -> None:
     ],
 )
 def test_root_that_can_be_written_to(lines: list[str], writable: bool) -> None:
-    assert exchanged.is_root_writable(parse_mountinfo("\n".join(lines))) is writable
+    assert etcmount.is_root_writable(parse_mountinfo("\n".join(lines))) is writable
 
 
 def command(flag: str) -> Value:

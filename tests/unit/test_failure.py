@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import failure
+from confext_helpers.stage import failure
 from confext_helpers.system.bus import Manager, Properties
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import exchanged, messages
+from confext_helpers import messages
 from confext_helpers.errors import ConfextError
-from confext_helpers.images import check_releases, check_whole, claimed_size
 from confext_helpers.service import notes
 from confext_helpers.service.fingerprint import TICK_NS, Identity, identify, is_held_open
+from confext_helpers.stage import etcmount
+from confext_helpers.stage.refusals import check_releases, check_whole, claimed_size
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.filewords import Files
 
@@ -346,7 +347,7 @@ def test_release_file_has_the_layer_s_name(tmp_path: Path, monkeypatch: pytest.M
     paths = [*map(str, layers), str(tmp_path / "missing.raw")]
     releases = tmp_path / "stage/extension-release.d"
     releases.mkdir(parents=True)
-    monkeypatch.setattr(exchanged, "open_stage", lambda *_: os.open(releases.parent, os.O_RDONLY))
+    monkeypatch.setattr(etcmount, "open_stage", lambda *_: os.open(releases.parent, os.O_RDONLY))
     for name in ("a", "b", "c"):
         (releases / f"extension-release.{name}").touch()
     check_releases("foo.service", paths, -1)

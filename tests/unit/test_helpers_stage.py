@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from confext_helpers import stage
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.properties import layer_paths, nosuid_directories, shaping_properties
+from confext_helpers.stage import transient
+from confext_helpers.stage.targets import Places
 from confext_helpers.system.bus import Properties, unit_path
-from confext_helpers.targets import Places
 
 IMAGES: tuple[str, object] = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])
 
@@ -46,7 +46,7 @@ LOADER = "/run/unit-confext/loader"
 
 
 def build(given: Properties) -> dict[str, tuple[str, object]]:
-    return dict(stage.build_properties("foo.service", given, 3, Places(given, None)))
+    return dict(transient.build_properties("foo.service", given, 3, Places(given, None)))
 
 
 def test_stage_executes_the_host_s_loader_and_nothing_of_the_service() -> None:

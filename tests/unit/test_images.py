@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from confext_helpers import images
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from confext_helpers.service import entries
 from confext_helpers.service.entries import Unit
+from confext_helpers.stage import refusals
 from fuzz import ddi, libcrypto, structures
 
 EXPIRED = ddi.identity("expired", years=(2000, 2001))
@@ -43,19 +43,19 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 )  # fmt: skip
 def test_signer_whose_time_is_over(image: str, policy: str) -> None:
     with pytest.raises(ConfextError, match="out of its time"):
-        images.check_signers("foo.service", [image], policy)
+        refusals.check_signers("foo.service", [image], policy)
     # Below a `.v/`, and by a link, it is the same image.
     (Path(image).parent / "demo.raw.v").mkdir()
     (Path(image).parent / "demo.raw.v/demo_1.raw").symlink_to(image)
     with pytest.raises(ConfextError, match="out of its time"):
-        images.check_signers("foo.service", [f"{image}.v"], policy)
+        refusals.check_signers("foo.service", [f"{image}.v"], policy)
 
 
 @pytest.mark.parametrize(
     "policy", ["", f"root={OPEN}:usr={OPEN}", f"root={OPEN}:usr=signed", "root=verity+signed", "root=absent:=signed"]
 )
 def test_signature_that_nobody_asked_for(image: str, policy: str) -> None:
-    assert not images.check_signers("foo.service", [image], policy)
+    assert not refusals.check_signers("foo.service", [image], policy)
 
 
 def _ber(raw: bytes) -> bytes:
@@ -98,7 +98,7 @@ def test_old_signature_in_disguise(image: str, way: str, monkeypatch: pytest.Mon
     text = json.dumps({"rootHash": root_hash.decode(), "signature": base64.b64encode(raw).decode()}).encode()
     Path(image).write_bytes(ddi.image(signature=text.ljust(4096, b"\0")).raw)
     with pytest.raises(ConfextError, match="not signed as the image policy asks for"):
-        images.check_signers("foo.service", [image], "root=signed")
+        refusals.check_signers("foo.service", [image], "root=signed")
     if libcrypto.missing() is None:
         assert libcrypto.Libcrypto().verify(raw, root_hash, [EXPIRED.pem])
 
@@ -106,28 +106,28 @@ def test_old_signature_in_disguise(image: str, way: str, monkeypatch: pytest.Mon
 def test_signer_whom_only_the_kernel_knows(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd has mounted it, so somebody knew the key; but not if there is a file of which nobody can say whose."""
     monkeypatch.setattr(trust, "load", lambda _: [])
-    assert images.check_signers("foo.service", [image], "root=signed")
+    assert refusals.check_signers("foo.service", [image], "root=signed")
     monkeypatch.setattr(trust, "load", lambda _: trust.first_certificate(b"-----BEGIN CERTIFICATE-----\n", "/x.crt"))
     with pytest.raises(ConfextError, match=r"since /x\.crt is not understood"):
-        images.check_signers("foo.service", [image], "root=signed")
+        refusals.check_signers("foo.service", [image], "root=signed")
 
 
 def test_what_is_not_signed(image: str, tmp_path: Path) -> None:
     (tmp_path / "demo.raw").write_bytes(ddi.image().raw)
     with pytest.raises(ConfextError, match="there is none"):
-        images.check_signers("foo.service", [image], "root=signed")
+        refusals.check_signers("foo.service", [image], "root=signed")
     for content in (b"", bytes(10000), ddi.image(EXPIRED).raw[:-600]):
         (tmp_path / "demo.raw").write_bytes(content)
         with pytest.raises(ConfextError, match="not signed as the image policy asks for"):
-            images.check_signers("foo.service", [image], "root=signed")
+            refusals.check_signers("foo.service", [image], "root=signed")
     (tmp_path / "demo.raw").unlink()
     # That is no layer.
     (tmp_path / "empty.raw.v").mkdir()
-    assert images.check_signers("foo.service", [image, str(tmp_path / "empty.raw.v")], "root=signed")
+    assert refusals.check_signers("foo.service", [image, str(tmp_path / "empty.raw.v")], "root=signed")
     for make in (os.mkdir, os.mkfifo):
         make(image)
         with pytest.raises(ConfextError, match="not signed as the image policy asks for"):
-            images.check_signers("foo.service", [image], "root=signed")
+            refusals.check_signers("foo.service", [image], "root=signed")
         (os.rmdir if make is os.mkdir else os.unlink)(image)
 
 
@@ -139,13 +139,13 @@ def test_picked_version_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     disk = Unit("foo.service", [], [], stale=stale)
     monkeypatch.setattr(entries, "Disk", lambda: SimpleNamespace(find=lambda name: disk))
     gone = f"{versions}/site_2.raw"
-    images.check_picked("foo.service", [gone])  # No other is there.
+    refusals.check_picked("foo.service", [gone])  # No other is there.
     (versions / "site_1.raw").touch()
-    images.check_picked("foo.service", [f"{tmp_path}/gone.raw", f"{versions}/site_1.raw", f"{tmp_path}/absent.v/x.raw"])
+    refusals.check_picked("foo.service", [f"{tmp_path}/gone.raw", f"{versions}/site_1.raw", f"{tmp_path}/no.v/x.raw"])
     if not stale:
-        images.check_picked("foo.service", [gone])
+        refusals.check_picked("foo.service", [gone])
         return
     text = "its version site_2.raw is gone, and site_1.raw is not loaded"
     with pytest.raises(ConfextError, match=text) as raised:
-        images.check_picked("foo.service", [gone])
+        refusals.check_picked("foo.service", [gone])
     assert raised.value.hint == "run systemctl daemon-reload first"

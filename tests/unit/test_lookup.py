@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import lookup
 from confext_helpers.errors import ConfextError
+from confext_helpers.stage import loader
 from confext_helpers.system.bus import Properties
 
 LOADER = "/run/unit-confext/loader"
@@ -22,7 +22,7 @@ def root(own_path: Path) -> Path:
 
 def check(name: str, value: object) -> None:
     properties: Properties = {name: ("", value)}
-    lookup.check("foo.service", properties, LOADER)
+    loader.check("foo.service", properties, LOADER)
 
 
 def refused(name: str, value: object) -> bool:
@@ -66,10 +66,10 @@ def test_alias_of_the_place(root: Path) -> None:
     (root / "var/run").symlink_to("/run")
     bound = [(str(root / "srv"), "/var/run", False, 0)]
     given: Properties = {"RootDirectory": ("s", str(root)), "BindPaths": ("", bound)}
-    lookup.check("foo.service", given, LOADER)
+    loader.check("foo.service", given, LOADER)
     (root / "srv").chmod(0o777)
     with pytest.raises(ConfextError, match="others can change"):
-        lookup.check("foo.service", given, LOADER)
+        loader.check("foo.service", given, LOADER)
 
 
 @pytest.mark.parametrize("name", ["RootImage", "MountImages"])

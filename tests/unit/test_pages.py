@@ -24,7 +24,7 @@ from confext_helpers.difference import Difference, Files
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.layers import Layer
 from confext_helpers.service.notes import Notes
-from confext_helpers.stageprocess import LOADER
+from confext_helpers.stage.process import LOADER
 from unit.manpages import (
     CHECKOUT,
     DOCS,

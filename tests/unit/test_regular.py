@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import images, layerfiles
+from confext_helpers import layerfiles
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from confext_helpers.service.layers import load_layer
+from confext_helpers.stage import refusals
 from confext_helpers.system import regular
 
 
@@ -33,7 +34,7 @@ def fifo(tmp_path: Path) -> Path:
 
 def refused(layer: Path, fifo: Path) -> None:
     with pytest.raises(ConfextError) as caught:
-        images.check_whole("foo.service", str(layer))
+        refusals.check_whole("foo.service", str(layer))
     assert str(caught.value) == (
         f"foo.service: this is a FIFO, a socket or a terminal, and no file ({fifo}); "
         "replace it, or take it away, and reload again"
@@ -54,7 +55,7 @@ def test_fifo_as_an_image_and_beside_one(tmp_path: Path, fifo: Path) -> None:
     refused(fifo, fifo)
     assert load_layer(str(fifo)).root_hash == ""
     (tmp_path / "a.raw").write_bytes(bytes(8192))
-    images.check_whole("foo.service", str(tmp_path / "a.raw"))
+    refusals.check_whole("foo.service", str(tmp_path / "a.raw"))
     os.mkfifo(tmp_path / "a.roothash")
     refused(tmp_path / "a.raw", tmp_path / "a.roothash")
     assert load_layer(str(tmp_path / "a.raw")).root_hash == ""

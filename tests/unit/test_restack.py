@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from confext_helpers import change, images, limits, stage, writers
+from confext_helpers import change
 from confext_helpers import restack as hook
 from confext_helpers.errors import ConfextError
+from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.system.filewords import Files
 
 
@@ -73,14 +74,14 @@ def test_layer_that_is_replaced_before_its_signature_is_looked_at(
         return signed
 
     there: Any = Anything()
-    monkeypatch.setattr(images, "check_signers", look)
+    monkeypatch.setattr(refusals, "check_signers", look)
     monkeypatch.setattr(writers, "check", lambda *arguments: None)
     monkeypatch.setattr(limits, "check", lambda *arguments: None)
     monkeypatch.setattr(restack, "check_directories", lambda *arguments: [])
     monkeypatch.setattr(restack, "strangers", lambda *arguments: {})
-    monkeypatch.setattr(images, "check_releases", lambda *arguments: None)
+    monkeypatch.setattr(refusals, "check_releases", lambda *arguments: None)
     monkeypatch.setattr(restack.checks, "read", lambda *arguments: None)
-    monkeypatch.setattr(stage, "begin", lambda *arguments: there)
+    monkeypatch.setattr(transient, "begin", lambda *arguments: there)
     monkeypatch.setattr(change, "find", compare)
     properties: Any = {
         "ExtensionImages": ("a(sba(ss))", [(str(image), False, [])]), "RootDirectory": ("s", str(tmp_path)),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import rootimage
 from confext_helpers.errors import ConfextError
+from confext_helpers.stage import rootimage
 from confext_helpers.system.bus import Properties
 
 EXT4 = bytes(1024 + 56) + b"\x53\xef" + bytes(38) + b"\x40" + bytes(4096)

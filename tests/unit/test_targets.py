@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import targets
+from confext_helpers.stage import targets
+from confext_helpers.stage.targets import Places
 from confext_helpers.system.bus import Properties
-from confext_helpers.targets import Places
 
 
 @pytest.fixture

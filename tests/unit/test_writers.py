@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import writers
 from confext_helpers.errors import ConfextError
+from confext_helpers.stage import writers
 from confext_helpers.system.bus import Manager, Properties
 
 UNIT = "foo.service"

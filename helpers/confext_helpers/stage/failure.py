@@ -7,10 +7,10 @@ import os
 import re
 import time
 
-from confext_helpers import images
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there, resolve
 from confext_helpers.service.properties import LAYER_PROPERTIES, layer_paths
+from confext_helpers.stage import refusals
 from confext_helpers.system.bus import Manager, Properties
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
@@ -149,9 +149,9 @@ def of_stage(manager: Manager, name: str, unit: str, properties: Properties) -> 
 
     reason, path = explain(messages_about(name, _begin_usec(name)), numbers(properties, manager.version()))
     if path and reason == os.strerror(errno.ENOENT) and is_there(path):
-        return images.no_release(unit, resolve(path))
+        return refusals.no_release(unit, resolve(path))
     if path and reason.endswith(_SAY_NOTHING):
-        reason = images.signature_problem(path) or reason
+        reason = refusals.signature_problem(path) or reason
     hint = "replace it and reload again" if path else f"see journalctl -u {name}"
     problem = f"the new one cannot be built: {reason}"
     return ConfextError(problem, unit=unit, path=path, hint=hint)

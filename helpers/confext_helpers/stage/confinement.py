@@ -49,8 +49,8 @@ _MEMORY_MAX = 256 << 20
 def uid(unit: str, root: int | None, directory: str) -> int:
     """The UID of the stage's process.
 
-    It has to search the root directory, and so is root where nobody else may: in an image. Nobody can put anything
-    else in the place of the loader there, as a stage mounts it read-only (rootimage.py). A directory may be changed.
+    It has to search the root directory, and so is root where nobody else may: in an image. Nobody can put anything else
+    in the place of the loader there, as a stage mounts it read-only (stage/rootimage.py). A directory may be changed.
 
     Args:
         unit: the service.

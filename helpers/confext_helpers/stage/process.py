@@ -1,4 +1,7 @@
-"""The process of a stage: who it has to be before a namespace is taken from it, and how it ends. See stage.py."""
+"""The process of a stage: who it has to be before a namespace is taken from it, and how it ends.
+
+See stage/transient.py.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ class Pending(NamedTuple):
         """
         try:
             if not _is_up(self.pipe):
-                from confext_helpers import failure  # It reads the journal, which only this one needs.
+                from confext_helpers.stage import failure  # It reads the journal, which only this one needs.
 
                 error = failure.of_stage(manager, self.name, self.unit, self.properties)
                 # systemd has made the mounts, and has nothing to say about what came after them.

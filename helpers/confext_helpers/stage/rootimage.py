@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 
-from confext_helpers import targets
 from confext_helpers.errors import ConfextError
+from confext_helpers.stage import targets
 from confext_helpers.system.bus import Properties
 
 _ROOT = "/"

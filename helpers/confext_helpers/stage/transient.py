@@ -12,7 +12,7 @@ OnFailure= unit finishes what was begun (swapping.finish()). To be told to end, 
 
 Nothing else is ever meant to be executed in a stage: whoever can write into the service's root directory could slip a
 library into any other program (ld.so(8), `/etc/ld.so.preload`). Where somebody succeeds in having something else
-executed in the loader's place, it can do nothing (confinement.py), and no namespace is taken from it.
+executed in the loader's place, it can do nothing (stage/confinement.py), and no namespace is taken from it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import fcntl
 import os
 import time
 
-from confext_helpers import confinement, lookup, rootimage, targets
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import RUN_DIRECTORY
 from confext_helpers.service.properties import LAYER_PROPERTIES, has_root, layer_paths, shaping_properties
-from confext_helpers.stageprocess import LOADER, PAGE, PROGRAM, TIMEOUT_SEC, Pending, host_loader
+from confext_helpers.stage import confinement, loader, rootimage, targets
+from confext_helpers.stage.process import LOADER, PAGE, PROGRAM, TIMEOUT_SEC, Pending, host_loader
+from confext_helpers.stage.targets import Places
 from confext_helpers.system.bus import Manager, Properties, Value
-from confext_helpers.targets import Places
 
 NAME_PREFIX = "unit-confext-stage-"
 RECOVER_UNIT = "unit-confext-recover@{}.service"
@@ -146,7 +146,7 @@ def begin(manager: Manager, unit: str, properties: Properties, namespace: int | 
             places = _find_places(properties, root)
             selected = {} if places is None else targets.select(properties, places)
             rootimage.check(unit, properties, [str(entry[0]) for entry in selected.get("MountImages", [])])
-            lookup.check(unit, properties, LOADER, places)
+            loader.check(unit, properties, LOADER, places)
         except OSError as error:
             problem = f"the new one cannot be built: {error.strerror}"
             raise ConfextError(problem, unit=unit, path=str(error.filename or "")) from error

@@ -6,13 +6,13 @@ import errno
 import os
 import stat
 
-from confext_helpers import exchanged
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import resolve
 from confext_helpers.paths import ETC
 from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.processes import Process
 from confext_helpers.service.properties import layer_paths
+from confext_helpers.stage import etcmount
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Properties
 
@@ -30,7 +30,7 @@ def check(unit: str, properties: Properties, processes: list[Process], last: Las
         ConfextError: its `/etc` is a symbolic link, it could exchange that for something else meanwhile, or a block
             device was written to while it is mounted.
     """
-    exchanged.check(unit, properties, processes)
+    etcmount.check(unit, properties, processes)
     if any(_is_link(f"/proc/{process.pid}/root{ETC}") for process in processes):
         problem = "it cannot be re-stacked: in its root directory /etc is a symbolic link"
         raise ConfextError(problem, unit=unit, hint="restart the service instead, or have a directory there")

@@ -16,11 +16,11 @@ import errno
 import os
 import re
 
-from confext_helpers import targets
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import ETC
 from confext_helpers.service.belonging import is_confined
 from confext_helpers.service.processes import Process
+from confext_helpers.stage import targets
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import Mount, chain
 from confext_helpers.system.namespaces import Namespaces

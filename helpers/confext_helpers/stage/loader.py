@@ -1,18 +1,18 @@
-"""Whether a path in the stage leads where it should: see stage.py.
+"""Whether a path in the stage leads where it should: see stage/transient.py.
 
 The stage's program is looked up below the service's root directory, once its mount namespace is complete. Whoever can
-change a directory on that way has the say over what is executed. That is worth nothing (confinement.py), but a stage
-that is never up is worth nothing either, so where others than root have that say none is started.
+change a directory on that way has the say over what is executed. That is worth nothing (stage/confinement.py), but a
+stage that is never up is worth nothing either, so where others than root have that say none is started.
 """
 
 from __future__ import annotations
 
 import os
 
-from confext_helpers import targets
 from confext_helpers.errors import ConfextError
+from confext_helpers.stage import targets
+from confext_helpers.stage.targets import Places
 from confext_helpers.system.bus import Properties
-from confext_helpers.targets import Places
 
 
 def check(unit: str, properties: Properties, path: str, places: Places | None = None) -> None:

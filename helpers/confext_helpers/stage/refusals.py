@@ -125,10 +125,10 @@ def check_releases(unit: str, layers: list[str], namespace: int) -> None:
     """
     if not layers:
         return
-    from confext_helpers import exchanged  # Only a block device, or what came late, is looked at here.
     from confext_helpers.service import releases
+    from confext_helpers.stage import etcmount  # Only a block device, or what came late, is looked at here.
 
-    etc = exchanged.open_stage(unit, namespace)
+    etc = etcmount.open_stage(unit, namespace)
     try:
         seen = releases.of_etc(etc)
     finally:

@@ -1,0 +1,1 @@
+"""The future `/etc`: the unit in which systemd builds it, and what is refused before and after that."""
