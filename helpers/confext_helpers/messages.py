@@ -177,7 +177,7 @@ def not_started(error: ConfextError) -> Message:
 
 
 def section(text: str) -> Message:
-    """Something in an [X-Confext] section means nothing; the text is from settings.py."""
+    """Something in an [X-Confext] section means nothing; the text is from checks/section.py."""
     return Message(Id.SECTION, Priority.WARNING, text, {})
 
 

@@ -11,7 +11,8 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change, checks
+from confext_helpers import change
+from confext_helpers.checks import run as checks
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import ETC

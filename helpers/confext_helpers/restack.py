@@ -8,7 +8,7 @@
     restack --report UNIT     say so if the service's own reload failed after a swap
 
 In order: ask the manager for the unit (system/bus.py); complete a swap that was cut off; leave it at that if nothing
-changed (service/fingerprint.py); start the stage (stage/transient.py); run the service's own checks (checks.py);
+changed (service/fingerprint.py); start the stage (stage/transient.py); run the service's own checks (checks/run.py);
 compare, and read what is new (change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the
 service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the swap itself
 has one system call that matters.
@@ -27,7 +27,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from confext_helpers import checks, messages
+from confext_helpers import messages
+from confext_helpers.checks import run as checks
 from confext_helpers.deadline import Line, Progress, supervise
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name

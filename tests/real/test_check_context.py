@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from confext_helpers import settinglists
+from confext_helpers.checks import settinglists
 from confext_helpers.service.properties import SHAPING_PROPERTIES
 from lab import images, services
 from lab.machine import Machine

@@ -6,11 +6,12 @@ from typing import cast
 
 import pytest
 
-from confext_helpers import checks, settinglists
-from confext_helpers.commandline import Command
+from confext_helpers.checks import run as checks
+from confext_helpers.checks import settinglists
+from confext_helpers.checks.commandline import Command
+from confext_helpers.checks.section import CheckSettings
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.properties import SHAPING_PROPERTIES
-from confext_helpers.settings import CheckSettings
 from confext_helpers.system.bus import Manager, Properties, Value
 
 UNSAID: Properties = {

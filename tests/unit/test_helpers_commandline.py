@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confext_helpers.commandline import (
+from confext_helpers.checks.commandline import (
     Command,
     CommandLineError,
     ExtensionImage,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import settings
-from confext_helpers.commandline import Command
+from confext_helpers.checks import section
+from confext_helpers.checks.commandline import Command
+from confext_helpers.checks.section import INFINITY_USEC, CheckSettings, parse_timeout, read_settings, specifiers_for
 from confext_helpers.errors import ConfextError
-from confext_helpers.settings import INFINITY_USEC, CheckSettings, parse_timeout, read_settings, specifiers_for
 
-HELPERS = Path(settings.__file__).parents[1]
+HELPERS = Path(section.__file__).parents[2]
 GENERATOR = HELPERS.parent / "generator"
 
 
@@ -125,7 +125,7 @@ def test_pyparsing_is_imported_for_a_check_alone(tmp_path: Path, check: str, imp
     file.write_text("[X-Confext]\n" + check)
     code = (
         f"import sys; sys.path[:0] = {[str(HELPERS), str(GENERATOR)]!r}\n"
-        "from confext_helpers.settings import read_settings\n"
+        "from confext_helpers.checks.section import read_settings\n"
         f"read_settings([{str(file)!r}], {{}}, version=257, unit='a.service')\n"
         "print('pyparsing' in sys.modules)"
     )
@@ -195,13 +195,13 @@ def test_deadline_of_the_hook(tmp_path: Path) -> None:
     """The last one that can be read counts, also where the checks cannot be."""
     fragment = tmp_path / "a.service"
     fragment.write_text("[Service]\nTimeoutSec=7\n[X-Confext]\nTimeoutSec=1min 5s\nTimeoutSec=infinity\nCheck='\n")
-    assert settings.read_hook_timeout([str(fragment), str(tmp_path / "gone")], unit="a.service") == 65_000_000
+    assert section.read_hook_timeout([str(fragment), str(tmp_path / "gone")], unit="a.service") == 65_000_000
     dropin = tmp_path / "1.conf"
     dropin.write_text("[X-Confext]\nTimeoutSec=\nTimeoutSec=0\n")
     paths = [str(fragment), str(dropin)]
-    assert settings.read_hook_timeout(paths, unit="a.service") == settings.DEFAULT_HOOK_TIMEOUT_USEC
+    assert section.read_hook_timeout(paths, unit="a.service") == section.DEFAULT_HOOK_TIMEOUT_USEC
     fragment.write_text("[X-Confext]\nTimeoutSec=2\nTimeoutSec=infinity\n")
-    found = settings.read_settings([str(fragment)], {}, version=257, unit="a.service")
+    found = section.read_settings([str(fragment)], {}, version=257, unit="a.service")
     assert found.hook_timeout_usec == 2_000_000
     assert found.warnings == (
         f"a.service: TimeoutSec=infinity, which is no finite time span, in [X-Confext] is ignored ({fragment}:3)",

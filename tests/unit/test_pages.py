@@ -18,8 +18,9 @@ import pytest
 from confext_generator import cli, entrynames, unitdirs
 from confext_generator.report import ConfextError as Complaint
 from confext_generator.report import Reporter
-from confext_helpers import deadline, settings
-from confext_helpers.commandline import SPECIFIERS
+from confext_helpers import deadline
+from confext_helpers.checks import section
+from confext_helpers.checks.commandline import SPECIFIERS
 from confext_helpers.difference import Difference, Files
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.layers import Layer
@@ -202,38 +203,38 @@ def test_exit_statuses_of_the_hook() -> None:
 
 def test_settings_of_the_section(tmp_path: Path) -> None:
     told = set(hook_page().words("THE X-CONFEXT SECTION"))
-    known = set(re.findall(r'setting\.key == "(\w+)"', inspect.getsource(settings)))
+    known = set(re.findall(r'setting\.key == "(\w+)"', inspect.getsource(section)))
     assert told == {f"{key}=" for key in known}
     # The code takes them without a word, and nothing that is like them.
     unit = tmp_path / UNIT
-    unit.write_text(f"[{settings.SECTION}]\n" + "".join(f"{key}\n" for key in sorted(told)))
-    assert settings.read_settings([str(unit)], {}, version=257, unit=UNIT).warnings == ()
-    unit.write_text(f"[{settings.SECTION}]\n" + "".join(f"No{key}\n" for key in sorted(told)))
-    assert len(settings.read_settings([str(unit)], {}, version=257, unit=UNIT).warnings) == len(told)
+    unit.write_text(f"[{section.SECTION}]\n" + "".join(f"{key}\n" for key in sorted(told)))
+    assert section.read_settings([str(unit)], {}, version=257, unit=UNIT).warnings == ()
+    unit.write_text(f"[{section.SECTION}]\n" + "".join(f"No{key}\n" for key in sorted(told)))
+    assert len(section.read_settings([str(unit)], {}, version=257, unit=UNIT).warnings) == len(told)
 
 
 def test_default_of_the_timeout() -> None:
     text = hook_page().words("THE X-CONFEXT SECTION")["CheckTimeoutSec="]
     default = re.search(r"The default is `([^`]+)`; `([^`]+)` and `([^`]+)` mean no limit", text)
     assert default is not None
-    assert settings.parse_timeout(default[1]) == settings.DEFAULT_TIMEOUT_USEC
-    assert {settings.parse_timeout(word) for word in default.groups()[1:]} == {settings.INFINITY_USEC}
+    assert section.parse_timeout(default[1]) == section.DEFAULT_TIMEOUT_USEC
+    assert {section.parse_timeout(word) for word in default.groups()[1:]} == {section.INFINITY_USEC}
 
 
 def test_default_of_the_deadline() -> None:
     text = hook_page().words("THE X-CONFEXT SECTION")["TimeoutSec="]
     default = re.search(r"The default is `([^`]+)`\.", text)
     assert default is not None
-    assert settings.parse_timeout(default[1]) == settings.DEFAULT_HOOK_TIMEOUT_USEC == deadline.DEFAULT_SEC * 1e6
+    assert section.parse_timeout(default[1]) == section.DEFAULT_HOOK_TIMEOUT_USEC == deadline.DEFAULT_SEC * 1e6
 
 
 def test_specifiers() -> None:
     """Those of systemd.unit(5) that cannot be used, because what they stand for cannot be told."""
     text = hook_page().words("THE X-CONFEXT SECTION")["Check="]
     told = {code.removeprefix("%") for code in codes(text) if code.startswith("%")}
-    source = inspect.getsource(settings.specifiers_for) + inspect.getsource(settings._name_specifiers)
-    source += inspect.getsource(settings._fragment_specifiers) + inspect.getsource(settings._host_specifiers)
-    possible = set(re.findall(r'"(\w)"[:,]', source)) | set(settings._OS_RELEASE)
+    source = inspect.getsource(section.specifiers_for) + inspect.getsource(section._name_specifiers)
+    source += inspect.getsource(section._fragment_specifiers) + inspect.getsource(section._host_specifiers)
+    possible = set(re.findall(r'"(\w)"[:,]', source)) | set(section._OS_RELEASE)
     assert told == SPECIFIERS - possible
 
 

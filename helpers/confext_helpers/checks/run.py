@@ -1,8 +1,8 @@
 """A service's own opinion of its future configuration, asked before it is in place.
 
 `Check=` commands run in a transient unit that has the service's settings, all of them but what would have an effect
-beyond the check (settinglists.py), and so the `/etc` that the service would have after a restart. systemd gives each
-command a mount namespace of its own; that all of them, and the stage, have the same `/etc` is made sure of by the
+beyond the check (checks/settinglists.py), and so the `/etc` that the service would have after a restart. systemd gives
+each command a mount namespace of its own; that all of them, and the stage, have the same `/etc` is made sure of by the
 caller, who looks at what it is made of before the first and after the last (service/fingerprint.py).
 
 What the service keeps at run time (RuntimeDirectory= and the like) is bound into the check instead of being passed
@@ -21,8 +21,8 @@ from confext_helpers.service.properties import SHAPING_PROPERTIES, shaping_prope
 from confext_helpers.system.bus import Manager, Properties, Value
 
 if TYPE_CHECKING:
-    from confext_helpers.commandline import Command
-    from confext_helpers.settings import CheckSettings
+    from confext_helpers.checks.commandline import Command
+    from confext_helpers.checks.section import CheckSettings
 
 NAME_PREFIX = "unit-confext-check-"
 SECTION = b"X-Confext"
@@ -42,7 +42,7 @@ _UNSAID = "unit-confext-unsaid.service"
 
 def _kept_directories(properties: Properties) -> tuple[list[object], list[object]]:
     """BindPaths= and BindReadOnlyPaths= for the directories that the service has at run time."""
-    from confext_helpers.settinglists import KEPT
+    from confext_helpers.checks.settinglists import KEPT
 
     writable: list[object] = []
     read_only: list[object] = []
@@ -67,7 +67,7 @@ def context(manager: Manager, unit: str, properties: Properties) -> dict[str, Va
     Raises:
         ConfextError: something that cannot be handed over is set, or something that is not known.
     """
-    from confext_helpers import settinglists
+    from confext_helpers.checks import settinglists
 
     unsaid = manager.service_properties(_UNSAID)
     said = {name: value for name, value in properties.items() if value != unsaid.get(name)}
@@ -99,7 +99,7 @@ def _refuse_unknown(manager: Manager, unit: str, said: Properties) -> None:
     What is constant between two daemon-reloads is a setting. Of the rest, limits and filters of control groups are
     settings as well, and what only says how the service is doing is not: the manager refuses to set that.
     """
-    from confext_helpers import settinglists
+    from confext_helpers.checks import settinglists
 
     unknown = sorted(said.keys() - settinglists.SERVICE - set(SHAPING_PROPERTIES))
     constant = manager.constant_properties(unit) if unknown else set()
@@ -156,9 +156,9 @@ def hook_timeout_usec(manager: Manager, unit: str) -> int | None:
     files = manager.unit_files(unit)
     if not any(_mentions_section(path, b"TimeoutSec") for path in files):
         return None
-    from confext_helpers import settings  # Most services have none, and it takes its time.
+    from confext_helpers.checks import section  # Most services have none, and it takes its time.
 
-    return settings.read_hook_timeout(files, unit=unit)
+    return section.read_hook_timeout(files, unit=unit)
 
 
 def read(manager: Manager, unit: str) -> CheckSettings | None:
@@ -170,10 +170,10 @@ def read(manager: Manager, unit: str) -> CheckSettings | None:
     files = manager.unit_files(unit)
     if not any(_mentions_section(path) for path in files):
         return None
-    from confext_helpers import settings  # Most services have none, and it takes its time.
+    from confext_helpers.checks import section  # Most services have none, and it takes its time.
 
-    specifiers = settings.specifiers_for(unit, files[0])
-    return settings.read_settings(files, specifiers, version=manager.version(), unit=unit)
+    specifiers = section.specifiers_for(unit, files[0])
+    return section.read_settings(files, specifiers, version=manager.version(), unit=unit)
 
 
 def _mentions_section(path: str, setting: bytes = b"") -> bool:

@@ -3,7 +3,7 @@
 A check has to run with no less of a sandbox than the service, and nothing says of a property what it is. So each that
 systemd 257 and 262 have is in exactly one place: those that shape `/etc` are in stage.SHAPING_PROPERTIES, the others
 here. A test takes every property that the booted systems tell and looks for it. What a newer systemd has besides is
-found out at run time, by checks.py: what is not understood is refused.
+found out at run time, by checks/run.py: what is not understood is refused.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from confext_generator.unitfile import LINE_MAX, ends_in_backslash
 from confext_helpers.errors import ConfextError
 
 if TYPE_CHECKING:
-    from confext_helpers.commandline import Command
+    from confext_helpers.checks.commandline import Command
 
 SECTION = "X-Confext"
 DEFAULT_TIMEOUT_USEC = 30_000_000
@@ -181,7 +181,7 @@ def _time_span(
 def _parse_checks(
     checks: list[_Assignment], specifiers: Mapping[str, str], version: int, unit: str
 ) -> tuple[Command, ...]:
-    from confext_helpers.commandline import CommandLineError, parse_commands
+    from confext_helpers.checks.commandline import CommandLineError, parse_commands
 
     commands: list[Command] = []
     for check in checks:
