@@ -16,7 +16,7 @@ from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.system.journal import Message, Priority
 
 if TYPE_CHECKING:
-    from confext_helpers.difference import Difference, Files
+    from confext_helpers.swap.treediff import Difference, Files
 
 
 class Id(StrEnum):
@@ -51,7 +51,7 @@ def _layers(layers: Sequence[Layer]) -> str:
 
 
 def _files(kind: str, files: Files) -> dict[str, str]:
-    from confext_helpers.change import FILES_MAX  # Loaded by whoever compared.
+    from confext_helpers.swap.change import FILES_MAX  # Loaded by whoever compared.
 
     name = f"CONFEXT_FILES_{kind}"
     fields = {name: json.dumps(files.paths[:FILES_MAX]), f"{name}_COUNT": str(files.count)}

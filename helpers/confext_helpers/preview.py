@@ -1,8 +1,8 @@
 """What the next reload of a service would change in its `/etc`, found out by doing all of it but the swap.
 
-The stage is the hook's own (stage/transient.py), and so are the comparison (change.py, difference.py) and all that the
-hook asks of the layers. It is thrown away afterwards. The service is not touched, and the notes about it stay as they
-are.
+The stage is the hook's own (stage/transient.py), and so are the comparison (swap/change.py, swap/treediff.py) and all
+that the hook asks of the layers. It is thrown away afterwards. The service is not touched, and the notes about it stay
+as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers import change
 from confext_helpers.checks import run as checks
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
@@ -23,6 +22,7 @@ from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.properties import layer_paths
 from confext_helpers.services import Service, not_running
 from confext_helpers.stage import limits, refusals, transient, writers
+from confext_helpers.swap import change
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager, Properties
 

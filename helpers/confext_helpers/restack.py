@@ -9,9 +9,9 @@
 
 In order: ask the manager for the unit (system/bus.py); complete a swap that was cut off; leave it at that if nothing
 changed (service/fingerprint.py); start the stage (stage/transient.py); run the service's own checks (checks/run.py);
-compare, and read what is new (change.py); swap (mounts.py); say so (messages.py). Until the swap nothing that the
-service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the swap itself
-has one system call that matters.
+compare, and read what is new (swap/change.py); swap (swap/plan.py); say so (messages.py). Until the swap nothing that
+the service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the swap
+itself has one system call that matters.
 
 It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
 which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
@@ -109,9 +109,9 @@ def _recover(unit: str, notes: Notes, processes: list[Process]) -> None:
     swap = notes.read_swap()
     if swap is None:
         return
-    from confext_helpers import swapping  # Hardly ever needed here.
+    from confext_helpers.swap import exchange  # Hardly ever needed here.
 
-    if swapping.complete(notes, processes, swap):
+    if exchange.complete(notes, processes, swap):
         say(unit, messages.completed(unit))
 
 
@@ -194,7 +194,7 @@ def restack(
     pending = transient.begin(manager, unit, properties, processes[0].namespace)
     manager.disconnect()
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
-    from confext_helpers import change, swapping
+    from confext_helpers.swap import change, exchange
 
     new_stage = pending.wait(manager)
     manager.disconnect()
@@ -224,7 +224,7 @@ def restack(
     nosuid = nosuid_directories(properties)
     for process in processes:
         try:
-            left = swapping.swap(notes, process, new_stage, nosuid)
+            left = exchange.swap(notes, process, new_stage, nosuid)
             if left:
                 say(unit, messages.grave_kept(unit, left))
         except OSError as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import difference
-from confext_helpers.difference import Difference, UnreadableError
+from confext_helpers.swap import treediff
+from confext_helpers.swap.treediff import Difference, UnreadableError
 
 Tree = Mapping[str, str | None]
 
@@ -45,7 +45,7 @@ def compare(
         first, second, third = fds
         assert first is not None
         assert second is not None
-        return difference.compare(first, second, third, layers=layers, limit=limit, directories=directories)
+        return treediff.compare(first, second, third, layers=layers, limit=limit, directories=directories)
     finally:
         for fd in fds:
             if fd is not None:

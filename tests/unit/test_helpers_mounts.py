@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from confext_helpers.mounts import Shape, plan, tree
+from confext_helpers.swap.plan import Shape, plan, tree
 from confext_helpers.system.mountinfo import Mount, chain, parse_mountinfo
 
 ROOT = "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from confext_helpers import messages
-from confext_helpers.change import FILES_MAX
-from confext_helpers.difference import Difference, Files
 from confext_helpers.errors import ConfextError
 from confext_helpers.messages import Id, Step
 from confext_helpers.service.layers import Layer, LayerChange
+from confext_helpers.swap.change import FILES_MAX
+from confext_helpers.swap.treediff import Difference, Files
 from confext_helpers.system.journal import Message, Priority
 
 CHECKOUT = Path(__file__).parents[2]

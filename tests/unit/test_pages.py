@@ -21,11 +21,11 @@ from confext_generator.report import Reporter
 from confext_helpers import deadline
 from confext_helpers.checks import section
 from confext_helpers.checks.commandline import SPECIFIERS
-from confext_helpers.difference import Difference, Files
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.layers import Layer
 from confext_helpers.service.notes import Notes
 from confext_helpers.stage.process import LOADER
+from confext_helpers.swap.treediff import Difference, Files
 from unit.manpages import (
     CHECKOUT,
     DOCS,
@@ -44,10 +44,10 @@ _JOURNAL = types.ModuleType("systemd._journal")
 vars(_JOURNAL)["sendv"] = None
 with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
     from confext_helpers import messages, restack
-    from confext_helpers.change import FILES_MAX
     from confext_helpers.messages import Id, Step
     from confext_helpers.service import belonging
     from confext_helpers.service.layers import LayerChange
+    from confext_helpers.swap.change import FILES_MAX
     from confext_helpers.system.journal import Message
 
 PAGES = sorted(DOCS.glob("*.[1-8].md"))

@@ -102,7 +102,7 @@ def test_shellcheck() -> None:
 def test_scripts_and_modules_were_found() -> None:
     """The tests above would pass without a word if they looked in the wrong place."""
     assert {".ci/run", "tests/lab/boot.sh", "generator/unit-confext-generator.in"} <= set(map(_name, SCRIPTS))
-    assert {"generator/confext_generator/cli.py", "helpers/confext_helpers/mounts.py"} <= set(map(_name, MODULES))
+    assert {"generator/confext_generator/cli.py", "helpers/confext_helpers/swap/plan.py"} <= set(map(_name, MODULES))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=_name)

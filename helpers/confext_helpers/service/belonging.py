@@ -123,7 +123,7 @@ class Belonging:
         return ""
 
     def _is_withheld(self, root: Mount) -> bool:
-        """Whether it was a swap that made this root a slave, and did not come to its end (propagation.py)."""
+        """Whether it was a swap that made this root a slave, and did not come to its end (swap/propagation.py)."""
         swap = swap_under_way(self._unit)
         return swap is not None and any(old.mount == root.id and old.shared for old in swap.propagation)
 

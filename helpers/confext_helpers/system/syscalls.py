@@ -1,6 +1,6 @@
 """The system calls that Python has no wrapper for, under the kernel's own names.
 
-Everything here is a thin call with one error function; what the calls are good for is told in mounts.py. Numbers
+Everything here is a thin call with one error function; what the calls are good for is told in swap/plan.py. Numbers
 rather than libc wrappers are used for the mount API, since musl has none and glibc only since 2.36; they are the
 same on every architecture that systemd supports but alpha (all numbers from 424 on are shared).
 """

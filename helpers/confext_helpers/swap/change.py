@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from confext_helpers import difference
-from confext_helpers.difference import Difference, UnreadableError
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import base_name, is_there, resolve
 from confext_helpers.paths import ETC
@@ -24,6 +22,8 @@ from confext_helpers.service.processes import Process
 from confext_helpers.service.properties import LAYER_PROPERTIES, layer_paths
 from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.stage import etcmount
+from confext_helpers.swap import treediff
+from confext_helpers.swap.treediff import Difference, UnreadableError
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import chain
 from confext_helpers.system.namespaces import Namespaces
@@ -83,7 +83,7 @@ def find(
         try:
             same_base = last is not None and last.identity.base == made_of.base
             devices = {one.device for one in seen}
-            files = difference.compare(
+            files = treediff.compare(
                 old, new, base, layers=devices, directories=_directory_devices(layers, seen), same_base=same_base,
                 limit=limit,
             )  # fmt: skip

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from confext_helpers import propagation
+from confext_helpers.swap import propagation
 from confext_helpers.system import syscalls
 from confext_helpers.system.mountinfo import Mount
 from confext_helpers.system.namespaces import Namespaces

@@ -1,10 +1,10 @@
 """One swap, from the stage into one mount namespace of the service, and what becomes of it if the hook is killed.
 
-The stage's topmost mount on `/etc` is copied with all that hangs on it (open_tree(2)), and what plan() says is
-done in the service's namespace. Whatever has to be attached is attached in one system call, beneath the old mount or on
-top of it, and whatever has to go goes in one; a reader sees the old tree or the new one. move_mount(2),
-"MOVE_MOUNT_BENEATH", Linux 6.5. Nothing of it reaches other namespaces, see propagation.py, and a tree with anything
-mounted in it is buried, see grave.py.
+The stage's topmost mount on `/etc` is copied with all that hangs on it (open_tree(2)), and what plan() says is done in
+the service's namespace. Whatever has to be attached is attached in one system call, beneath the old mount or on top of
+it, and whatever has to go goes in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH",
+Linux 6.5. Nothing of it reaches other namespaces, see swap/propagation.py, and a tree with anything mounted in it is
+buried, see swap/grave.py.
 
 From before the first of these calls to after the last there is a note that tells how to complete them. That is done by
 the recovery of the stage that lost its hook, or by the next hook, whichever comes first.
@@ -18,14 +18,14 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from confext_helpers import propagation
-from confext_helpers.grave import GRAVEYARDS, Grave, new_name
-from confext_helpers.mounts import Shape, plan, tree
 from confext_helpers.paths import ETC
 from confext_helpers.service.notes import Notes, PendingSwap
 from confext_helpers.service.processes import Process
 from confext_helpers.stage import etcmount
 from confext_helpers.stage.process import Stage
+from confext_helpers.swap import propagation
+from confext_helpers.swap.grave import GRAVEYARDS, Grave, new_name
+from confext_helpers.swap.plan import Shape, plan, tree
 from confext_helpers.system import syscalls
 from confext_helpers.system.mountinfo import Mount, chain
 from confext_helpers.system.namespaces import Namespaces

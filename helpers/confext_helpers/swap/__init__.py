@@ -1,0 +1,1 @@
+"""How one `/etc` takes the place of another, and what that changes."""
