@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from confext_helpers import comparison, running, services
 from confext_helpers.command import diff, main, which
 from confext_helpers.command.output import Output
-from confext_helpers.comparison import State, status_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import image_name
-from confext_helpers.origin import Kind, Origin, Place
-from confext_helpers.preview import FileChange, Preview, Side
-from confext_helpers.runningstack import Running, RunningStack, Since
 from confext_helpers.service.entries import Disk, Entry, Unit, Verdict
 from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.service.processes import Process
-from confext_helpers.services import Service
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import Mount
+from confext_helpers.view import running, services, status
+from confext_helpers.view.origin import Kind, Origin, Place
+from confext_helpers.view.preview import FileChange, Preview, Side
+from confext_helpers.view.runningstack import Running, RunningStack, Since
+from confext_helpers.view.services import Service
+from confext_helpers.view.status import State, status_of
 
 IMAGES = "ExtensionImages"
 UNIT = "foo.service"
@@ -75,7 +75,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Running]:
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(comparison, "seen", Seen)
+    monkeypatch.setattr(status, "seen", Seen)
     stack = RunningStack(found, Since(1_800_000_000_000_000, True, True), True)
     monkeypatch.setattr(running, "read", lambda service, view: stack)
     return found
@@ -109,10 +109,10 @@ def on_disk(disk: Disk, text: bytes, *paths: str) -> None:
 
 @pytest.fixture(autouse=True)
 def generators_write_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "_GENERATED", str(tmp_path))
+    monkeypatch.setattr(status, "_GENERATED", str(tmp_path))
 
 
-def states(found: comparison.Status) -> list[tuple[str, State]]:
+def states(found: status.Status) -> list[tuple[str, State]]:
     return [(row.running.label, row.state) for row in found.rows]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import exposure
-from confext_helpers.exposure import exposed
+from confext_helpers.view import exposure
+from confext_helpers.view.exposure import exposed
 
 
 @pytest.fixture

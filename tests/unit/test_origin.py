@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import origin
 from confext_helpers.errors import ConfextError
-from confext_helpers.layerfiles import TreeFiles
-from confext_helpers.origin import Finder, Kind, Place, walk
-from confext_helpers.runningstack import Running, RunningStack, Since
 from confext_helpers.service.layers import Layer
 from confext_helpers.service.processes import Process
-from confext_helpers.services import View
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import Mount, parse_mountinfo
+from confext_helpers.view import origin
+from confext_helpers.view.layerfiles import TreeFiles
+from confext_helpers.view.origin import Finder, Kind, Place, walk
+from confext_helpers.view.runningstack import Running, RunningStack, Since
+from confext_helpers.view.services import View
 
 UNIT = "foo.service"
 OVERLAY = Mount(20, 1, "0:99", "/", "/etc", "ro", False, "overlay", "overlay", "lowerdir=/unit-extensions/0/etc:/etc")

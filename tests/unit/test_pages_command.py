@@ -22,13 +22,15 @@ import confext_helpers.command.main
 import confext_helpers.command.status
 import confext_helpers.command.verify
 import confext_helpers.command.which
-from confext_helpers import command, comparison, origin
+from confext_helpers import command
 from confext_helpers.builder.sourcetree import Allow, Offence
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import OPTIONS, VERBS, Option
 from confext_helpers.image import policy, trust, verdict
 from confext_helpers.image.findings import MEANINGS
 from confext_helpers.service.entries import Verdict
+from confext_helpers.view import origin
+from confext_helpers.view import status as status_view
 from unit.manpages import CHECKOUT, codes, command_page, generator_environment, plain
 
 # A compiled module, which only the booted systems have. Nothing is sent here.
@@ -89,7 +91,7 @@ def test_findings() -> None:
 
 def test_verdicts_and_states() -> None:
     assert list(command_page().words("VERDICTS")) == list(Verdict)
-    states = {state: f"It {comparison._MEANINGS[state]}." for state in comparison.State}
+    states = {state: f"It {status_view._MEANINGS[state]}." for state in status_view.State}
     assert command_page().words("STATES") == states
     last = command_page().sections["STATES"].rpartition("The signature of a layer is")[2]
     assert codes(last) == list(confext_helpers.command.status.Signature)

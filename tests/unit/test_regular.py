@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import layerfiles
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from confext_helpers.service.layers import load_layer
 from confext_helpers.stage import refusals
 from confext_helpers.system import regular
+from confext_helpers.view import layerfiles
 
 
 @pytest.fixture(autouse=True)

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import running, services
 from confext_helpers.errors import ConfextError
-from confext_helpers.runningstack import Since
 from confext_helpers.service import notes, releases
 from confext_helpers.service.fingerprint import Identity
 from confext_helpers.service.notes import LastSwap as Note
 from confext_helpers.service.processes import Process
 from confext_helpers.service.properties import base_of
 from confext_helpers.service.releases import Release
-from confext_helpers.services import Service, View
 from confext_helpers.system import loopdevices
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.loopdevices import Loop
 from confext_helpers.system.mountinfo import Mount
+from confext_helpers.view import running, services
+from confext_helpers.view.runningstack import Since
+from confext_helpers.view.services import Service, View
 
 UNIT = "foo.service"
 LOWER = "lowerdir=/run/systemd/unit-extensions/1/etc:/run/systemd/unit-extensions/0/etc:/run/systemd/mount-rootfs/etc"

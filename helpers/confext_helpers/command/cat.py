@@ -6,12 +6,12 @@ import argparse
 import base64
 import sys
 
-from confext_helpers import origin
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Output
-from confext_helpers.origin import walk
-from confext_helpers.services import find, need_root, seen
 from confext_helpers.system.bus import Manager
+from confext_helpers.view import origin
+from confext_helpers.view.origin import walk
+from confext_helpers.view.services import find, need_root, seen
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:

@@ -7,15 +7,15 @@ import difflib
 import sys
 from collections.abc import Iterator
 
-from confext_helpers import comparison
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Color, Output, printable
-from confext_helpers.preview import FileChange, Preview, Side, preview
 from confext_helpers.service.entries import Disk
 from confext_helpers.service.layers import Layer, LayerChange
-from confext_helpers.services import find, need_root
 from confext_helpers.system.bus import Manager
+from confext_helpers.view import status
+from confext_helpers.view.preview import FileChange, Preview, Side, preview
+from confext_helpers.view.services import find, need_root
 
 _COLORS = {"+": Color.GREEN, "-": Color.RED}
 
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     with Manager() as manager:
         service = find(manager, arguments.operands[0])
         found = preview(manager, service, check=arguments.check)
-    _, _, stale = comparison.on_disk(service, Disk())
+    _, _, stale = status.on_disk(service, Disk())
     if output.json != "off":
         output.data([{"unit": service.name, "daemon_reload_needed": stale, **_as_data(found)}])
     else:
@@ -137,7 +137,7 @@ def _show(unit: str, found: Preview, output: Output) -> None:
     if found.refused is not None:
         print(f"{PROGRAM}: the reload would be refused: {printable(str(found.refused))}", file=sys.stderr)
     elif found.base_changed and not found.files:
-        output.note(f"{PROGRAM}: {unit}: {comparison.BASE_CHANGED}")
+        output.note(f"{PROGRAM}: {unit}: {status.BASE_CHANGED}")
     elif not found.differs:
         output.note(f"{PROGRAM}: {unit}: a reload would change nothing")
 

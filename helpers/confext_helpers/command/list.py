@@ -9,9 +9,9 @@ from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Output, printable
 from confext_helpers.errors import ConfextError
-from confext_helpers.exposure import exposed
 from confext_helpers.service.entries import LAYERS, Disk, Unit, Verdict
-from confext_helpers.services import unit_name
+from confext_helpers.view.exposure import exposed
+from confext_helpers.view.services import unit_name
 
 _COLUMNS = ("unit", "entry", "verdict", "layer", "reason")
 

@@ -14,15 +14,15 @@ from enum import StrEnum
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
 from confext_helpers.command.verify import signers_as_data
-from confext_helpers.comparison import Status, status_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import signers, trust
 from confext_helpers.image.certificates import Certificate
-from confext_helpers.runningstack import Running
 from confext_helpers.service.entries import Disk
-from confext_helpers.services import Service, find, need_root
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager
+from confext_helpers.view.runningstack import Running
+from confext_helpers.view.services import Service, find, need_root
+from confext_helpers.view.status import Status, status_of
 
 # How long all that is known about one service may take.
 _SECONDS = 20.0

@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from confext_helpers import running
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
 from confext_helpers.command.status import layer_as_data, signature_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from confext_helpers.image.certificates import Certificate
-from confext_helpers.layerfiles import open_layer
-from confext_helpers.origin import Finder, Kind, Link, Origin, Place, walk
 from confext_helpers.service.properties import base_of, layer_paths
-from confext_helpers.services import Service, find, need_root, seen
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager
+from confext_helpers.view import running
+from confext_helpers.view.layerfiles import open_layer
+from confext_helpers.view.origin import Finder, Kind, Link, Origin, Place, walk
+from confext_helpers.view.services import Service, find, need_root, seen
 
 # How long all of it may take.
 _SECONDS = 20.0

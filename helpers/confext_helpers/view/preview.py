@@ -15,16 +15,16 @@ from confext_helpers.checks import run as checks
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import ETC
-from confext_helpers.running import last_swap
 from confext_helpers.service import fingerprint
 from confext_helpers.service.layers import LayerChange
 from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.properties import layer_paths
-from confext_helpers.services import Service, not_running
 from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.swap import change
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.view.running import last_swap
+from confext_helpers.view.services import Service, not_running
 
 TEXT_MAX = 1 << 20
 _SILENT = "bring back the storage that it is on, or take it away"

@@ -1,4 +1,4 @@
-"""A stack that runs, as a value: what `running.py` finds out."""
+"""A stack that runs, as a value: what `view/running.py` finds out."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, partitiontypes, policy
 from confext_helpers.image.contents import Contents, ContentsError
 from confext_helpers.paths import ETC
-from confext_helpers.runningstack import Running
 from confext_helpers.service.properties import base_of
 from confext_helpers.system import regular
 from confext_helpers.system.bus import Properties
+from confext_helpers.view.runningstack import Running
 
 RELEASES = f"{ETC}/extension-release.d"
 

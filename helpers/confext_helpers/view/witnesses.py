@@ -1,6 +1,6 @@
 """Which layers an `/etc` has, and their device numbers, where release files leave it in doubt (service/releases.py).
 
-Then each layer is read by itself (layerfiles.py), and a file is looked for that this one has and no other. If the
+Then each layer is read by itself (view/layerfiles.py), and a file is looked for that this one has and no other. If the
 service sees it, with the content that it has in the layer, then the layer runs, and the device number of that file is
 that of the layer. Of a directory, the inode and the times are the proof.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 
-from confext_helpers import origin
 from confext_helpers.errors import ConfextError
-from confext_helpers.layerfiles import Files
 from confext_helpers.paths import ETC
-from confext_helpers.services import View
+from confext_helpers.view import origin
+from confext_helpers.view.layerfiles import Files
+from confext_helpers.view.services import View
 
 _TRIES_MAX = 200
 

@@ -19,12 +19,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
-from confext_helpers.layerfiles import Files, TreeFiles
 from confext_helpers.paths import ETC
-from confext_helpers.runningstack import Running, RunningStack
-from confext_helpers.services import View
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import Mount
+from confext_helpers.view.layerfiles import Files, TreeFiles
+from confext_helpers.view.runningstack import Running, RunningStack
+from confext_helpers.view.services import View
 
 _LINKS_MAX = 40
 _PIECE = 1 << 20

@@ -18,17 +18,17 @@ import stat
 
 from confext_helpers.image.naming import base_name, is_there, layer_name, resolve
 from confext_helpers.paths import ETC, RUN_DIRECTORY
-from confext_helpers.runningstack import Running, RunningStack, Since, version_of
 from confext_helpers.service import fingerprint
 from confext_helpers.service.layers import Layer, load_layer
 from confext_helpers.service.notes import LastSwap, Notes
 from confext_helpers.service.properties import base_of, layer_paths
 from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
-from confext_helpers.services import Service, View
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.loopdevices import Loop, is_verity, loops
 from confext_helpers.system.mountinfo import Mount
+from confext_helpers.view.runningstack import Running, RunningStack, Since, version_of
+from confext_helpers.view.services import Service, View
 
 
 def lower_count(overlay: Mount | None) -> int:
@@ -172,7 +172,7 @@ def _is_none_of_etc(layer: Running) -> bool:
     """Whether a layer that does not run has nothing for `/etc`: a sysext that the unit has by itself."""
     if layer.release or not layer.source or not is_there(layer.layer.path):
         return False
-    from confext_helpers.layerfiles import open_layer  # Seldom needed.
+    from confext_helpers.view.layerfiles import open_layer  # Seldom needed.
 
     files = open_layer(layer)
     return files is not None and not files.has(ETC)
@@ -182,7 +182,7 @@ def _in_doubt(
     service: Service, view: View, loaded: list[Layered], stacked: Since, attached: list[Loop]
 ) -> RunningStack:
     """The layers, where their release files do not tell them apart."""
-    from confext_helpers import layerfiles, witnesses  # Seldom needed.
+    from confext_helpers.view import layerfiles, witnesses  # Seldom needed.
 
     guesses: dict[str, Running] = {}
     for layer in loaded:

@@ -1,6 +1,6 @@
 """What a service runs beside what is loaded and what is on disk, and what would make the three the same.
 
-What runs is read from the kernel (running.py), what is loaded from the manager, and what is on disk is what the
+What runs is read from the kernel (view/running.py), what is loaded from the manager, and what is on disk is what the
 generator would make of it now (service/entries.py). A restart takes what is loaded, a daemon-reload loads what is on
 disk.
 """
@@ -12,16 +12,16 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from confext_generator import config, words
-from confext_helpers import running
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there
-from confext_helpers.runningstack import Running, Since
 from confext_helpers.service.entries import LAYERS, Disk, Verdict
 from confext_helpers.service.layers import load_layer
 from confext_helpers.service.properties import layer_paths
-from confext_helpers.services import Service, seen
 from confext_helpers.stage import limits
 from confext_helpers.system import patience
+from confext_helpers.view import running
+from confext_helpers.view.runningstack import Running, Since
+from confext_helpers.view.services import Service, seen
 
 _GENERATED = "/run/systemd/generator"
 

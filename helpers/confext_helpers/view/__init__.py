@@ -1,0 +1,1 @@
+"""What is shown of services: what runs, what is loaded, what is on disk, where a file comes from. Changes nothing."""
