@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import deadline
-from confext_helpers.deadline import AbandonedError, Line, supervise
-from confext_helpers.messages import Step
+from confext_helpers.hook import deadline
+from confext_helpers.hook.deadline import AbandonedError, Line, supervise
+from confext_helpers.hook.messages import Step
 
 
 def test_child_that_ends() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import messages
 from confext_helpers.errors import ConfextError
+from confext_helpers.hook import messages
 from confext_helpers.service import notes
 from confext_helpers.service.fingerprint import TICK_NS, Identity, identify, is_held_open
 from confext_helpers.stage import etcmount

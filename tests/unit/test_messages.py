@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers import messages
 from confext_helpers.errors import ConfextError
-from confext_helpers.messages import Id, Step
+from confext_helpers.hook import messages
+from confext_helpers.hook.messages import Id, Step
 from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.swap.change import FILES_MAX
 from confext_helpers.swap.treediff import Difference, Files

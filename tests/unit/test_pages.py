@@ -18,10 +18,10 @@ import pytest
 from confext_generator import cli, entrynames, unitdirs
 from confext_generator.report import ConfextError as Complaint
 from confext_generator.report import Reporter
-from confext_helpers import deadline
 from confext_helpers.checks import section
 from confext_helpers.checks.commandline import SPECIFIERS
 from confext_helpers.errors import ConfextError
+from confext_helpers.hook import deadline
 from confext_helpers.service.layers import Layer
 from confext_helpers.service.notes import Notes
 from confext_helpers.stage.process import LOADER
@@ -43,8 +43,8 @@ from unit.manpages import (
 _JOURNAL = types.ModuleType("systemd._journal")
 vars(_JOURNAL)["sendv"] = None
 with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
-    from confext_helpers import messages, restack
-    from confext_helpers.messages import Id, Step
+    from confext_helpers.hook import main, messages
+    from confext_helpers.hook.messages import Id, Step
     from confext_helpers.service import belonging
     from confext_helpers.service.layers import LayerChange
     from confext_helpers.swap.change import FILES_MAX
@@ -191,14 +191,14 @@ def test_ignored_names() -> None:
 
 def test_options_of_the_hook() -> None:
     told = hook_page().terms("OPTIONS")
-    assert [plain(term) for term in told] == _usage_options(restack.USAGE)
+    assert [plain(term) for term in told] == _usage_options(main.USAGE)
     for option in (code for term in told for code in codes(term)):
         if option not in ("-h", "--help"):
-            assert getattr(restack.parse_options([option, "a"]), option.removeprefix("--"))
+            assert getattr(main.parse_options([option, "a"]), option.removeprefix("--"))
 
 
 def test_exit_statuses_of_the_hook() -> None:
-    assert list(hook_page().words("EXIT STATUS")) == ["0", "1", str(restack.EXIT_USAGE)]
+    assert list(hook_page().words("EXIT STATUS")) == ["0", "1", str(main.EXIT_USAGE)]
 
 
 def test_settings_of_the_section(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from confext_helpers import restack as hook
 from confext_helpers.errors import ConfextError
+from confext_helpers.hook import main as hook
 from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.swap import change
 from confext_helpers.system.filewords import Files

@@ -44,7 +44,7 @@ class PendingSwap(NamedTuple):
     """A swap that is under way.
 
     Attributes:
-        process: identifies the service's process, see restack.py.
+        process: identifies the service's process, see hook/main.py.
         old_top: mount ID of the topmost mount on `/etc` before, or of the one that `/etc` is a part of.
         length: how many mounts there were on `/etc` before.
         grave: the name of the directory that the old one is buried in, or empty.

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from confext_helpers.messages import Step
+from confext_helpers.hook.messages import Step
 
 DEFAULT_SEC = 90.0
 # The swap itself takes milliseconds, once it has begun.

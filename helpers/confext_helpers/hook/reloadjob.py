@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import time
 
-from confext_helpers import messages
-from confext_helpers.deadline import Ended, Line
 from confext_helpers.errors import ConfextError
-from confext_helpers.messages import Step
+from confext_helpers.hook import messages
+from confext_helpers.hook.deadline import Ended, Line
+from confext_helpers.hook.messages import Step
 from confext_helpers.service.notes import Notes
 from confext_helpers.system.bus import Job, Manager
 from confext_helpers.system.journal import say

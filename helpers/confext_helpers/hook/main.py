@@ -9,9 +9,9 @@
 
 In order: ask the manager for the unit (system/bus.py); complete a swap that was cut off; leave it at that if nothing
 changed (service/fingerprint.py); start the stage (stage/transient.py); run the service's own checks (checks/run.py);
-compare, and read what is new (swap/change.py); swap (swap/plan.py); say so (messages.py). Until the swap nothing that
-the service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the swap
-itself has one system call that matters.
+compare, and read what is new (swap/change.py); swap (swap/plan.py); say so (hook/messages.py). Until the swap nothing
+that the service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the
+swap itself has one system call that matters.
 
 It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
 which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
@@ -27,14 +27,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from confext_helpers import messages
 from confext_helpers.checks import run as checks
-from confext_helpers.deadline import Line, Progress, supervise
 from confext_helpers.errors import ConfextError
+from confext_helpers.hook import messages
+from confext_helpers.hook.deadline import Line, Progress, supervise
+from confext_helpers.hook.messages import Step
+from confext_helpers.hook.reloadjob import Reload, SupersededError, cancel, give_up, report
 from confext_helpers.image.naming import has_strict_name
-from confext_helpers.messages import Step
 from confext_helpers.paths import GENERATED
-from confext_helpers.reloadjob import Reload, SupersededError, cancel, give_up, report
 from confext_helpers.service import fingerprint
 from confext_helpers.service.notes import LastSwap, Notes
 from confext_helpers.service.processes import Process, check_directories, find_processes, strangers

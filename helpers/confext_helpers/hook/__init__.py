@@ -1,0 +1,1 @@
+"""What happens at a reload: the command that unit-confext-restack@.service runs."""
