@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from confext_helpers.command import inspect
+from confext_helpers.command.verbs import inspect
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import certificates, contents, der, dissect, policy, signature, verdict
 from confext_helpers.image.bytesource import Source

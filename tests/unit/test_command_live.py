@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from confext_helpers.command import diff, main, which
+from confext_helpers.command import main
 from confext_helpers.command.output import Output
+from confext_helpers.command.verbs import diff, which
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import image_name
 from confext_helpers.service.entries import Disk, Entry, Unit, Verdict

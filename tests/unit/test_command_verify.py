@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from confext_helpers.command import main
-from confext_helpers.command.verify import Bar
+from confext_helpers.command.verbs.verify import Bar
 from confext_helpers.system import programs
 from fuzz import ddi
 

@@ -24,9 +24,9 @@ from confext_helpers.builder import image as building
 from confext_helpers.builder import keypair, sourcetree
 from confext_helpers.builder.image import Format, Request
 from confext_helpers.builder.sourcetree import Allow
-from confext_helpers.command.build import run
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Output
+from confext_helpers.command.verbs.build import run
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import releasefile
 

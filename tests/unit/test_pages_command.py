@@ -14,14 +14,14 @@ from unittest import mock
 
 import pytest
 
-import confext_helpers.command.build
-import confext_helpers.command.cat
-import confext_helpers.command.inspect
-import confext_helpers.command.list
 import confext_helpers.command.main
-import confext_helpers.command.status
-import confext_helpers.command.verify
-import confext_helpers.command.which
+import confext_helpers.command.verbs.build
+import confext_helpers.command.verbs.cat
+import confext_helpers.command.verbs.inspect
+import confext_helpers.command.verbs.list
+import confext_helpers.command.verbs.status
+import confext_helpers.command.verbs.verify
+import confext_helpers.command.verbs.which
 from confext_helpers import command
 from confext_helpers.builder.sourcetree import Allow, Offence
 from confext_helpers.command.exitcodes import Exit
@@ -37,7 +37,7 @@ from unit.manpages import CHECKOUT, codes, command_page, generator_environment, 
 _JOURNAL = types.ModuleType("systemd._journal")
 vars(_JOURNAL)["sendv"] = None
 with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
-    import confext_helpers.command.diff
+    import confext_helpers.command.verbs.diff
 
 
 
@@ -94,7 +94,7 @@ def test_verdicts_and_states() -> None:
     states = {state: f"It {status_view._MEANINGS[state]}." for state in status_view.State}
     assert command_page().words("STATES") == states
     last = command_page().sections["STATES"].rpartition("The signature of a layer is")[2]
-    assert codes(last) == list(confext_helpers.command.status.Signature)
+    assert codes(last) == list(confext_helpers.command.verbs.status.Signature)
 
 
 def _interrupted() -> int:
@@ -109,7 +109,7 @@ def test_exit_statuses_of_the_command() -> None:
     assert list(map(int, told)) == [*sorted(Exit), _interrupted()]
     # Which verb ends with which: what stands in the modules.
     for status in (Exit.DIFFERS, Exit.REFUSED, Exit.RELOAD_FAILED):
-        sources = Path(command.__file__).parent.glob("*.py")
+        sources = Path(command.__file__).parent.rglob("*.py")
         using = {path.stem for path in sources if f"Exit.{status.name}" in path.read_text()}
         assert using == {code for code in codes(told[str(int(status))]) if code in {verb.name for verb in VERBS}}
 
@@ -129,23 +129,23 @@ def test_files_of_the_command() -> None:
 
 
 # What makes up the JSON of each verb: every function that has a part of it.
-_OF_LAYER = (confext_helpers.command.status.layer_as_data, confext_helpers.command.status.signature_of)
-_VERIFY = confext_helpers.command.verify
-_INSPECT = confext_helpers.command.inspect
-_WHICH = confext_helpers.command.which
-_DIFF = confext_helpers.command.diff
+_OF_LAYER = (confext_helpers.command.verbs.status.layer_as_data, confext_helpers.command.verbs.status.signature_of)
+_VERIFY = confext_helpers.command.verbs.verify
+_INSPECT = confext_helpers.command.verbs.inspect
+_WHICH = confext_helpers.command.verbs.which
+_DIFF = confext_helpers.command.verbs.diff
 JSON: dict[str, tuple[Callable[..., object], ...]] = {
-    "list": (confext_helpers.command.list.as_data,),
-    "status": (confext_helpers.command.status.as_data, *_OF_LAYER, _VERIFY.signers_as_data),
+    "list": (confext_helpers.command.verbs.list.as_data,),
+    "status": (confext_helpers.command.verbs.status.as_data, *_OF_LAYER, _VERIFY.signers_as_data),
     "which": (_WHICH._look, _WHICH._as_data, _WHICH._link, *_OF_LAYER),
-    "cat": (confext_helpers.command.cat._as_data,),
+    "cat": (confext_helpers.command.verbs.cat._as_data,),
     "diff": (_DIFF.run, _DIFF._as_data, _DIFF._layer, _DIFF._side),
     "inspect": (
         _INSPECT.inspect, _INSPECT._table, _INSPECT._verity, _INSPECT._contents, _VERIFY.signers_as_data,
         _VERIFY.findings_as_data,
     ),
     "verify": (_VERIFY._show, _VERIFY.signers_as_data, _VERIFY.findings_as_data),
-    "build": (confext_helpers.command.build._facts, confext_helpers.command.build.run),
+    "build": (confext_helpers.command.verbs.build._facts, confext_helpers.command.verbs.build.run),
 }  # fmt: skip
 # Words in code there that are values and not keys.
 VALUES: dict[str, set[str]] = {

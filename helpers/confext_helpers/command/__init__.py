@@ -1,5 +1,5 @@
 """The command `unit-confext`: what people and orchestrators see, verify and build confexts with.
 
-`main.py` parses the command line by the tables in `options.py` and calls `run()` of the module that is named
-like the verb.
+`main.py` parses the command line by the tables in `options.py` and calls `run()` of the module in `verbs/` that
+is named like the verb.
 """

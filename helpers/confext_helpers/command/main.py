@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.version:
         print(f"{options.PROGRAM} {__version__}")
         return Exit.OK
-    verb = importlib.import_module(f"confext_helpers.command.{arguments.verb}")
+    verb = importlib.import_module(f"confext_helpers.command.verbs.{arguments.verb}")
     status: int = verb.run(arguments, output)
     return status
 

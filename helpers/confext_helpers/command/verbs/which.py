@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
-from confext_helpers.command.status import layer_as_data, signature_of
+from confext_helpers.command.verbs.status import layer_as_data, signature_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from confext_helpers.image.certificates import Certificate

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
-from confext_helpers.command.verify import signers_as_data
+from confext_helpers.command.verbs.verify import signers_as_data
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import signers, trust
 from confext_helpers.image.certificates import Certificate

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Color, Output, printable
-from confext_helpers.command.verify import findings_as_data, request_of, signers_as_data, unreadable
+from confext_helpers.command.verbs.verify import findings_as_data, request_of, signers_as_data, unreadable
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, gpt, release, signers, verity
 from confext_helpers.image.contents import ContentsError
