@@ -174,7 +174,7 @@ fuzz: $(VENV)/installed ## Give inspect and verify 100,000 damaged images, and 3
 
 .PHONY: lint
 lint: $(VENV)/installed ## Run the linters and the type checker alone
-	$(PYTEST) -q tests/unit/test_style.py
+	$(PYTEST) -q tests/unit/project/test_style.py
 
 .PHONY: demo
 demo: ## Show it with nginx in a throwaway Debian 13 (as root)

@@ -16,7 +16,7 @@ from confext_helpers.swap.change import FILES_MAX
 from confext_helpers.swap.treediff import Difference, Files
 from confext_helpers.system.journal import Message, Priority
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 UNIT = "a.service"
 
 SITE = Layer("site", "/x/10-site.raw", "/x/10-site.raw")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.promise import VARIABLE
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 HEAD = "import unittest\nimport pytest\nfrom lab.promise import need\n"
 # Each skips all that is in it.
 SKIPS = {

@@ -16,7 +16,7 @@ from confext_helpers.command.options import OPTIONS, VERBS, Option
 from confext_helpers.image import policy
 from confext_helpers.image.partitiontypes import TYPES
 
-COMPLETION = Path(__file__).parents[2] / "helpers/completion"
+COMPLETION = Path(__file__).parents[3] / "helpers/completion"
 BASH = COMPLETION / "bash/unit-confext"
 ZSH = COMPLETION / "zsh/_unit-confext"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 TREES = ("generator", "helpers", "tests")
 MODULE_LINES_MAX = 400
 

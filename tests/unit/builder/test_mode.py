@@ -21,7 +21,7 @@ from confext_helpers.builder.sourcetree import Allow
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.errors import ConfextError
 from confext_helpers.system import programs
-from unit.test_image_build import EVERYTHING, call, make, need, tree
+from unit.builder.test_image import EVERYTHING, call, make, need, tree
 
 
 def times(path: Path) -> dict[str, float]:
@@ -292,8 +292,8 @@ def test_fifo_in_the_place_of_a_release_file(tmp_path: Path) -> None:
     (top / "etc/extension-release.d").mkdir()
     os.mkfifo(top / "etc/extension-release.d/extension-release.site")
     done = subprocess.run(
-        [sys.executable, "-c", f"from unit.test_image_build_mode import plan; plan({str(tmp_path)!r})"],
-        cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, "-c", f"from unit.builder.test_mode import plan; plan({str(tmp_path)!r})"],
+        cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, check=False, timeout=20,
     )  # fmt: skip
     assert "Not a regular file" in done.stderr

@@ -31,7 +31,7 @@ from confext_helpers.image.findings import MEANINGS
 from confext_helpers.service.entries import Verdict
 from confext_helpers.view import origin
 from confext_helpers.view import status as status_view
-from unit.manpages import CHECKOUT, codes, command_page, generator_environment, plain
+from unit.project.manpages import CHECKOUT, codes, command_page, generator_environment, plain
 
 # A compiled module, which only the booted systems have. Nothing is sent here.
 _JOURNAL = types.ModuleType("systemd._journal")

@@ -22,7 +22,7 @@ from confext_helpers.stage.refusals import check_releases, check_whole, claimed_
 from confext_helpers.system.bus import Properties
 from confext_helpers.system.filewords import Files
 
-GUARD = Path(__file__).parents[2] / "helpers/restack-if-changed.in"
+GUARD = Path(__file__).parents[3] / "helpers/restack-if-changed.in"
 UNIT = "foo.service"
 
 

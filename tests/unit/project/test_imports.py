@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 TREES = {"confext_helpers": CHECKOUT / "helpers", "confext_generator": CHECKOUT / "generator"}
 # From top to bottom. Rooms of one line do not use each other.
 ORDER = (

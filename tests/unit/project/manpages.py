@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from confext_generator import cli
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 DOCS = CHECKOUT / "docs"
 
 

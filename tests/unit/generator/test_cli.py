@@ -20,7 +20,7 @@ from confext_generator.report import ConfextError, Reporter, printable
 from confext_generator.sources import Stack
 from confext_generator.tree import Tree
 
-GENERATOR = Path(__file__).parents[2] / "generator"
+GENERATOR = Path(__file__).parents[3] / "generator"
 MAIN = GENERATOR / "confext_generator/__main__.py"
 ENVIRON = {"UNIT_CONFEXT_SYSTEMD_VERSION": "257"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 PYCACHE = f".{sys.implementation.cache_tag}.pyc"
 
 # The second word of a compiled file: valid without a look at the source. PEP 552.

@@ -26,7 +26,7 @@ from confext_helpers.service.layers import Layer
 from confext_helpers.service.notes import Notes
 from confext_helpers.stage.process import LOADER
 from confext_helpers.swap.treediff import Difference, Files
-from unit.manpages import (
+from unit.project.manpages import (
     CHECKOUT,
     DOCS,
     codes,
