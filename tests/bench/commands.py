@@ -42,9 +42,7 @@ def prepare(machine: Machine) -> None:
     machine.write(HYPERFINE, hyperfine.read_bytes(), 0o755)
 
 
-def compare(
-    machine: Machine, *commands: Command, turns: int = 4, runs: int = 5, warmup: int = 1
-) -> list[Series]:
+def compare(machine: Machine, *commands: Command, turns: int = 4, runs: int = 5, warmup: int = 1) -> list[Series]:
     """Time `commands` in turns; return a series of `turns` times `runs` seconds for each.
 
     Raises:

@@ -36,10 +36,10 @@ READ_ONLY = 1 << 60
 
 # `mksquashfs` of /etc/extension-release.d/extension-release.demo ("ID=_any") and /etc/demo/a, without its padding.
 _SQUASHFS = (
-    'c-qS-E-YqafB_~3Mj*+^Ajsgr#K^z`WG{fq=rclSbtwHG3UZ+GTcNZhntXm<Dwn5=ZG2*0C6_xx#jWI|h(jkBSkLgRXkhJ-l)QK7'
-    '>C6ckoEv01dM}*sS~i{8*PeS)T`XJRhPsqWH<i*fo^L!k8J}`I-c3o;NJ?P8#1OuPZD|0=po9j7G>x+?M>+${n6(A08(3W>gS5SZ'
-    'K6e>^{#?=>R2(GS9sD&YsQ9zw#4VZ(hRPQdCR8v5v`lp5n5{SCp~70;gjt=6TU8_(cBP8^7idU;dVq%k90m;RP>--QfJj9~02ioO'
-    'Lj'
+    "c-qS-E-YqafB_~3Mj*+^Ajsgr#K^z`WG{fq=rclSbtwHG3UZ+GTcNZhntXm<Dwn5=ZG2*0C6_xx#jWI|h(jkBSkLgRXkhJ-l)QK7"
+    ">C6ckoEv01dM}*sS~i{8*PeS)T`XJRhPsqWH<i*fo^L!k8J}`I-c3o;NJ?P8#1OuPZD|0=po9j7G>x+?M>+${n6(A08(3W>gS5SZ"
+    "K6e>^{#?=>R2(GS9sD&YsQ9zw#4VZ(hRPQdCR8v5v`lp5n5{SCp~70;gjt=6TU8_(cBP8^7idU;dVq%k90m;RP>--QfJj9~02ioO"
+    "Lj"
 )
 
 

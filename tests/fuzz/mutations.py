@@ -82,6 +82,6 @@ def apply(image: ddi.Ddi, mutations: Sequence[Mutation], *, sealed: bool) -> byt
             case "grow":
                 raw += one.content * (one.value % 100)
             case "digit":
-                raw[at] = b"0123456789abcdef\"{}[],:"[one.value % 23]
+                raw[at] = b'0123456789abcdef"{}[],:'[one.value % 23]
     changed = bytes(raw)
     return ddi.seal(changed) if sealed else changed

@@ -51,9 +51,7 @@ def test_golden(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     messages: list[str] = []
     environ = dict(line.split("=", 1) for line in read(case / "env").splitlines())
-    status = cli.main(
-        [f"--root={root}", str(output)], environ=environ, reporter=Reporter(emit=messages.append)
-    )
+    status = cli.main([f"--root={root}", str(output)], environ=environ, reporter=Reporter(emit=messages.append))
 
     assert status == 0
     assert snapshot(root) == before, "the generator wrote below --root="

@@ -41,7 +41,7 @@ def main(top: str, name: str, program: str, *flags: str) -> None:
         check(libc.umount2(b".", MNT_DETACH))
     for place in (name, f"{name}.x"):
         path = place
-        for part in ([place] if name == "unit-confext" else [place, "unit-confext"]):
+        for part in [place] if name == "unit-confext" else [place, "unit-confext"]:
             path = part if part == place else f"{place}/{part}"
             try:
                 os.mkdir(path, 0o755, dir_fd=directory)

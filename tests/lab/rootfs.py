@@ -32,7 +32,7 @@ PACKAGES = (
     "nginx-light", "openssh-server", "haproxy", "apache2", "bind9", "unbound", "dnsmasq", "postfix", "chrony",
     "rsyslog", "cron", "lighttpd", "redis-server", "memcached", "prometheus-node-exporter", "vsftpd", "squid",
     "mosquitto", "stunnel4", "nfs-kernel-server", "smartmontools", "lldpd",
-)
+)  # fmt: skip
 
 # Runs inside the new tree. Nothing but the bare system may start by itself: a test starts what it looks at.
 RECIPE = r"""

@@ -108,9 +108,7 @@ class Vm:
             "LOWER": str(tree),
             "KERNEL": str(self._kernel / "tree"),
         }
-        self._holder = subprocess.Popen(
-            [str(_SCRIPT)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self._holder = subprocess.Popen([str(_SCRIPT)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._holder.stdout is not None
         if self._holder.stdout.readline() != b"ready\n":
             raise RuntimeError("the tree for the virtual machine cannot be mounted")
@@ -149,7 +147,7 @@ class Vm:
         """
         script = (
             f"mount --bind {shlex.quote(str(self._share))} {ROOT}/run/host/share; mount -t proc proc {ROOT}/proc; "
-            f'mount --rbind /dev {ROOT}/dev; exec chroot {ROOT} /usr/bin/env -i PATH=/usr/sbin:/usr/bin HOME=/root '
+            f"mount --rbind /dev {ROOT}/dev; exec chroot {ROOT} /usr/bin/env -i PATH=/usr/sbin:/usr/bin HOME=/root "
             'LC_ALL=C.UTF-8 "$@"'
         )
         words = [str(word) for word in argv]
@@ -235,9 +233,7 @@ class Vm:
         """Run a shell script in the guest; return its standard output."""
         return self._run(["sh"], script, check, timeout).stdout
 
-    def run(
-        self, *argv: str | Path, check: bool = True, timeout: float = 120
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str | Path, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `argv` in the guest and return what it printed.
 
         Raises:
@@ -246,9 +242,7 @@ class Vm:
         words = [str(word) for word in argv]
         return self._run(words, f"exec {shlex.join(words)}", check, timeout)
 
-    def _run(
-        self, words: list[str], script: str, check: bool, timeout: float
-    ) -> subprocess.CompletedProcess[str]:
+    def _run(self, words: list[str], script: str, check: bool, timeout: float) -> subprocess.CompletedProcess[str]:
         assert self._agent is not None, "it is not booted"
         self._agent.sendall(base64.b64encode(script.encode(errors="surrogateescape")) + b"\n")
         try:
@@ -286,9 +280,7 @@ class Vm:
         self._scratch.cleanup()
 
 
-def _checked(
-    words: list[str], done: subprocess.CompletedProcess[str], check: bool
-) -> subprocess.CompletedProcess[str]:
+def _checked(words: list[str], done: subprocess.CompletedProcess[str], check: bool) -> subprocess.CompletedProcess[str]:
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(words)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done

@@ -112,7 +112,7 @@ def writable(machine: Machine) -> list[str]:
     """Where the service can write to the kernel's settings."""
     pid = machine.show(UNIT, "MainPID")
     confined = "setpriv --bounding-set=-all --inh-caps=-all"
-    script = "for place in /etc /proc; do sh -c \": >>$place/sys/vm/swappiness\" 2>/dev/null && echo $place; done; :"
+    script = 'for place in /etc /proc; do sh -c ": >>$place/sys/vm/swappiness" 2>/dev/null && echo $place; done; :'
     return machine.run("nsenter", "-t", pid, "-m", "sh", "-c", f"{confined} sh -c '{script}'").stdout.split()
 
 

@@ -157,7 +157,7 @@ def test_no_time_spans(text: str) -> None:
 def root(tmp_path: Path) -> str:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
-    (tmp_path / "etc/machine-info").write_text("# PRETTY_HOSTNAME=no\nPRETTY_HOSTNAME=\"Lab's machine\"\n")
+    (tmp_path / "etc/machine-info").write_text('# PRETTY_HOSTNAME=no\nPRETTY_HOSTNAME="Lab\'s machine"\n')
     release = """ID=debian\nVERSION_ID="13"\nVARIANT_ID='a'\nBUILD_ID=a$b\nIMAGE_ID=a b\n"""
     (tmp_path / "etc/os-release").write_text(release)
     return str(tmp_path)

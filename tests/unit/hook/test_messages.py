@@ -142,9 +142,7 @@ def test_refused_too_late() -> None:
     [
         (
             messages.unchanged(UNIT),
-            Message(
-                Id.UNCHANGED, Priority.DEBUG, "a.service: nothing changed in its layers, /etc stays as it is", {}
-            ),
+            Message(Id.UNCHANGED, Priority.DEBUG, "a.service: nothing changed in its layers, /etc stays as it is", {}),
         ),
         (
             messages.no_process(UNIT),

@@ -110,9 +110,8 @@ def rebuilt(raw: bytes, *path: int, change: dict[int, bytes | None]) -> bytes:
 
 def encode(tag: int, content: bytes) -> bytes:
     size = len(content)
-    length = bytes([size]) if size < 128 else bytes([0x80 | (size.bit_length() + 7) // 8]) + size.to_bytes(
-        (size.bit_length() + 7) // 8, "big"
-    )
+    octets = (size.bit_length() + 7) // 8
+    length = bytes([size]) if size < 128 else bytes([0x80 | octets]) + size.to_bytes(octets, "big")
     return bytes([tag]) + length + content
 
 
@@ -274,6 +273,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SMIME = ["smime", "-sign", "-binary"]
 CMS = ["cms", "-sign", "-binary"]
+RSA = ["-signer", "rsa.crt", "-inkey", "rsa.key"]
 
 
 @needs_openssl
@@ -285,8 +285,7 @@ CMS = ["cms", "-sign", "-binary"]
         ("rsa", [*SMIME, "-nocerts", "-md", "sha512"], None),
         ("rsa", [*CMS, "-keyid"], Code.SIGNATURE_MALFORMED),
         ("rsa", [*CMS, "-md", "sha384", "-nosmimecap"], None),
-        ("rsa", [*CMS, "-signer", "rsa.crt", "-inkey", "rsa.key", "-keyopt", "rsa_padding_mode:pss"],
-         Code.SIGNATURE_ALGORITHM),
+        ("rsa", [*CMS, *RSA, "-keyopt", "rsa_padding_mode:pss"], Code.SIGNATURE_ALGORITHM),
         ("ec", SMIME, None),
         ("ec", [*CMS, "-noattr", "-md", "sha512"], None),
         ("rsa", [*CMS, "-signer", "ec.crt", "-inkey", "ec.key"], None),

@@ -40,7 +40,6 @@ with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "syst
     import confext_helpers.command.verbs.diff
 
 
-
 def test_verbs() -> None:
     told = [plain(term) for term in command_page().terms("VERBS")]
     assert told == [f"{verb.name} {verb.operands}".replace("…", "...") for verb in VERBS]

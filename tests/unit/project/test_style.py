@@ -75,6 +75,7 @@ LAUNCHERS = ("helpers/restack.in", "helpers/unit-confext.in")
 def test_ruff() -> None:
     _need("ruff")
     _check(sys.executable, "-m", "ruff", "check", "--quiet", "--output-format=concise", *TREES, *LAUNCHERS)
+    _check(sys.executable, "-m", "ruff", "format", "--quiet", "--check", *TREES)
 
 
 def test_mypy() -> None:

@@ -317,8 +317,7 @@ def test_image_that_lost_its_end(tmp_path: Path) -> None:
     with pytest.raises(ConfextError) as caught:
         check_whole("foo.service", str(image))
     assert str(caught.value) == (
-        "foo.service: the image is cut short: it has 8192 of 12288 bytes "
-        f"({image}); replace it and reload again"
+        f"foo.service: the image is cut short: it has 8192 of 12288 bytes ({image}); replace it and reload again"
     )
     image.write_bytes(erofs(2) + b"\0" * 4096)
     check_whole("foo.service", str(image))

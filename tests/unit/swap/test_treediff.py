@@ -193,9 +193,7 @@ def test_depth_is_no_limit(tmp_path: Path) -> None:
 
 
 def test_limit(tmp_path: Path) -> None:
-    result = compare(
-        grow(tmp_path / "old", {}), grow(tmp_path / "new", {f"{i:02}": "" for i in range(30)}), limit=3
-    )
+    result = compare(grow(tmp_path / "old", {}), grow(tmp_path / "new", {f"{i:02}": "" for i in range(30)}), limit=3)
     assert (result.added.paths, result.added.count) == (["00", "01", "02"], 30)
 
 

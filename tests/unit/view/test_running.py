@@ -172,9 +172,7 @@ UNCERTAIN = BEFORE._replace(by_swap=False, certain=False)
         (AFTER, ["a.raw", "b.raw"], False, "a.raw"),
     ],
 )
-def test_changed_image(
-    stacked: Since, attached: list[str], changed: bool | None, source: str, tmp_path: Path
-) -> None:
+def test_changed_image(stacked: Since, attached: list[str], changed: bool | None, source: str, tmp_path: Path) -> None:
     (tmp_path / "a.raw").touch()
     loops = [
         Loop(f"/dev/loop{number}", f"{tmp_path}/{word.split()[0]}", "deleted" in word)
