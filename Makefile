@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # unit-confext: per-unit confext images for systemd services. `make help` lists what there is to make.
 
 SHELL := /bin/bash

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Fixtures of all tests: the booted machines with this build installed, and what is shown when a test fails."""
 
 from __future__ import annotations

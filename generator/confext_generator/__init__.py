@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """unit-confext-generator: turn `<unit>.confext.d/` directories into drop-ins for systemd.
 
 The data goes one way, one module per step:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Start the generator, as a script (`python3 -I -S .../confext_generator/__main__.py`) or with `python3 -m`.
 
 This file is compiled at every start, as Python does with scripts, so it only finds the package, whose modules

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who can change what a service will get as its configuration: root and nobody else.
 
 That is the file itself and, where a link leads to it, the whole way there: who can put something else in the place of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line: what systemd.generator(7) calls, and `--root=` and `--dry-run` for people and tests."""
 
 from __future__ import annotations

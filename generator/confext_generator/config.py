@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The names and numbers that the rest agrees on, in one place."""
 
 from __future__ import annotations

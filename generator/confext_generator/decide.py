@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a unit's drop-in has to say."""
 
 from __future__ import annotations

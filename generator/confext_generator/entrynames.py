@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the name of an entry says by itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether an image policy asks for a signature: systemd.image-policy(7).
 
 Only that is asked of ExtensionImagePolicy=: a directory cannot be signed, so where images must be, it is no layer.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What lies in the `.confext.d/` directories: which entries are layers, which path systemd is given for each.
 
 Nothing is opened.  At boot /var may not be mounted yet, so a link into it looks dangling; it is taken by its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Listing the `.confext.d/` directories: each once, and as a whole or not at all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Looking at what lies on other file systems than the unit directories do, without waiting for one that is silent.
 
 A server that is gone, or a program behind a file system that is stuck, keeps whoever looks there waiting, and not even

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which systemd the drop-ins are for, found out without running it.
 
 257 and older never refresh confexts themselves.  258 and 259 do at `systemctl reload` where a layer is a

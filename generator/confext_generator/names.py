@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Unit names: which are valid, which parts they have, which drop-in directories they read.
 
 The rules are those of systemd's unit-name.c and dropin.c; the words are those of systemd.unit(5).

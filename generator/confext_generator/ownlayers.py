@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The versions in a unit's own ExtensionImages= and ExtensionDirectories=, for 258 and 259 only.
 
 These refresh a service natively at each reload if any of its extensions is a `.v/` path

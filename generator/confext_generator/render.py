@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Writing a drop-in down so that systemd reads exactly what was decided.
 
 Each setting goes through the quoting of its own parser. Names with control characters, which could end a line,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Messages: one line each, to standard error and, for a real generator run, to the kernel log.
 
 At boot the generator runs before the journal, so systemd.generator(7) asks for /dev/kmsg.  Whatever a message

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a unit says before the generator's drop-in, and what it says in the end.
 
 The unit file first, then the drop-ins sorted by file name, over all directories; a name that is found in two

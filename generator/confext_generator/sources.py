@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which `.confext.d/` directories belong to which unit."""
 
 from __future__ import annotations

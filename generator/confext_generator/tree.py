@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The file system as systemd will see it, maybe below another root directory.
 
 Every path outside this module is absolute and as seen from that root; `--root=` never lets a link lead out of

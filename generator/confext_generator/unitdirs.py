@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The unit directories: which units, aliases, drop-in directories and `.confext.d/` directories there are.
 
 Each directory is listed once.  Names are then resolved as unit_file_build_name_map() and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reading one unit file or drop-in, as config_parse() of systemd's conf-parser.c reads it.
 
 Only wanted settings are kept.  What systemd drops is dropped here as well, above all the rest of a

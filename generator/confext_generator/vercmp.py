@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Comparing versions: UAPI.10, https://uapi-group.org/specifications/specs/version_format_specification/."""
 
 from __future__ import annotations

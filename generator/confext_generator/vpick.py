@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Picking the newest version out of a `.v/` directory (systemd.v(7); vpick.c of systemd).
 
 systemd does this itself when it starts a service, from 256 on; 255 knows no `.v/`.  Only 258 and 259 must not see the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reading and writing values as systemd's extract_first_word() splits them into words (systemd.syntax(7))."""
 
 from __future__ import annotations

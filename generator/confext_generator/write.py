@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Writing drop-ins: the only step that touches the disk."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The one error that this package raises at its users."""
 
 from __future__ import annotations

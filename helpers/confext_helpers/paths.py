@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Paths and names that several modules agree on."""
 
 # What the hook keeps and mounts things in.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`make bench`: measures in the booted test systems, writes build/bench.json and the table in the README.
 
     python3 -m bench [ROW...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How long commands take in a machine: hyperfine(1), in turns.
 
 A machine that others use as well is faster in one second than in the next. So a command and its reference are run in

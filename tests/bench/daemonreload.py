@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A daemon-reload with 100 units that have a `.confext.d/`, against one that reads the same drop-ins from `/run`.
 
 All units are loaded, as those of a running system are. podman's generator is switched off, which would only make both

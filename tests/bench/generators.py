@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The generator as a whole command, against generators of systemd's and podman's and against Python itself.
 
 The units are copies of Debian's own, each with two drop-ins and a `.confext.d/` with four entries, one of each kind

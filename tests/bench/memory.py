@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The most memory that the hook had resident, against Python that does nothing.
 
 busybox's time(1) starts the programs, since a process is counted with what its parent had when it was forked, and

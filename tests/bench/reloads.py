@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a reload costs: with one layer changed, with none, with many layers, and for many services at once.
 
 The services do nothing but wait for signals (lab/reader.py), so that the time is that of the reload. Where the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What was measured, as it is kept in build/bench.json, and whether it meets its goal.
 
 Times are in seconds, memory is in bytes; everything is measured several times and the median counts. A row is judged

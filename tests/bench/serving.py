@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How long it takes until nginx serves what a new image says: a reload against a restart, and who goes unanswered.
 
 The image is replaced, the command is run, and the clock stops at the first answer from the new configuration; see

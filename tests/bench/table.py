@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The table of a report, in markdown, and its place in the README."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Runs in the machine: asks a web server all the time, changes it, and says how long that took until it was seen.
 
 Reads from standard input, as JSON, a list of [preparation, command, version]: run the first, which takes no part in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Runs in the machine as a service: reads a pair of files again and again, and counts what it saw.
 
 On SIGUSR1 it prints the counts as a line of JSON: pairs by version, `torn` for two files of different versions, `base`

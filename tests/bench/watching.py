@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A reader through a thousand reloads, each of which changes a layer: what it saw besides the old files and the new."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The corpus: one signed image, and mutations of it with the findings that each of them has to have.
 
 `python -m fuzz.corpus COUNT` in tests/ draws so many mutations and adds those with a set of findings that is not in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Images to verify, made of nothing but bytes: no tool, no rights, the same every time but for the signatures.
 
 What they are made by is written a second time here on purpose, from the specifications and not with the code that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The libcrypto that systemd uses, and what validate_signature_userspace() in dissect-image.c asks of it.
 
 For the tests alone: what verifies signatures in the product must not depend on the very thing that it is compared with.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Mutated images: what hypothesis draws, and how it is applied to an image.
 
 Most mutations aim at the parts that are parsed, and half of them mend the checksums of the partition table afterwards:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Signatures to mutate, always the same, and the certificates of those who made them.
 
 `python -m fuzz.signatures` in tests/ makes them anew.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Mutations of DER that know its structure: elements are taken out, doubled, moved, wrapped, made another type.
 
 Most of what comes out is well-formed, with all lengths right, so that it is seen by what reads the elements and not

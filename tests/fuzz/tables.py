@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Images whose partition tables differ: partitions that are added, changed, moved, and fields that are odd.
 
 What is drawn depends on nothing but the number. Most of them are images that somebody could want to use; those that

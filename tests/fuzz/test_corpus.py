@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The corpus: every mutated image has exactly the findings that it had when it was put there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`inspect` and `verify` on mutated images: no traceback, no hang, no more than 256 MiB, and nothing false is believed.
 
 As many images as $UNIT_CONFEXT_FUZZ says, 300 in the tests that are always run; `make fuzz` has 100,000. What is drawn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Signatures and trust anchors, mutated, before systemd's own judge: what is accepted here, OpenSSL has to accept.
 
 libcrypto's PKCS7_verify() is asked as systemd asks it. And where a signer is said to be unknown, OpenSSL must not take

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Numbered fake root trees, and exactly what the generator makes of each.
 
 A case is a directory:

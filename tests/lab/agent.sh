@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # Runs in a virtual machine of vm.py, as a service: scripts come in through a virtio port, one line of base64 each, and
 # an exit status, the output and the errors go out, a line each.
 set -u

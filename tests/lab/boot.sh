@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # Boots the tree $LOWER as a system of its own, on an overlay that is gone with it. Called by machine.py with
 #   LOWER=tree CGROUP=cgroup2-directory NOTIFY=socket NAME=hostname [SHARE=directory] boot.sh
 # Why like this: see machine.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`make demo`: the way of an image into a running nginx, on a throwaway Debian 13, with every claim checked.
 
 Boots the tree that the tests use, installs this checkout in it, and does what an administrator would do. The standard

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Exchanges two directories as fast as it can: systemd makes a mount in one, and executes what is in the other.
 
     exchanger.py TOP NAME PROGRAM [leave]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Hash trees for the virtual machines: what can be in a superblock, each deviation by itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Confexts to test with, built in a machine by the tools that are installed there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A booted systemd to test against: a Debian tree run as PID 1 of namespaces of its own.
 
 The machine that the tests run on may have another init, the old cgroup layout, or be a container itself, so neither

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What systemd has loaded: the properties of many units, asked for in one go, as JSON and not as text.
 
 systemctl(1) shows lists joined with spaces, which is no way to compare names with spaces in them; and one busctl(1)

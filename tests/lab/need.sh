@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # need.sh COMMAND:PACKAGE...: install the Debian package of each command that is not there.
 # COMMAND may be `python3:MODULE` for a module of Debian's Python. Where it cannot install it says what is missing,
 # and leaves it at that: the tests that need it then say so too.

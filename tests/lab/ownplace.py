@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A directory that nobody but the tester can change the way to.
 
 pytest's own are below /tmp, into which anybody can write.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a machine may lack for a test: then the test is skipped, or fails where a real systemd has been promised.
 
 With $UNIT_CONFEXT_REQUIRE_REAL in the environment, green means that everything was run: whatever is skipped, for what

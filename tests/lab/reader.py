@@ -1,4 +1,5 @@
 #!/usr/bin/python3 -IS
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The service of the tests: reads its configuration as fast as it can and counts what it saw.
 
 Runs in the machines, under any sandbox and as any Type=. Options: --type=TYPE as in the unit; --idle does not read;

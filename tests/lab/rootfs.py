@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The root file systems that the tests boot: built once, kept in a cache, never changed.
 
 A tree is keyed by everything that it is made of (suite, packages, the recipe in this file), so that a changed

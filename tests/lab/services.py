@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The services that the invariant is tested with, and what a service sees.
 
 Each is one reader (reader.py) under other settings. Each has a twin of the same settings, which is restarted where

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Signed images for the virtual machines: keys, images by `unit-confext build`, and what can be wrong with them."""
 
 from __future__ import annotations

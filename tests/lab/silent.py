@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A file system that does not answer: of a server that is gone, say, or of a program that is stuck.
 
 It is FUSE, with a program behind it that takes every request and answers none but the first, so that who asks is kept

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Services that do nothing but sleep, to see what systemd itself makes of their settings."""
 
 from __future__ import annotations

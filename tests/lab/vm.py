@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A virtual machine to test against: one of the lab's trees with its own kernel, booted from the first instruction on.
 
 What it has and a container of machine.py has not is a device mapper, hence dm-verity and signed images; memory and

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # Shows the tree $LOWER with the kernel modules of $KERNEL over it, writable, in a mount namespace of its own, until
 # standard input ends. What is written is gone then. Called by vm.py with
 #   LOWER=tree KERNEL=tree vm.sh

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who can write what a service gets, and what a service can open because it gets something."""
 
 from __future__ import annotations

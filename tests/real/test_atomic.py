@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A reload is atomic: a reader sees the old layers or the new ones, whole, and never what its sandbox hides.
 
 Every service of the table reads a pair of files as fast as it can while all of them are reloaded again and again,

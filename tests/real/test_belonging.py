@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Only mount namespaces that systemd made for this run of the service get a new `/etc`, and where it would be seen."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What `unit-confext build` makes, as others see it: who may read it, and whether services notice what is new."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Check= commands run with all of the service's sandbox: each property is known, handed over, and has its effect."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Check=: a service's own opinion of its future configuration decides whether it gets it."""
 
 from __future__ import annotations

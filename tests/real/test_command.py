@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """list, status, which, cat and diff of a service that a real systemd has started and reloaded.
 
 What is expected is what was put there, and what the service's own process sees. Every image has a name of this

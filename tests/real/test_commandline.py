@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Command lines and ExtensionImages= mean what systemd makes of them, and what it does not accept is refused.
 
 The judge is the real systemd. Each text that hypothesis comes up with is written into a unit of its own, once as a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What runs in a stage is worthless, and so is whatever somebody else gets executed in its place."""
 
 from __future__ import annotations

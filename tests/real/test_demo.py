@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`make demo` does what it says, in at most 40 lines."""
 
 from __future__ import annotations

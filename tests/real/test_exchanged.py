@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A service that exchanges directories in its root directory gets no other mounts by that than its own."""
 
 from __future__ import annotations

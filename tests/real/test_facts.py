@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The facts about systemd that the design rests on, each kept as a test; unit-confext is not installed here.
 
 A test that fails after an upgrade of systemd says which part of the design is to be looked at again: the numbers are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Failing closed: whatever goes wrong, the service runs on with its old `/etc`, and the next good reload works."""
 
 from __future__ import annotations

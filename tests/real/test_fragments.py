@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A `.confext.d/` leaves a unit what it was: the judge is what systemd has loaded before it was there and afterwards.
 
 First the services that Debian's packages have written, then units that nobody in their right mind would.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What happens in the host's own `/etc` reaches a service by a reload, as it does by a restart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """systemd itself as the judge of what `unit-confext verify` accepts: partition tables, and the JSON of a signature.
 
 What is accepted here has to be accepted there. The other way round there are differences, and there may be.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Image policies mean what `systemd-analyze image-policy` says they mean, in the words of each version.
 
 No system is booted: the program runs in its root file system. Only what that version knows is drawn; a policy that it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Images that systemd-repart, veritysetup and openssl have made, verified and shown where they were made.
 
 Our side runs in the machine as well, as a user without rights, with the libraries and the tools that its Debian has.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The invariant: after a reload, the service's `/etc` is the one that a restart would give it.
 
 Every service of the table makes the same journey, by reloads alone. At each stop its twin, which is restarted there,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The jobs of systemd around a reload: which of them the hook is for, what does not wait for it, and its deadline."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Layers that lie about themselves, or cannot be told apart; and those that are no business of the hook's."""
 
 from __future__ import annotations

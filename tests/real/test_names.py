@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Names are data: what a file or a link is called ends up as exactly that path, or is refused with a message.
 
 The judge is the real systemd: it is asked what it has loaded.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Processes of a service with mount namespaces of their own: a reload neither gives nor takes them anything."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Storage that does not answer, and files that others made to be waited for: what is asked says so, and goes on."""
 
 from __future__ import annotations

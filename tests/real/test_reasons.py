@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a refusal says: systemd's own reason and nobody else's, and the layer that is broken and no other."""
 
 from __future__ import annotations

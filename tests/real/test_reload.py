@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a reload does besides the swap: when the service is signalled, what is said, what is left out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What is said about a reload: the line, the fields, the catalog; and that no change is taken for none."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The checks that come with the package: what each well-known service thinks of good and broken images, in Debian."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Storage that does not answer: a daemon-reload ends within seconds, and costs the units that lead there alone."""
 
 from __future__ import annotations

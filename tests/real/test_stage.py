@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The stage and the service are kept apart: neither runs anything of the other, and what the sandbox hides stays so."""
 
 from __future__ import annotations

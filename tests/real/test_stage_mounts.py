@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A stage has the mounts that `/etc` is made of and no others: it makes nothing on the host, and writes to no image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The virtual machines of these tests: furnished with signed images, booted once for each suite."""
 
 from __future__ import annotations

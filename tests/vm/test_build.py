@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext build` with the real systemd-repart: reproducible, and usable by those who are not root."""
 
 from __future__ import annotations

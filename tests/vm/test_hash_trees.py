@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel's dm-verity as the judge of which superblocks of hash trees are accepted: names, block sizes, salts."""
 
 from __future__ import annotations

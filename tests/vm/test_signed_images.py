@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Signed images at a true boot and at a reload, and everything that can be wrong with one.
 
 The image policy of the services is `root=signed`, the certificate is in /etc/verity.d, and the kernel knows none. An

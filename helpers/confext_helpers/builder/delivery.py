@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where an image is built, and how it comes into its place, if others than the one who builds can write there.
 
 Root may build an image for somebody, in a directory of his. He can rename what is in it at any moment, and put a link

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Building a confext from a directory tree: a signed DDI, a plain file system, or a directory.
 
 The file formats are systemd-repart's and the mkfs tools' business; this module gives them a tree that is the same

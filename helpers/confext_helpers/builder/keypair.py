@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A private key and a certificate that are to sign an image: whether they belong together.
 
 It is asked before anything is built, since neither systemd-repart nor openssl look: they would sign with a key that

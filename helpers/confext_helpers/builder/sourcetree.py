@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The tree that an image is built from: what in it cannot be part of a confext, and a copy of the rest.
 
 What is built is never the tree itself but a copy without anything that differs from one machine to the next: owners,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The grammars of systemd's command lines (systemd.service(5), "Command lines") and of ExtensionImages=.
 
 A Check= is written as an ExecStartPre= is, and handed to systemd over D-Bus as the ExecStartEx= of the stage. So all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A service's own opinion of its future configuration, asked before it is in place.
 
 `Check=` commands run in a transient unit that has the service's settings, all of them but what would have an effect

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The `[X-Confext]` section of a unit: what is to be checked before a swap, and how long that may take.
 
 systemd leaves sections whose names begin with `X-` to others (systemd.unit(5)), so this reads the very files that it

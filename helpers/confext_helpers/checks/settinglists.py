@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What every property of a service is to its checks: a closed world.
 
 A check has to run with no less of a sandbox than the service, and nothing says of a property what it is. So each that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The exit statuses of `unit-confext`, unit-confext(1), "EXIT STATUS"."""
 
 from __future__ import annotations

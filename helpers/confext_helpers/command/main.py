@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line of `unit-confext`: parse, call the verb, turn what it raises into one line."""
 
 from __future__ import annotations

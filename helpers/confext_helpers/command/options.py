@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Verbs and options of `unit-confext`, in tables from which the parser and the help text are made.
 
 The man page and the shell completions are held to these tables by a test.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the verbs print: tables for people, JSON for programs, never both.
 
 Names from file systems are data: whatever a terminal could take for a command is escaped in tables, and JSON

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """One deadline for all that the hook does, kept by a process that waits for nothing else.
 
 What looks at files may wait for storage that does not answer, and then no signal ends it. So the hook's work is done by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The hook in front of a service's reload: give the running service the `/etc` that a restart would give it.
 
     restack UNIT              re-stack `/etc` of the service; cancel its reload if that fails

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the hook says: every message with its ID, its text and its fields, as unit-confext-restack(8) documents them.
 
 The texts are for people. Programs look for MESSAGE_ID= and read the fields; the catalog (unit-confext.catalog,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The service's reload, which waits for the hook, and what systemd is told about it.
 
 systemd passes a reload on to the hook's unit in more cases than one: it is about to reload the service, which is the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Confext images as files: what is in them, whether they are whole, and who signed them.
 
 Nothing here mounts anything or needs to be root. `verdict.py` is what `unit-confext verify` asks, `dissect.py` finds

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reading from an image: one descriptor from beginning to end, and nothing outside of the bounds of a part.
 
 The descriptor is opened once and used for everything, so that a rename in the meantime cannot make one image be

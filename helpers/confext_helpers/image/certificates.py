@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Certificates, X.509 (RFC 5280): their structure strictly, names as OpenSSL compares them, and keys that may sign.
 
 A signature may bring certificates along that nobody needs. But systemd hands all of it to d2i_PKCS7(), which refuses

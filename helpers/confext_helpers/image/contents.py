@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What is in the file system of an image, without mounting it: with the tools that come with the file system.
 
 They read data that somebody else made, so they run without any rights but those of the caller, with limits on time,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """DER, X.690: as much of it as signatures and certificates need, and strictly.
 
 A signature in BER can be written in many ways, and two readers may see two different things in it. So what is not the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The parts of an image: which partition systemd would mount, what protects it, and where its root hash is stated.
 
 dissect_image() in systemd's dissect-image.c, as it runs for ExtensionImages=. Nothing is verified here, and much is

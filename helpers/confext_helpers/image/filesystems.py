@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which file system is in a partition, told by its superblock.
 
 libblkid knows many more. A file system that is not in this table is none that systemd mounts from an image, and

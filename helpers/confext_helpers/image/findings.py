@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What can be wrong with an image: the codes, and what each of them means.
 
 The codes are stable, for programs and for unit-confext(1), which has the same table. What is wrong in this very case

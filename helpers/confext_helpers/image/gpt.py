@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """GUID partition tables: read without trusting a byte of them. UEFI specification, "GUID Partition Table (GPT) Disk
 Layout".
 

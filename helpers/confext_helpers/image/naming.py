@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The names of images and layers: what systemd makes of a path, and which version it picks in a `.v/` directory.
 
 systemd does not look at the name of the release file where a missing image is to be ignored (the `-` in front of a

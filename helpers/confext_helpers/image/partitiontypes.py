@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The partition types of the UAPI Discoverable Partitions Specification that systemd knows: its sd-gpt.h and gpt.c.
 
 https://uapi-group.org/specifications/specs/discoverable_partitions_specification/

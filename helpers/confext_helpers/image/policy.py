@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Image policies, systemd.image-policy(7): the grammar, and what a policy says about a partition.
 
 The grammar is that of image_policy_from_string() in systemd's image-policy.c with everything that systemd 262 knows.

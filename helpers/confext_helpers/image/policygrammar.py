@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The grammar of image policies, with pyparsing: systemd.image-policy(7).
 
 image_policy_from_string() in systemd's image-policy.c splits a policy at colons, a rule at its equals sign, and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Release files of confexts against the system: the name that they must have, and what has to match.
 
 open_extension_release_at() in systemd's os-util.c and extension_release_validate() in its extension-util.c. systemd

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The release file that makes a tree a confext: what it has to say, and under which name. extension-release(5).
 
 A confext that is called `NAME.raw` has `/etc/extension-release.d/extension-release.NAME`. `ID=` in it has to be that of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The files beside an image: `.roothash`, `.roothash.p7s` and `.verity`, and the attribute user.verity.roothash.
 
 verity_settings_load() in systemd's dissect-image.c. The names are those of the image with another suffix than `.raw`;

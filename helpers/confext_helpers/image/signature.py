@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Signatures of root hashes: PKCS#7, which is CMS SignedData (RFC 5652), detached, over the root hash as text.
 
 `cryptography` has the primitives and the certificates, but no function that verifies PKCS#7. What is left to do here is

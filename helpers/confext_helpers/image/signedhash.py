@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The text in a signature partition: a root hash, and a signature of it, in JSON.
 
 acquire_sig_for_roothash() in systemd's repart.c writes it, dissected_image_load_verity_sig_partition() in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who signed an image: the signature of its root hash, without looking at the data.
 
 It takes some milliseconds, whatever the size of the image. It does not say that the data are what was signed: the

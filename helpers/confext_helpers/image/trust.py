@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Trust anchors: the certificates whose keys may sign.
 
 Nothing that a signature brings along is ever trusted, and there are no chains: a signer is trusted if its very

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether an image is whole, signed and allowed: all that `unit-confext verify` says.
 
 The order is that of trust. First the parts are found, then the hash tree is compared with the data and the signature

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """dm-verity: the hash tree computed anew from the data and compared with the one that is stored.
 
 The format is the one of the kernel's dm-verity and of cryptsetup, "DM-Verity On-Disk Specification": a superblock,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether the mount namespace of a process is one that systemd made for this very run of this very service.
 
 A process in the service's control group proves nothing. A container manager in there has containers, with an `/etc` of

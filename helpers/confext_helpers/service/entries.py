@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What lies in the `.confext.d/` directories, and what the next daemon-reload would make of each entry.
 
 The generator decides, here as there: this is one of its runs (`confext_generator.cli.Run`), which sees what it would

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the `/etc` of a service is made of, as digests that change when any of it does.
 
 Equal digests mean that a re-stack would give the `/etc` that is there already, so that it can be left out. What

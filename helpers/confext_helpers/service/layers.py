@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The layers that the manager has loaded for a service, as they are on disk."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The processes of a service, and the mount namespaces that they are in."""
 
 from __future__ import annotations

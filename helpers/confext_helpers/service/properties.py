@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the manager says about a service, as far as its `/etc` depends on it."""
 
 from __future__ import annotations

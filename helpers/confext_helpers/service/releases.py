@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Release files: which layers an `/etc` shows, and what that proves.
 
 Every confext has a file `/etc/extension-release.d/extension-release.NAME`, or systemd would not mount it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the process of a stage may do: nothing.
 
 Its path is looked up below the service's root directory, and whoever can change a directory on that way may have

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether what is at `/etc` is what systemd has mounted there, although the service may exchange directories.
 
 Where a directory is renamed, what is mounted on it goes with it, in all mount namespaces. The kernel refuses to rename

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Why a stage could not be started, in systemd's own words, and which layer that is about."""
 
 from __future__ import annotations

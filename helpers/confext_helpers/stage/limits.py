@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a reload cannot bring, though a restart could; said before anything is begun."""
 
 from __future__ import annotations

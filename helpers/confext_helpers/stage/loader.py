@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether a path in the stage leads where it should: see stage/transient.py.
 
 The stage's program is looked up below the service's root directory, once its mount namespace is complete. Whoever can

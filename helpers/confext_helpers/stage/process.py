@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The process of a stage: who it has to be before a namespace is taken from it, and how it ends.
 
 See stage/transient.py.

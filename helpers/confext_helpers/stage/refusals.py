@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What is refused of layers, as neither the kernel nor systemd looks at it.
 
 The kernel mounts an erofs that has lost its end, and only reading from it fails then, in the service. The same is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether a stage can mount the root image of a service, and others that it mounts, without writing to them.
 
 systemd opens a root image for reading alone where it can tell that the service cannot write to it. Otherwise a second

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which of a service's mounts its `/etc` is made of: those at, below and above it, wherever their paths lead.
 
 A stage gets no others. systemd makes the directory that a mount is to be on where it is missing, and it would do so in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The stage: a short-lived transient unit whose `/etc` is the one that a restart would give the service.
 
 systemd itself builds it, from the very properties that the service has: dissection, dm-verity, image policies,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who can write what a service gets as its configuration: asked when a layer is used.
 
 The generator asks that too (access.py there), but it runs before file systems are mounted, and what it has found out

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the next swap changes, found out before it is made: which layers, and which files.
 
 The new layers are those that the manager has loaded and the stage has. The old ones are those that were noted at the

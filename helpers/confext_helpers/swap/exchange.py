@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """One swap, from the stage into one mount namespace of the service, and what becomes of it if the hook is killed.
 
 The stage's topmost mount on `/etc` is copied with all that hangs on it (open_tree(2)), and what plan() says is done in

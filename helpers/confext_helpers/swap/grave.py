@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where an old `/etc` is buried: moved to as a whole, and unmounted there as a whole.
 
 MNT_DETACH takes a tree apart. A process may be in a directory of the old `/etc`, or hold one open, and what

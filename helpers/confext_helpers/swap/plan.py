@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What is mounted on `/etc` in a mount namespace, and what has to happen for another `/etc` to take its place.
 
 Several mounts can sit on one directory; only the topmost is seen. They are called a *chain* here, bottom to top. In

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How mounts propagate, and how to keep a change of them to the service's own namespace.
 
 What is mounted on a shared mount is propagated to its peers and slaves: mount_namespaces(7). In other namespaces,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which files differ between the `/etc` that a service has and the one that it is about to get.
 
 Both are there, the old one in the service and the new one in the stage, so the answer is not derived from what images

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The service manager, asked over D-Bus with jeepney.
 
 Like systemctl, this talks to the manager's private socket first: it is there before the bus is and without one, it

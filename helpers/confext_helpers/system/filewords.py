@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What files are, in the words of find(1), of which digests are made.
 
 helpers/restack-if-changed.in has find(1) say the same about the same files, and so finds out that nothing changed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Writing to the journal.
 
 What is said is a value (`Message`); who only makes or compares messages needs no python-systemd.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Loop devices: which file an image that runs comes from, and whether dm-verity is on it; asked of the kernel.
 
 A loop device keeps its file for as long as the image is mounted, also if another file has its name by now. All

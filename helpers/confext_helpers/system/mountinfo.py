@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The mounts of a mount namespace: proc_pid_mountinfo(5).
 
 Several mounts can sit on one directory; only the topmost is seen. They are called a *chain* here, bottom to top.

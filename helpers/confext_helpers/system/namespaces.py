@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Moving between mount namespaces: setns(2)."""
 
 from __future__ import annotations

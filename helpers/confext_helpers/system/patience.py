@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Looking at what may never answer, without waiting for it.
 
 A system call on storage that does not answer (a network file system without its server, a FUSE file system whose

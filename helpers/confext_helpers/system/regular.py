@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Regular files, and nothing else that may lie in the place of one.
 
 Whoever opens a FIFO waits for somebody who writes to it, and reading from a device can do anything. What lies beside an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The system calls that Python has no wrapper for, under the kernel's own names.
 
 Everything here is a thin call with one error function; what the calls are good for is told in swap/plan.py. Numbers

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Images that everybody can read, with something in them that not everybody may read.
 
 Only an image that others can reach and read is looked into, in a child with little time: what does not answer, or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The files of one layer by themselves, as no service sees them: in a directory, or in an image that is not mounted.
 
 Of an image, the file system's own tools tell (image/contents.py); those that they cannot read are not known.

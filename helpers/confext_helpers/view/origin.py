@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which layer a file in a service's `/etc` comes from.
 
 The kernel proves it. overlayfs gives the files of each lower file system a device number of their own and leaves them

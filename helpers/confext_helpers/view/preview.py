@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the next reload of a service would change in its `/etc`, found out by doing all of it but the swap.
 
 The stage is the hook's own (stage/transient.py), and so are the comparison (swap/change.py, swap/treediff.py) and all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a running service has on `/etc`: which layers, since when, and whether their files are still the same.
 
 The kernel is asked. Each confext carries a release file, so the names of those files in the service's own `/etc` are

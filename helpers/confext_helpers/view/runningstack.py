@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A stack that runs, as a value: what `view/running.py` finds out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A service that a verb of `unit-confext` looks at: its name, what the manager knows about it, and what it sees.
 
 Who runs *now* is asked of the kernel. Nothing is written, and no lock is taken: a reload goes on while this looks.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a service runs beside what is loaded and what is on disk, and what would make the three the same.
 
 What runs is read from the kernel (view/running.py), what is loaded from the manager, and what is on disk is what the

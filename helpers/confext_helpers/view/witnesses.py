@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which layers an `/etc` has, and their device numbers, where release files leave it in doubt (service/releases.py).
 
 Then each layer is read by itself (view/layerfiles.py), and a file is looked for that this one has and no other. If the

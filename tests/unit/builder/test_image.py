@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext build`: what it refuses, what it makes of a tree, and that the same tree gives the same bytes.
 
 What needs systemd-repart is tested with the real ones, in tests/vm.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext build`: who may read what it makes, and which times that has."""
 
 from __future__ import annotations

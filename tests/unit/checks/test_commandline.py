@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Command lines and ExtensionImages=: what they mean, and where and why they are refused.
 
 That this is what systemd makes of them is for tests/real/test_commandline.py to say.

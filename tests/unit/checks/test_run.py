@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a check is handed of the service's sandbox, from properties as the manager tells them."""
 
 from __future__ import annotations

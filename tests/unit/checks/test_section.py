@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`[X-Confext]`: which settings are found, what they mean, and how a mistake in them is told."""
 
 from __future__ import annotations

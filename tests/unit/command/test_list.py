@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext list`: its word on each entry is the generator's, for all golden trees; and what it prints."""
 
 from __future__ import annotations

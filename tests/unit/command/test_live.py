@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The verbs that look at running services, as far as they need no systemd.
 
 What runs is faked where it is asked of the kernel; tests/real/test_command.py has the real one.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext verify` and `inspect`: what they print, and with which exit status they end."""
 
 from __future__ import annotations

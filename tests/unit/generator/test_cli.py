@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The command line, the messages, the guard, and how little is loaded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who can write a file, which paths a unit can hold, and the file system below another root."""
 
 from __future__ import annotations

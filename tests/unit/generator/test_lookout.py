@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Looking at other file systems by way of a child, which may be left behind."""
 
 from __future__ import annotations

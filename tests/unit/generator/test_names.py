@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Unit names and drop-in directories."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The unit's own extension settings, said anew with versions; systemd has to read back what was meant."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reading unit files as systemd's config_parse() does; tests/golden has more, the real systemd has the last word."""
 
 from __future__ import annotations

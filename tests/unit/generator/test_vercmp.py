@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """UAPI.10: the examples of the specification, and what an order must be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """systemd.v(7), as it is picked for systemd 255, 258 and 259."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Names to lines and back: what is written is what systemd's parsers read."""
 
 from __future__ import annotations

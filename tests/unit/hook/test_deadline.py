@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The deadline of the hook: what becomes of a child that ends, that does not, and that has begun to swap."""
 
 from __future__ import annotations

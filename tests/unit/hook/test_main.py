@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The hook's order of things: what was looked at is what the stage has, or the reload is refused."""
 
 from __future__ import annotations

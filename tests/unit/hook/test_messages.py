@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Everything that the hook says, word for word; and that the catalog explains each of it."""
 
 from __future__ import annotations

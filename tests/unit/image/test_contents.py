@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What is in a file system, as the tools tell it; for erofs see tests/real/test_image_verify.py as well."""
 
 from __future__ import annotations

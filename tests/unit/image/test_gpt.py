@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Partition tables: what is read from a good one, and that nothing of a bad one goes unnoticed."""
 
 from __future__ import annotations

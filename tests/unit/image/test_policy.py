@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Image policies: grammar, what follows for partitions that no rule names, and the judgement.
 
 tests/real/test_image_policy.py holds the same against systemd-analyze.

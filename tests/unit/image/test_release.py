@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Release files against a system, as extension_release_validate() has it."""
 
 from __future__ import annotations

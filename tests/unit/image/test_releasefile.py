@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The release file of an image that is built: its name and what it says."""
 
 from __future__ import annotations

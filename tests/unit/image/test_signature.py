@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """PKCS#7: what openssl makes is accepted, in all of its forms, and whatever differs by a bit is not."""
 
 from __future__ import annotations

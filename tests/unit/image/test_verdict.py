@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Verdicts about whole images: what is wrong is found under the right code, and nothing else is."""
 
 from __future__ import annotations

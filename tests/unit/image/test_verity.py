@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Hash trees: every flipped bit is found, and put down to the right cause."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Man pages as the tests read them: markdown with sections, and in these definition lists.
 
 A definition list is a line with terms, code mostly, and then one paragraph that begins with a colon. That is what

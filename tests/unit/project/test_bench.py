@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The table of `make bench`: what is kept of a run, which goals are met, and how it gets into the README."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The shell completions offer what the command takes: the same verbs, options and values, in bash as it runs them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The rooms of `confext_helpers`: who may import whom, and that docs/architecture.md says the same."""
 
 from __future__ import annotations

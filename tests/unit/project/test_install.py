@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`make install` and `make uninstall`, into a directory: what is there afterwards, and that it runs from there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The man pages say what the code does: the same options, settings, messages and names, both ways.
 
 unit-confext(1) has a module of its own, test_pages_command.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """unit-confext(1) says what the command does: the same verbs, options, codes and JSON, both ways."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where a real systemd has been promised, nothing is skipped: each way to skip, with the hooks of all tests."""
 
 from __future__ import annotations

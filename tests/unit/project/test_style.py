@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The linters, the type checker and the rules of the house, as tests.
 
 A linter that is not installed is skipped here; `make test` and `make lint` install them all.
@@ -113,8 +114,17 @@ def test_module(module: Path) -> None:
         assert module.name == "__init__.py"
         return
     assert ast.get_docstring(ast.parse(text)), "a module says what it is for"
-    lines = text.count("\n")
+    lines = text.removeprefix("# SPDX-License-Identifier: LGPL-2.1-or-later\n").count("\n")
     assert lines <= MODULE_LINES_MAX, f"{lines} lines: split it"
+
+
+def test_licence() -> None:
+    """Every file that says what is done says under which licence, as reuse.software wants it."""
+    kinds = {".py", ".sh", ".in", ".conf", ".catalog", ".sysusers"}
+    files = [path for path in FILES if path.suffix in kinds or path.name in ("Makefile", "run", "_unit-confext")]
+    texts = {_name(path): path.read_text().split("\n", 2)[:2] for path in files if path.stat().st_size}
+    assert len(texts) > 200
+    assert [name for name, lines in texts.items() if "# SPDX-License-Identifier: LGPL-2.1-or-later" not in lines] == []
 
 
 def test_nothing_of_the_machine_it_was_written_on() -> None:

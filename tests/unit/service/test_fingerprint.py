@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Nothing that changed is taken for nothing; what did not change is taken for that. And images that lost their end."""
 
 from __future__ import annotations

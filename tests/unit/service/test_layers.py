@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What is known about layers from the outside, and from the files that they have brought along."""
 
 from __future__ import annotations

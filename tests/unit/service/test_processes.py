@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Processes are held for as long as they are needed, and no longer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What release files prove: nothing, unless there is one for each layer, on a device of its own."""
 
 from __future__ import annotations

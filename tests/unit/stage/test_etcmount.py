@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What can be the `/etc` of a stage, and which services could exchange theirs."""
 
 from __future__ import annotations

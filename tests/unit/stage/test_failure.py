@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How it is told that a stage could not be started."""
 
 from __future__ import annotations

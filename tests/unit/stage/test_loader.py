@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who can change where the path of a stage's program leads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the hook finds out about images that systemd does not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether a stage would mount a root image writable."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which mounts of a service its `/etc` is made of, and where their paths lead."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What a stage is started with."""
 
 from __future__ import annotations

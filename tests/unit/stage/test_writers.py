@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who can write the layers of a service, asked when they are used."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The plan of a swap, from what is mounted on `/etc` before and in the stage."""
 
 from __future__ import annotations

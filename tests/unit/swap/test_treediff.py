@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which files differ between two trees, of which a third one is the base."""
 
 from __future__ import annotations

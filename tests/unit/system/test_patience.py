@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What does not answer is given up, and everything else is what it is without a child."""
 
 from __future__ import annotations

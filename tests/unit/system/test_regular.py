@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """No FIFO is waited for, wherever it lies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Images that give private files away: which are told, and that nothing else is looked at for long."""
 
 from __future__ import annotations

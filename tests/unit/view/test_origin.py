@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where a file comes from: paths followed within a root directory, and the numbers by which a kernel tells layers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What runs, and where a file comes from: from an `/etc` that is made up here, with the numbers that a kernel gives."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext build`: make a confext from a directory tree."""
 
 from __future__ import annotations

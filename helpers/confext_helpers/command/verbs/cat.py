@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext cat`: print files as a service sees them."""
 
 from __future__ import annotations

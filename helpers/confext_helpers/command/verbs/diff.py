@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext diff`: what the next reload would change in a service's `/etc`. It changes nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext inspect`: what is in an image.
 
 It says what there is, not whether that may be believed: the hash tree is not compared with the data. Only with an image

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext list`: every unit with a `.confext.d/`, its entries, and what the generator makes of each."""
 
 from __future__ import annotations

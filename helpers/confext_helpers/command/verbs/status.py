@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext status`: the stack that a service has, beside what is loaded and what is on disk.
 
 What runs is read from the kernel, what is loaded from the manager, and what is on disk is what the generator would

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext verify`: whether an image is whole, signed and allowed.
 
 It needs no rights but those to read the image, and mounts nothing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`unit-confext which`: which layer a file that a service sees comes from, and what it hides."""
 
 from __future__ import annotations
