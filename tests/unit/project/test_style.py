@@ -79,6 +79,12 @@ def test_ruff() -> None:
     _check(sys.executable, "-m", "ruff", "format", "--quiet", "--check", *TREES)
 
 
+def test_codespell() -> None:
+    _need("codespell_lib")
+    texts = [_name(path) for path in FILES if path.suffix in (".py", ".md", ".in", ".sh", ".conf", ".catalog", ".toml")]
+    _check(sys.executable, "-m", "codespell_lib", *texts)
+
+
 def test_mypy() -> None:
     _need("mypy")
     _check(sys.executable, "-m", "mypy", "--strict", "--no-error-summary", *TREES)
