@@ -53,10 +53,10 @@ def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[
     """Whether the file of a running image changed since, and the loop device that it runs from if that is known."""
     file = os.path.realpath(layer.file)
     candidates = [one for one in attached if one.file == file and one.may_have(os.path.dirname(file))]
-    if layer.path != layer.file:
-        # Any of the versions in a `.v/` directory.
-        versions = os.path.realpath(layer.path)
-        candidates = [one for one in attached if one.may_have(versions)]
+    # Any of the versions in a `.v/` directory, which the generator has picked one of where systemd does not.
+    versions = layer.path if layer.path != layer.file else os.path.dirname(layer.path)
+    if layer.path != layer.file or (not candidates and versions.endswith(".v")):
+        candidates = [one for one in attached if one.may_have(os.path.realpath(versions))]
     loop = candidates[0] if len(candidates) == 1 else None
     try:
         status = os.stat(file)

@@ -8,6 +8,7 @@ disk.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -36,6 +37,7 @@ class State(StrEnum):
     NOT_RUNNING = "not-running"
     NOT_LOADED = "not-loaded"
     NOT_ON_DISK = "not-on-disk"
+    SUPERSEDED = "superseded"
     UNLOADED = "unloaded"
     MISSING = "missing"
     SILENT = "silent"
@@ -48,6 +50,7 @@ _MEANINGS = {
     State.NOT_RUNNING: "is loaded, but does not run",
     State.NOT_LOADED: "is on disk, but not loaded",
     State.NOT_ON_DISK: "is loaded, but not on disk any more",
+    State.SUPERSEDED: "is loaded, but another version of it is the newest now",
     State.UNLOADED: "runs, but is not loaded any more",
     State.MISSING: "is loaded, but there is no such file",
     State.SILENT: "does not answer: the storage that it is on may be gone",
@@ -139,12 +142,14 @@ def status_of(service: Service, disk: Disk) -> Status:
         if row.state is not State.MISSING:
             silent = row.state is State.SILENT
             what = row.running.layer.path if silent else row.running.label
+            if row.state in (State.NOT_ON_DISK, State.SUPERSEDED):
+                what = row.running.layer.label  # Another version of it may be what runs.
             reasons.append(f"{what} {_MEANINGS[row.state] if row.running.certain or silent else _IN_DOUBT}")
     if base_changed:
         reasons.append(BASE_CHANGED)
     if service.hosted is not None and (rows or reload_needed):
         reasons.append(service.hosted.problem)
-    if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK) for row in rows):
+    if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK, State.SUPERSEDED) for row in rows):
         reasons.append("the unit or its drop-ins changed on disk since they were loaded")
     # systemd keeps the result when the service ends.
     result = str(service.properties.get("ReloadResult", ("s", "success"))[1]) if pid is not None else "success"
@@ -159,7 +164,9 @@ def _row(layer: Running, there: Sequence[str]) -> Row:
     if patience.is_silent(path):
         return Row(layer, State.SILENT, True, path in there)
     if path not in there:
-        return Row(layer, State.NOT_ON_DISK, True, False)
+        versions = os.path.dirname(path)
+        picked_anew = versions.endswith(".v") and versions in map(os.path.dirname, there) and is_there(path)
+        return Row(layer, State.SUPERSEDED if picked_anew else State.NOT_ON_DISK, True, False)
     if layer.release:
         state = {False: State.CURRENT, True: State.CHANGED, None: State.UNKNOWN}[layer.changed]
         return Row(layer, state, True, True)

@@ -209,6 +209,24 @@ def test_status_of_a_unit_that_does_not_run(tmp_path: Path, disk: Disk) -> None:
     assert found.reasons == ["b.raw is on disk, but not loaded"]
 
 
+def test_status_of_a_version_that_the_generator_has_picked(tmp_path: Path, disk: Disk, runs: list[Running]) -> None:
+    """What is loaded is another version than what runs, and than what is the newest."""
+    versions = tmp_path / "a.raw.v"
+    versions.mkdir()
+    one, two, three = (str(versions / f"a_{number}.raw") for number in (1, 2, 3))
+    Path(two).touch()
+    dropin, _ = generated(tmp_path, two)
+    on_disk(disk, b"another\n", three)
+    running_layer = Running(Layer("a", two, two), True, "a", one, changed=True, source=one)
+    runs.append(running_layer)
+    found = status_of(service(images=[two], dropins=(dropin,)), disk)
+    assert states(found) == [("a_1.raw", State.SUPERSEDED), ("a_3.raw", State.NOT_LOADED)]
+    assert found.reasons[0] == "a_2.raw is loaded, but another version of it is the newest now"
+    # Without the file it is gone; and one that lies elsewhere is another one.
+    Path(two).unlink()
+    assert states(status_of(service(images=[two], dropins=(dropin,)), disk))[0][1] is State.NOT_ON_DISK
+
+
 def test_status_leaves_a_dropin_of_somebody_s_own_alone(tmp_path: Path, disk: Disk, runs: list[Running]) -> None:
     on_disk(disk, b"generated\n", "/b.raw")
     runs.append(layer("/a.raw"))
