@@ -22,11 +22,12 @@ IMAGE = "/var/lib/confexts/context.raw"
 HEAD = """\
 import json, sys
 sys.path[:0] = ["/usr/lib/unit-confext"]; sys.path.append("/usr/lib/python3/dist-packages")
-from confext_helpers import checks, settinglists
-from confext_helpers.bus import Manager
-from confext_helpers.commandline import Command
+from confext_helpers.checks import run as checks
+from confext_helpers.checks import settinglists
+from confext_helpers.checks.commandline import Command
+from confext_helpers.checks.section import CheckSettings
 from confext_helpers.errors import ConfextError
-from confext_helpers.settings import CheckSettings
+from confext_helpers.system.bus import Manager
 """
 # What goes together, from systemd.exec(5) and systemd.resource-control(5). What a systemd does not know, it ignores.
 SETTINGS = (

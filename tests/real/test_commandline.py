@@ -28,9 +28,9 @@ import json, sys
 sys.path[:0] = ["/run/host/share/helpers", "/run/host/share/generator"]
 from jeepney import DBusAddress, MessageType, new_method_call
 from jeepney.io.blocking import open_dbus_connection
-from confext_helpers.commandline import CommandLineError, parse_extension_images
+from confext_helpers.checks.commandline import CommandLineError, parse_extension_images
 from confext_helpers.errors import ConfextError
-from confext_helpers.settings import read_settings, specifiers_for
+from confext_helpers.checks.section import read_settings, specifiers_for
 
 BUS, MANAGER = "org.freedesktop.systemd1", "org.freedesktop.systemd1.Manager"
 connection = open_dbus_connection(bus="SYSTEM")

@@ -46,16 +46,17 @@ while not os.path.exists("/srv/exchange.stop"):
 LOOK = """
 import ctypes, encodings.ascii, sys
 sys.path[:0] = ["/usr/lib/unit-confext"]; sys.path.append("/usr/lib/python3/dist-packages")
-from confext_helpers import change, images, stage
-from confext_helpers.bus import Manager
 from confext_helpers.errors import ConfextError
+from confext_helpers.stage import refusals, transient
+from confext_helpers.swap import change
+from confext_helpers.system.bus import Manager
 unit, layer, tree = sys.argv[1:]
 def exchange():
     names = f"{tree}/etc".encode(), -100, f"{tree}/false".encode()
     assert ctypes.CDLL(None).renameat2(-100, *names, 2) == 0
 def look():
     for function in (
-        lambda: images.check_releases(unit, [layer], there.namespace),
+        lambda: refusals.check_releases(unit, [layer], there.namespace),
         lambda: change.open_trees(unit, properties, there.namespace, there.namespace),
     ):
         try:
@@ -65,7 +66,7 @@ def look():
             print(error.problem)
 with Manager() as manager:
     properties = manager.service_properties(unit)
-    there = stage.begin(manager, unit, properties).wait(manager)
+    there = transient.begin(manager, unit, properties).wait(manager)
     try:
         look()
         exchange()

@@ -132,11 +132,11 @@ def test_json(bare_machine: Machine) -> None:
 _CHECK = """
 import sys
 sys.path[:0] = ["/run/host/share/helpers", "/run/host/share/generator"]
-from confext_helpers import images
+from confext_helpers.stage import refusals
 from confext_helpers.errors import ConfextError
 for path in sys.argv[1:]:
     try:
-        print(images.check_signers("foo.service", [path], "root=signed"))
+        print(refusals.check_signers("foo.service", [path], "root=signed"))
     except ConfextError as error:
         print(error.problem)
 """

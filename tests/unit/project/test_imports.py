@@ -63,6 +63,23 @@ def test_direction(name: str) -> None:
             assert RANKS[room(other)] > RANKS[room(name)], f"{name} uses {other}"
 
 
+def test_programs_in_strings_import_what_there_is() -> None:
+    """Booted tests run programs that are text here."""
+    found = {}
+    for path in (CHECKOUT / "tests").rglob("*.py"):
+        for module, names in re.findall(r"^from (confext_\w+(?:\.\w+)*) import ([\w, ]+)$", path.read_text(), re.M):
+            found[module, names] = path.name
+    assert len(found) > 100
+    for (module, names), place in found.items():
+        assert module in MODULES, place
+        for name in (word.split(" as ")[0] for word in names.split(", ")):
+            text = MODULES[module].read_text()
+            assert f"{module}.{name}" in MODULES or re.search(rf"^(?:def |class |)_?{name}\b", text, re.M), (
+                name,
+                place,
+            )
+
+
 def test_the_generator_stands_alone() -> None:
     assert [name for name in MODULES if name.startswith("confext_generator")]
     for name, others in GRAPH.items():
