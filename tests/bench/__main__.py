@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -170,7 +171,8 @@ def main(argv: list[str]) -> int:
             rootfs.ensure(suite, commands.PACKAGES[suite])
         measure(names, found, versions)
     except (AssertionError, RuntimeError) as error:
-        failure = str(error)
+        # An assertion need not say anything.
+        failure = str(error) or traceback.format_exc()
     except KeyboardInterrupt:
         return 130
     found.sort(key=lambda row: (ROWS.index(row.name), row.system))
