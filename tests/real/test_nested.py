@@ -12,6 +12,7 @@ from lab.machine import Machine
 
 UNIT = "nested.service"
 IMAGE = "/var/lib/confexts/nested.raw"
+RELOADS = 300
 # Two children, in namespaces that get what is mounted in the service's: one in a user namespace of its own, which is
 # a slave of it, and one that is a peer.
 CHILDREN = (
@@ -119,6 +120,33 @@ def test_layers_of_a_child_s_own_etc_are_the_only_ones_that_stay(machine: Machin
     assert services.version(machine, UNIT) == "v3"
     refused = unmount(machine, children["slave"])
     assert "not mounted" in refused or "invalid" in refused.lower() or "locked" in refused.lower()
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("prepared")
+def test_many_reloads_leave_nothing(machine: Machine) -> None:
+    """No mount and no loop device, neither in the service nor in its children."""
+    children = start(machine, "InaccessiblePaths=-/etc/cron.d")
+    services.set_entries(machine, [UNIT], {"10-nested.raw": IMAGE})
+    for number in range(2):
+        images.build(machine, f"{IMAGE}.{number}", images.pair(f"v{number}"), name="nested")
+    own = services.main_pid(machine, UNIT)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("reload", UNIT)
+
+    def state() -> tuple[list[list[list[str]]], int]:
+        # Mounts that take each other's place have other numbers, and other devices.
+        views = [sorted(line[3:] for line in mounts(machine, pid)) for pid in (own, *children.values())]
+        return views, services.loop_devices(machine, IMAGE)
+
+    services.eventually(lambda: services.loop_devices(machine, IMAGE) == 1)
+    before = state()
+    script = f"cp {IMAGE}.$((n % 2)) {IMAGE}.new; mv {IMAGE}.new {IMAGE}; systemctl reload {UNIT}"
+    machine.run("sh", "-euc", f"for n in $(seq {RELOADS}); do {script}; done", timeout=600)
+    said = machine.journal("-u", UNIT, "-t", "unit-confext").splitlines()
+    assert len([line for line in said if "nested.raw replaced" in line]) == RELOADS
+    assert services.version(machine, UNIT) == f"v{RELOADS % 2}"
+    services.eventually(lambda: state() == before)
 
 
 FILLER = """
