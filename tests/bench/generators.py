@@ -77,7 +77,8 @@ def make_units(machine: Machine, count: int) -> None:
         while [ $number -lt {count} ]; do
             for fragment; do
                 [ $number -lt {count} ] || break
-                [ ! -h "$fragment" ] && [ -s "$fragment" ] && ! grep -Eq "^(BusName|DeviceAllow|DevicePolicy)=" "$fragment" || continue
+                [ ! -h "$fragment" ] && [ -s "$fragment" ] || continue
+                ! grep -Eq "^(BusName|DeviceAllow|DevicePolicy)=" "$fragment" || continue
                 unit=bench-$number.service
                 cat "$fragment" >{UNITS}/$unit
                 mkdir {UNITS}/$unit.d
