@@ -39,7 +39,7 @@ from confext_helpers.paths import GENERATED
 from confext_helpers.service import fingerprint
 from confext_helpers.service.notes import LastSwap, Notes
 from confext_helpers.service.processes import Process, check_directories, find_processes, strangers
-from confext_helpers.service.properties import layer_paths, nosuid_directories
+from confext_helpers.service.properties import layer_paths, layers_in, nosuid_directories
 from confext_helpers.stage import refusals, transient
 from confext_helpers.system.bus import Manager, Properties
 from confext_helpers.system.filewords import Files
@@ -183,9 +183,8 @@ def restack(
     writers.check(unit, properties)
     layers = layer_paths(properties)
     policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
-    directories = {"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))}
     refusals.check_picked(unit, layers)
-    refusals.check_directories(unit, layer_paths(directories), policy)
+    refusals.check_directories(unit, layers_in(properties, "ExtensionDirectories"), policy)
     for layer in layers:
         refusals.check_whole(unit, layer)
     progress.begin(Step.CHECKS)

@@ -81,12 +81,14 @@ def nosuid_directories(properties: Properties) -> list[str]:
 
 def layer_paths(properties: Properties) -> list[str]:
     """The layers of a service's stack, bottom to top."""
-    paths = []
-    for name in LAYER_PROPERTIES:
-        value = properties.get(name, ("", []))[1]
-        assert isinstance(value, list)
-        paths += [str(item[0]) if isinstance(item, tuple) else str(item).lstrip("-+") for item in value]
-    return paths
+    return [path for name in LAYER_PROPERTIES for path in layers_in(properties, name)]
+
+
+def layers_in(properties: Properties, name: str) -> list[str]:
+    """The layers that one of LAYER_PROPERTIES names, bottom to top."""
+    value = properties.get(name, ("", []))[1]
+    assert isinstance(value, list)
+    return [str(item[0]) if isinstance(item, tuple) else str(item).lstrip("-+") for item in value]
 
 
 def base_of(properties: Properties) -> str | None:

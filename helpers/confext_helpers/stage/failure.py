@@ -10,7 +10,7 @@ import time
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there, resolve
-from confext_helpers.service.properties import LAYER_PROPERTIES, layer_paths
+from confext_helpers.service.properties import LAYER_PROPERTIES, layers_in
 from confext_helpers.stage import refusals
 from confext_helpers.system.bus import Manager, Properties
 
@@ -49,9 +49,7 @@ def numbers(properties: Properties, version: int) -> list[str]:
         properties: of the service.
         version: of systemd.
     """
-    named, directories = (
-        layer_paths({name: properties[name]} if name in properties else {}) for name in LAYER_PROPERTIES
-    )
+    named, directories = (layers_in(properties, name) for name in LAYER_PROPERTIES)
     return [*named, *(path for path in directories if version <= 255 or is_there(path))]
 
 

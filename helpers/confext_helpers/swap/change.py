@@ -20,7 +20,7 @@ from confext_helpers.service.fingerprint import Identity
 from confext_helpers.service.layers import Layer, LayerChange, load_layer
 from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.processes import Process
-from confext_helpers.service.properties import LAYER_PROPERTIES, layer_paths
+from confext_helpers.service.properties import LAYER_PROPERTIES, layers_in
 from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.stage import etcmount
 from confext_helpers.swap import treediff
@@ -140,9 +140,7 @@ def _numbers(namespace: int) -> set[int]:
 
 def _of_etc(properties: Properties, numbers: set[int]) -> list[Layered]:
     """The layers that are there and have anything for `/etc`, bottom to top; a unit may have sysexts by itself."""
-    images_of, directories_of = (
-        layer_paths({name: properties[name]} if name in properties else {}) for name in LAYER_PROPERTIES
-    )
+    images_of, directories_of = (layers_in(properties, name) for name in LAYER_PROPERTIES)
     found = [Layered(path, resolve(path), True) for number, path in enumerate(images_of) if number in numbers]
     trees = [Layered(path, resolve(path), False) for path in directories_of if is_there(path)]
     return found + [tree for tree in trees if os.path.isdir(f"{tree.file}/etc")]

@@ -19,11 +19,11 @@ from confext_helpers.paths import ETC
 from confext_helpers.service import fingerprint
 from confext_helpers.service.layers import LayerChange
 from confext_helpers.service.notes import LastSwap
-from confext_helpers.service.properties import layer_paths
+from confext_helpers.service.properties import layer_paths, layers_in
 from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.swap import change
 from confext_helpers.system import patience
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.bus import Manager
 from confext_helpers.view.running import last_swap
 from confext_helpers.view.services import Service, not_running
 
@@ -118,7 +118,7 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
         # What others can write is not even mounted.
         writers.check(unit, properties)
         refusals.check_picked(unit, layers)
-        refusals.check_directories(unit, _directories(properties), policy)
+        refusals.check_directories(unit, layers_in(properties, "ExtensionDirectories"), policy)
         for layer in layers:
             refusals.check_whole(unit, layer)
         unchecked = [layer for layer in layers if not has_strict_name(layer)]
@@ -140,10 +140,6 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     finally:
         new_stage.close()
     return found
-
-
-def _directories(properties: Properties) -> list[str]:
-    return layer_paths({"ExtensionDirectories": properties.get("ExtensionDirectories", ("as", []))})
 
 
 def _last(service: Service) -> LastSwap | None:

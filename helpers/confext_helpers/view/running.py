@@ -22,7 +22,7 @@ from confext_helpers.paths import ETC, RUN_DIRECTORY
 from confext_helpers.service import fingerprint
 from confext_helpers.service.layers import Layer, load_layer
 from confext_helpers.service.notes import LastSwap, Notes
-from confext_helpers.service.properties import base_of, layer_paths
+from confext_helpers.service.properties import base_of, layer_paths, layers_in
 from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Properties
@@ -223,8 +223,7 @@ def not_running(properties: Properties) -> list[Running]:
 
 def image_paths(properties: Properties) -> set[str]:
     """Those of its layers that are images."""
-    name = "ExtensionImages"
-    return set(layer_paths({name: properties[name]})) if name in properties else set()
+    return set(layers_in(properties, "ExtensionImages"))
 
 
 def _releases_of(etc: str) -> list[Release]:
