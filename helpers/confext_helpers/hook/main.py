@@ -41,6 +41,7 @@ from confext_helpers.service.notes import LastSwap, Notes
 from confext_helpers.service.processes import Process, check_directories, find_processes, strangers
 from confext_helpers.service.properties import layer_paths, layers_in, nosuid_directories
 from confext_helpers.stage import refusals, transient
+from confext_helpers.system import journal
 from confext_helpers.system.bus import Manager, Properties
 from confext_helpers.system.filewords import Files
 from confext_helpers.system.journal import say
@@ -295,6 +296,7 @@ def run(options: Options) -> int:
         ConfextError: the manager is out of reach.
         OSError: the notes are.
     """
+    journal.load()
     unit = options.unit
     if options.report:
         report(unit)

@@ -38,6 +38,11 @@ class Message(NamedTuple):
     fields: dict[str, str]
 
 
+def load() -> None:
+    """Load what say() needs. Nothing may be loaded once this process is in the mount namespace of a service."""
+    import systemd._journal  # noqa: F401
+
+
 def say(unit: str, message: Message) -> None:
     """Write one entry about `unit`, shown by `journalctl -u UNIT`; on a terminal, print it as well.
 

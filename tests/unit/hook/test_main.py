@@ -12,6 +12,7 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.hook import main as hook
 from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.swap import change
+from confext_helpers.system import journal
 from confext_helpers.system.filewords import Files
 
 
@@ -93,3 +94,13 @@ def test_layer_that_is_replaced_before_its_signature_is_looked_at(
     with pytest.raises(expected):
         restack.restack("foo.service", there, there, properties, [process], restack.Progress(there), Files(), there)
     assert there.closed
+
+
+def test_nothing_is_loaded_in_the_namespace_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What writes to the journal is a library, and there before anything else is done."""
+    monkeypatch.setattr(journal, "load", lambda: (_ for _ in ()).throw(Reached))
+    for word in ("--alone", "--refuse", "--recover", "--report", "--access"):
+        with pytest.raises(Reached):
+            hook.run(hook.parse_options([word, "foo.service"]))
+    with pytest.raises(Reached):
+        hook.run(hook.parse_options(["foo.service"]))
