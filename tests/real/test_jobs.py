@@ -229,7 +229,8 @@ def test_second_reload_that_is_refused_after_the_first_was_not(machine: Machine)
 
     def checking() -> str:
         listed = machine.systemctl("list-units", "--plain", "--no-legend", "--state=activating", "unit-confext-check-*")
-        return listed.stdout.partition(" ")[0]
+        own = [line for line in listed.stdout.splitlines() if line.endswith(f" {unit}")]
+        return own[0].partition(" ")[0] if own else ""
 
     images.build(machine, image, files("v2"))
     machine.systemctl("reload", "--no-block", unit)
