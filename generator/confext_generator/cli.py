@@ -6,14 +6,14 @@ from __future__ import annotations
 import posix as os
 import sys
 
-from confext_generator import config, manager, write
+from confext_generator import constants, systemdversion, write
 from confext_generator.decide import Decider, Systemd
 from confext_generator.layers import LayerReader
 from confext_generator.lookout import Lookout
 from confext_generator.render import render
 from confext_generator.report import ConfextError, Reporter, printable
 from confext_generator.settings import SettingsReader
-from confext_generator.sources import find_stacks
+from confext_generator.sources import find_targets
 from confext_generator.tree import Tree
 from confext_generator.unitdirs import UnitDirs, search_path
 
@@ -67,7 +67,7 @@ class Options:
             elif argument == "--help":
                 self.text = USAGE
             elif argument == "--version":
-                self.text = f"{PROGRAM} {config.VERSION}\n"
+                self.text = f"{PROGRAM} {constants.VERSION}\n"
             elif argument == "--dry-run":
                 self.dry_run = True
             elif argument == "--root":
@@ -155,10 +155,10 @@ def open_tree(root: bytes, environ: Mapping[str, str]) -> Tree:
 class Run:
     """One run: the units that there are, and what decides about them. `unit-confext list` is one, too.
 
-    `stacks` has the units, `decider` decides, if there are any, and `layers` then knows what became of each entry.
+    `targets` has the units, `decider` decides, if there are any, and `layers` then knows what became of each entry.
     """
 
-    __slots__ = ("_environ", "_reporter", "decider", "dirs", "layers", "path", "stacks", "tree")
+    __slots__ = ("_environ", "_reporter", "decider", "dirs", "layers", "path", "targets", "tree")
 
     decider: Decider
     layers: LayerReader
@@ -170,46 +170,46 @@ class Run:
         self._reporter = reporter
         self.path = search_path(environ.get("SYSTEMD_UNIT_PATH"))
         self.dirs = UnitDirs(tree, self.path, reporter)
-        self.stacks = find_stacks(self.dirs, reporter) if self.dirs.sources else []
+        self.targets = find_targets(self.dirs, reporter) if self.dirs.sources else []
 
     def prepare(self) -> None:
         """Find out for which systemd it is; raises ConfextError for one that is too old."""
         reporter = self._reporter
-        systemd = Systemd(manager.find_version(self.tree, self._environ), reporter)
+        systemd = Systemd(systemdversion.find_version(self.tree, self._environ), reporter)
         settings = SettingsReader(
             self.tree, self.dirs, shell_prefix=systemd.has_shell_prefix, dot_paths=systemd.has_dot_paths
         )
-        self.layers = LayerReader(self.tree, reporter, resolve=systemd.resolve_versions, versions=systemd.has_versions)
+        self.layers = LayerReader(self.tree, reporter, pick_here=systemd.pick_here, knows_vpick=systemd.knows_vpick)
         self.decider = Decider(systemd, self.dirs, settings, self.layers, reporter)
 
 
 def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iterator[tuple[bytes, bytes]]:
     """Yield name and drop-in of each unit that gets one, reporting the others."""
     run = Run(tree, environ, reporter)
-    if not run.stacks:
+    if not run.targets:
         return
     try:
         run.prepare()
     except ConfextError as e:
         reporter.warn(e)
         return
-    for stack in run.stacks:
+    for target in run.targets:
         try:
-            yield stack.unit, render(run.decider.decide(stack))
+            yield target.unit, render(run.decider.decide(target))
         except ConfextError as e:
-            if stack.asked_for:
+            if target.has_own_directory:
                 reporter.warn(e)
             else:
                 reporter.debug(e)
         except OSError as e:
             # Something went away while we looked at it.
             path = e.filename if isinstance(e.filename, bytes) else b""
-            reporter.warn(ConfextError(stack.unit, path, f"the unit is left alone: {e.strerror or e}"))
+            reporter.warn(ConfextError(target.unit, path, f"the unit is left alone: {e.strerror or e}"))
         except Exception as e:
             # A fault of this program must not take the other units' drop-ins away.
             told = printable(str(e).encode(errors="backslashreplace"))
             text = f"the unit is left alone, unexpected {type(e).__name__}: {told}"
-            reporter.warn(ConfextError(stack.unit, b"", text, "please report this"))
+            reporter.warn(ConfextError(target.unit, b"", text, "please report this"))
 
 
 def _encode(text: str) -> bytes:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from confext_generator import ownlayers
-from confext_generator.config import (
+from confext_generator.constants import (
     DOT_PATHS_SYSTEMD,
     OLDEST_SYSTEMD,
     PROJECT_PREFIX,
     REFRESH_ON_RELOAD_SYSTEMD,
     SHELL_PREFIX_SYSTEMD,
     UNIT_NAME_MAX,
-    VERSIONS_SYSTEMD,
+    VPICK_SYSTEMD,
 )
 from confext_generator.report import ConfextError, quoted
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from confext_generator.layers import Layer, LayerReader
     from confext_generator.report import Reporter
     from confext_generator.settings import Settings, SettingsReader
-    from confext_generator.sources import Stack
+    from confext_generator.sources import Target
     from confext_generator.unitdirs import UnitDirs
 
 _MODPROBE = b"modprobe@"
@@ -84,9 +84,9 @@ class Systemd:
         "has_dot_paths",
         "has_refresh_on_reload",
         "has_shell_prefix",
-        "has_versions",
+        "knows_vpick",
+        "pick_here",
         "refreshes_versions",
-        "resolve_versions",
     )
 
     def __init__(self, version: int | None, reporter: Reporter) -> None:
@@ -110,9 +110,9 @@ class Systemd:
         self.has_dot_paths = version is not None and version <= DOT_PATHS_SYSTEMD
         self.has_refresh_on_reload = version is None or version >= REFRESH_ON_RELOAD_SYSTEMD
         self.has_shell_prefix = version is None or version >= SHELL_PREFIX_SYSTEMD
-        self.has_versions = version is None or version >= VERSIONS_SYSTEMD
+        self.knows_vpick = version is None or version >= VPICK_SYSTEMD
         self.refreshes_versions = version in _REFRESHING_SYSTEMDS
-        self.resolve_versions = version in _UNVERSIONED_SYSTEMDS
+        self.pick_here = version in _UNVERSIONED_SYSTEMDS
 
 
 class Decider:
@@ -134,15 +134,15 @@ class Decider:
         self._layers = layers
         self._reporter = reporter
 
-    def decide(self, stack: Stack) -> Dropin:
-        """Return the drop-in for `stack`; raises ConfextError if the unit is to be left alone."""
-        unit = stack.unit
+    def decide(self, target: Target) -> Dropin:
+        """Return the drop-in for `target`; raises ConfextError if the unit is to be left alone."""
+        unit = target.unit
         if unit.startswith(PROJECT_PREFIX) or len(unit) > UNIT_NAME_MAX:
             text = "the unit is left alone, no unit that re-stacks it can be named after it"
-            raise ConfextError(unit, stack.sources[0].path, text, "give it a shorter name of its own")
-        settings = self._settings.read(unit, stack.fragment)
+            raise ConfextError(unit, target.sources[0].path, text, "give it a shorter name of its own")
+        settings = self._settings.read(unit, target.fragment)
         left_out: dict[bytes, ConfextError] = {}
-        layers = self._layers.read(unit, stack.sources, left_out)
+        layers = self._layers.read(unit, target.sources, left_out)
         for path, setting in settings.overridden:
             if setting == "RefreshOnReload=" and not self._systemd.has_refresh_on_reload:
                 continue
@@ -162,17 +162,17 @@ class Decider:
             hint = "mend or unmount that, then run systemctl daemon-reload"
             self._reporter.warn(ConfextError(unit, path, text, hint))
 
-        sources = [source.path for source in stack.sources]
+        sources = [source.path for source in target.sources]
         dropin = Dropin(unit, sources)
         dropin.left_out = left_out
         dropin.images = self._images(unit, settings, layers, left_out)
         dropin.directories = self._directories(unit, settings, layers, left_out)
         if self._systemd.refreshes_versions:
             dropin.own = self._own_layers(unit, settings)
-        dropin.unread = self._layers.listings.unread(stack.sources)
+        dropin.unread = self._layers.listings.unread(target.sources)
         dropin.access = bool(dropin.unread) or any(_leads_out(layer, sources) for layer in layers)
         if not settings.source_path:
-            dropin.source_path = self._layers.listings.safe_source(stack.sources)
+            dropin.source_path = self._layers.listings.safe_source(target.sources)
         if layers:
             dropin.mounts = _mounts(layers, sources)
         if dropin.images:

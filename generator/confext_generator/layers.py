@@ -61,19 +61,19 @@ class LayerReader:
     __slots__ = (
         "_access",
         "_entries",
+        "_knows_vpick",
+        "_pick_here",
         "_reporter",
-        "_resolve",
         "_tree",
-        "_versions",
         "listings",
     )
 
-    def __init__(self, tree: Tree, reporter: Reporter, *, resolve: bool, versions: bool) -> None:
-        """`resolve` says whether `.v/` is resolved now and not left to systemd, `versions` whether that knows it."""
+    def __init__(self, tree: Tree, reporter: Reporter, *, pick_here: bool, knows_vpick: bool) -> None:
+        """`pick_here` says whether versions are picked now, `knows_vpick` whether systemd could pick them itself."""
         self._tree = tree
         self._reporter = reporter
-        self._resolve = resolve
-        self._versions = versions
+        self._pick_here = pick_here
+        self._knows_vpick = knows_vpick
         # What each is: a layer, none for the reason that was given, or a mask.
         self._entries: dict[bytes, Layer | ConfextError | None] = {}
         self._access = Access(tree)
@@ -224,7 +224,7 @@ class LayerReader:
                 raise ConfextError(unit, path, f"refused, {inexpressible(resolved)}", "rename it")
             mounts = (*mounts, needed, resolved)
         versioned = shape & VERSIONS != 0 or vpick.is_versioned(given)
-        if versioned and self._resolve:
+        if versioned and self._pick_here:
             picked = self._newest(unit, path, given, image)
             versioned = picked == given
             given = picked
@@ -242,7 +242,7 @@ class LayerReader:
         except OSError as e:
             text = f"cannot be read now ({e.strerror or e})"
             hint = "run systemctl daemon-reload when its file system is mounted"
-            if not self._versions:
+            if not self._knows_vpick:
                 text = f"ignored, {text}, and this systemd picks no version itself"
                 raise ConfextError(unit, path, text, hint) from None
             text += "; until the next daemon-reload this systemd may refresh the service natively"

@@ -8,7 +8,7 @@ should never come this far; should one do so all the same, nothing is written.
 from __future__ import annotations
 
 from confext_generator import words
-from confext_generator.config import ACCESS_UNIT, RESTACK_UNIT
+from confext_generator.constants import ACCESS_UNIT, RESTACK_UNIT
 from confext_generator.report import ConfextError
 
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ what comes after it may undo it.
 from __future__ import annotations
 
 from confext_generator import imagepolicy, unitfile, words
-from confext_generator.config import DROPIN
+from confext_generator.constants import DROPIN
 from confext_generator.lookout import SilentError
 from confext_generator.report import ConfextError
 

@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from confext_generator.unitdirs import Source, UnitDirs
 
 
-class Stack:
+class Target:
     """A unit that gets a drop-in, its unit file, and the directories of its layers, the first one first."""
 
-    __slots__ = ("asked_for", "fragment", "sources", "unit")
+    __slots__ = ("fragment", "has_own_directory", "sources", "unit")
 
-    def __init__(self, unit: bytes, fragment: bytes, sources: list[Source], asked_for: bool) -> None:
+    def __init__(self, unit: bytes, fragment: bytes, sources: list[Source], has_own_directory: bool) -> None:
         self.unit = unit
         self.fragment = fragment
         self.sources = sources
         # False for an instance that has something of its own, but no `.confext.d/`.
-        self.asked_for = asked_for
+        self.has_own_directory = has_own_directory
 
 
-def find_stacks(dirs: UnitDirs, reporter: Reporter) -> list[Stack]:
-    """Return a stack for each unit that has a `.confext.d/` directory under any of its names.
+def find_targets(dirs: UnitDirs, reporter: Reporter) -> list[Target]:
+    """Return a target for each unit that has a `.confext.d/` directory under any of its names.
 
     What a drop-in says depends on the rest of the unit.  So each instance of a template that says anything for
     itself gets a complete drop-in of its own, which replaces the template's, having its name.
@@ -54,19 +54,19 @@ def find_stacks(dirs: UnitDirs, reporter: Reporter) -> list[Stack]:
             for instance in dirs.instances(unit):
                 units.setdefault(instance, False)
 
-    stacks = []
-    for unit, asked_for in sorted(units.items()):
+    targets = []
+    for unit, has_own_directory in sorted(units.items()):
         found: list[Source] = []
         for name in _names_of(dirs, unit):
             found += sorted(by_name.get(name, ()), key=_precedence)
         fragment = dirs.fragment(unit)
         if found and fragment is not None:
-            stacks.append(Stack(unit, fragment, found, asked_for))
-    return stacks
+            targets.append(Target(unit, fragment, found, has_own_directory))
+    return targets
 
 
 def _precedence(source: Source) -> tuple[int, bool]:
-    return source.order, source.bare
+    return source.rank, source.without_type
 
 
 def _names_of(dirs: UnitDirs, unit: bytes) -> list[bytes]:

@@ -42,15 +42,18 @@ _FOLLOW_MAX = 8
 
 
 class Source:
-    """One `.confext.d/` directory: its path, the unit that its name means, its place in the search path."""
+    """One `.confext.d/` directory: its path, the unit that its name means, the rank of its parent in the search path.
 
-    __slots__ = ("bare", "is_link", "name", "order", "path")
+    `without_type` says that its name leaves `.service` out.
+    """
 
-    def __init__(self, path: bytes, name: bytes, order: int, bare: bool, is_link: bool) -> None:
+    __slots__ = ("is_link", "name", "path", "rank", "without_type")
+
+    def __init__(self, path: bytes, name: bytes, rank: int, without_type: bool, is_link: bool) -> None:
         self.path = path
         self.name = name
-        self.order = order
-        self.bare = bare
+        self.rank = rank
+        self.without_type = without_type
         self.is_link = is_link
 
 
@@ -68,8 +71,8 @@ def search_path(unit_path: str | None) -> list[tuple[bytes, bool]]:
             if part:
                 found.setdefault(abspath(part), True)
     if unit_path is None or unit_path.endswith(":"):
-        for path, input_ in _SEARCH_PATH:
-            found.setdefault(path, input_)
+        for path, has_confexts in _SEARCH_PATH:
+            found.setdefault(path, has_confexts)
     return list(found.items())
 
 
@@ -103,7 +106,7 @@ class UnitDirs:
         self._expanded: list[bytes] | None = None
 
         masked: set[bytes] = set()
-        for order, (directory, input_) in enumerate(path):
+        for rank, (directory, has_confexts) in enumerate(path):
             links: list[bytes] = []
             confexts: list[tuple[bytes, bool, bool]] = []
             for entry in _entries(tree, directory):
@@ -117,8 +120,8 @@ class UnitDirs:
                     elif not name.endswith(b".d"):
                         continue
                     elif name.endswith(b".service.d") or name == b"service.d":
-                        self._dropin_dirs.setdefault(name, []).append((order, directory + b"/" + name))
-                    elif input_ and name.endswith(CONFEXT_SUFFIX):
+                        self._dropin_dirs.setdefault(name, []).append((rank, directory + b"/" + name))
+                    elif has_confexts and name.endswith(CONFEXT_SUFFIX):
                         is_link = entry.is_symlink()
                         confexts.append((name, is_link, is_link or entry.is_dir()))
                 except OSError:
@@ -138,10 +141,10 @@ class UnitDirs:
                 if is_mask:
                     masked.add(name)
                 else:
-                    self._add_source(directory, name, order, is_link, is_dir, reporter)
+                    self._add_source(directory, name, rank, is_link, is_dir, reporter)
 
     def _add_source(
-        self, directory: bytes, name: bytes, order: int, is_link: bool, is_dir: bool, reporter: Reporter
+        self, directory: bytes, name: bytes, rank: int, is_link: bool, is_dir: bool, reporter: Reporter
     ) -> None:
         """Add the `.confext.d/` called `name`, or say why not."""
         path = directory + b"/" + name
@@ -150,10 +153,10 @@ class UnitDirs:
             reporter.debug(ConfextError(b"", path, "hidden, ignored"))
             return
         suffix = stem.rpartition(b".")[2]
-        bare = suffix != b"service" or stem == suffix
-        unit = stem + names.SERVICE if bare else stem
+        without_type = suffix != b"service" or stem == suffix
+        unit = stem + names.SERVICE if without_type else stem
         problem = hint = ""
-        if bare and suffix in names.UNIT_TYPES:
+        if without_type and suffix in names.UNIT_TYPES:
             if stem == suffix:
                 problem = f"ignored, applies to all units of type {stem.decode()}"
                 hint = "make one directory per service"
@@ -174,7 +177,7 @@ class UnitDirs:
         if problem:
             reporter.warn(ConfextError(b"", path, problem, hint))
             return
-        self.sources.append(Source(path, unit, order, bare, is_link))
+        self.sources.append(Source(path, unit, rank, without_type, is_link))
 
     def _add_link(self, path: list[tuple[bytes, bool]], directory: bytes, name: bytes) -> None:
         """Map the link `name` as unit_file_resolve_symlink() does; leave it out if it is invalid."""
@@ -292,9 +295,9 @@ class UnitDirs:
         found = []
         for name in (unit, *self.aliases(unit)):
             hits = []
-            for rank, candidate in enumerate(names.dropin_names(name)):
-                for order, path in self._dropin_dirs.get(candidate + b".d", ()):
-                    hits.append((order, rank, path))
+            for distance, candidate in enumerate(names.dropin_names(name)):
+                for rank, path in self._dropin_dirs.get(candidate + b".d", ()):
+                    hits.append((rank, distance, path))
             hits.sort()
             found += [hit[2] for hit in hits]
         found += [path for _, path in self._dropin_dirs.get(b"service.d", ())]

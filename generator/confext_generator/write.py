@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import posix as os
 
-from confext_generator.config import DROPIN
+from confext_generator.constants import DROPIN
 
 # Hidden, so that no reader of drop-ins ever takes it for one.
 _TEMPORARY = b"." + DROPIN + b".tmp"

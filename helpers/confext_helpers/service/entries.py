@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from confext_generator import cli, config, entrynames, names, unitdirs
+from confext_generator import cli, constants, entrynames, names, unitdirs
 from confext_generator.decide import Dropin
 from confext_generator.layers import Layer
 from confext_generator.render import render
 from confext_generator.report import ConfextError as Complaint
 from confext_generator.report import Reporter
-from confext_generator.sources import Stack
+from confext_generator.sources import Target
 from confext_generator.tree import DEV_NULL
 from confext_helpers.errors import ConfextError
 
@@ -138,12 +138,12 @@ class Disk:
         self._dirs = run.dirs
         unplaced = list(self._listener.complaints)
         self.units: list[Unit] = []
-        if run.stacks:
+        if run.targets:
             try:
                 run.prepare()
             except Complaint as error:
                 raise ConfextError(_words(error)) from None
-            self.units = [self._read(stack) for stack in run.stacks]
+            self.units = [self._read(target) for target in run.targets]
         if not root:
             self.units = [unit._replace(stale=_written(unit.name) != unit.dropin) for unit in self.units]
         self.units += [
@@ -189,40 +189,40 @@ class Disk:
         except OSError:
             return False
 
-    def _read(self, stack: Stack) -> Unit:
-        unit = os.fsdecode(stack.unit)
-        directories = [os.fsdecode(source.path) for source in stack.sources]
+    def _read(self, target: Target) -> Unit:
+        unit = os.fsdecode(target.unit)
+        directories = [os.fsdecode(source.path) for source in target.sources]
         first = len(self._listener.complaints)
         try:
-            dropin = self._run.decider.decide(stack)
+            dropin = self._run.decider.decide(target)
             text = render(dropin)
         except Complaint as error:
             return Unit(unit, directories, [], _words(error))
         except OSError as error:
             return Unit(unit, directories, [], f"the unit is left alone: {error.strerror or error}")
         of_this_unit = self._listener.complaints[first:]
-        entries = self._entries(stack, dropin)
+        entries = self._entries(target, dropin)
         said = "\n".join(entry.reason for entry in entries)
         warnings = tuple(text for text in map(_words, of_this_unit) if text not in said)
-        return Unit(unit, directories, entries, "", text, warnings, self._replacement(stack.unit))
+        return Unit(unit, directories, entries, "", text, warnings, self._replacement(target.unit))
 
     def _replacement(self, unit: bytes) -> str:
         """The first file that hides the drop-in: in a directory that comes before the generator's, systemd.unit(5)."""
         for directory in self._dirs.dropin_dirs(unit):
             try:
-                self._tree.lstat(self._tree.directory(directory) + b"/" + config.DROPIN)
+                self._tree.lstat(self._tree.directory(directory) + b"/" + constants.DROPIN)
             except OSError:
                 continue
             if not directory.startswith(b"/usr/"):
-                return os.fsdecode(directory + b"/" + config.DROPIN)
+                return os.fsdecode(directory + b"/" + constants.DROPIN)
         return ""
 
-    def _entries(self, stack: Stack, dropin: Dropin) -> list[Entry]:
+    def _entries(self, target: Target, dropin: Dropin) -> list[Entry]:
         """Every name in the unit's directories, with what became of it."""
         seen: dict[bytes, Entry] = {}
         used: dict[str, Entry] = {}
         others = []
-        for source in stack.sources:
+        for source in target.sources:
             for name in sorted(self._run.layers.listings.names(source)):
                 path = source.path + b"/" + name
                 entry = self._passed_over(path, name, seen.get(name))
@@ -269,7 +269,7 @@ class Disk:
 def _written(unit: str) -> bytes | None:
     """The drop-in that the last daemon-reload has written for a unit."""
     try:
-        with open(f"{GENERATED}/{unit}.d/{config.DROPIN.decode()}", "rb") as file:
+        with open(f"{GENERATED}/{unit}.d/{constants.DROPIN.decode()}", "rb") as file:
             return file.read()
     except OSError:
         return None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from confext_generator import config, words
+from confext_generator import constants, words
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there
 from confext_helpers.service.entries import LAYERS, Disk, Verdict
@@ -178,7 +178,7 @@ def _row(layer: Running, there: Sequence[str]) -> Row:
 def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict], bool]:
     """The layers that a daemon-reload would bring, what they are, and whether one is needed."""
     loaded = layer_paths(service.properties)
-    name = config.DROPIN.decode()
+    name = constants.DROPIN.decode()
     in_use = [path for path in service.dropins if path.endswith(f"/{name}")]
     unit = disk.find(service.name)
     if in_use and not in_use[0].startswith(_GENERATED):

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confext_generator import cli, config, manager
+from confext_generator import cli, constants, systemdversion
 from confext_generator.decide import Decider, Dropin
 from confext_generator.report import ConfextError, Reporter, printable
-from confext_generator.sources import Stack
+from confext_generator.sources import Target
 from confext_generator.tree import Tree
 
 GENERATOR = Path(__file__).parents[3] / "generator"
@@ -104,7 +104,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert capsys.readouterr().out == cli.USAGE
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"unit-confext-generator {config.VERSION}\n"
+    assert capsys.readouterr().out == f"unit-confext-generator {constants.VERSION}\n"
 
 
 def test_messages_go_to_stderr_and_the_kernel_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -145,10 +145,10 @@ def test_an_unexpected_error_is_one_units(root: Path, tmp_path: Path, monkeypatc
     (units / "bar.service.confext.d").mkdir()
     decide = Decider.decide
 
-    def fail_for_bar(decider: Decider, stack: Stack) -> Dropin:
-        if stack.unit == b"bar.service":
+    def fail_for_bar(decider: Decider, target: Target) -> Dropin:
+        if target.unit == b"bar.service":
             raise ValueError("a\nb \udcff")
-        return decide(decider, stack)
+        return decide(decider, target)
 
     monkeypatch.setattr(Decider, "decide", fail_for_bar)
     text = "the unit is left alone, unexpected ValueError: a\\nb \\udcff; please report this"
@@ -275,16 +275,16 @@ def test_guard_leaves_options_to_python(tmp_path: Path, argv: tuple[str, ...]) -
 def test_version_of_the_running_manager(tmp_path: Path, maps: bytes, expected: int | None) -> None:
     path = tmp_path / "maps"
     path.write_bytes(maps)
-    assert manager._running_version(os.fsencode(path)) == expected
+    assert systemdversion._running_version(os.fsencode(path)) == expected
 
 
 def test_version_without_proc(tmp_path: Path) -> None:
-    assert manager._running_version(os.fsencode(tmp_path / "maps")) is None
+    assert systemdversion._running_version(os.fsencode(tmp_path / "maps")) is None
 
 
 def test_version_from_the_environment_comes_first(tmp_path: Path) -> None:
-    assert manager.find_version(Tree(os.fsencode(tmp_path)), {manager.ENVIRONMENT: "258"}) == 258
-    assert manager.find_version(Tree(os.fsencode(tmp_path)), {manager.ENVIRONMENT: "nonsense"}) is None
+    assert systemdversion.find_version(Tree(os.fsencode(tmp_path)), {systemdversion.ENVIRONMENT: "258"}) == 258
+    assert systemdversion.find_version(Tree(os.fsencode(tmp_path)), {systemdversion.ENVIRONMENT: "nonsense"}) is None
 
 
 OTHER = 4242

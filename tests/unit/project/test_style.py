@@ -144,11 +144,11 @@ def test_nothing_of_the_machine_it_was_written_on() -> None:
 
 
 def test_versions_agree() -> None:
-    import confext_generator.config
+    import confext_generator.constants
     import confext_helpers
 
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    assert {project["version"]} == {confext_generator.config.VERSION, confext_helpers.__version__}
+    assert {project["version"]} == {confext_generator.constants.VERSION, confext_helpers.__version__}
 
 
 def test_documents_name_what_there_is() -> None:

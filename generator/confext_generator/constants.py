@@ -27,7 +27,7 @@ OLDEST_SYSTEMD = 255
 DOT_PATHS_SYSTEMD = 255
 
 # The first systemd that picks the newest version out of a `.v/` directory.
-VERSIONS_SYSTEMD = 256
+VPICK_SYSTEMD = 256
 
 # The first systemd that runs a command line in a shell if it starts with "|".
 SHELL_PREFIX_SYSTEMD = 258
