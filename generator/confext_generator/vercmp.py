@@ -6,7 +6,6 @@ from __future__ import annotations
 _DIGITS = b"0123456789"
 _LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _VALID = frozenset(_DIGITS + _LETTERS + b"~-^.")
-_TILDE = ord("~")
 
 
 def compare(a: bytes, b: bytes) -> int:

@@ -40,7 +40,7 @@ TESTER = ddi.identity("tester")
 ANCHOR = certificates.parse(TESTER.der)
 SIGNED = ddi.image(TESTER)
 REQUEST = Request([ANCHOR], policy.parse(policy.CONFEXT), None, ddi.NATIVE, ddi.NOW)
-STRICT = dataclasses.replace(REQUEST, policy=policy.parse(policy.CONFEXT_STRICT))
+STRICT = dataclasses.replace(REQUEST, policy=policy.parse("root=signed+absent"))
 SIGNATURE = ddi.sign(SIGNED.root_hash.hex().encode(), TESTER)
 
 # hypothesis remembers all that it has drawn until a run of it ends, and would soon have most of the memory itself.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Command lines and ExtensionImages= mean what systemd makes of them, and what it does not accept is refused.
+"""Command lines mean what systemd makes of them, and what it does not accept is refused.
 
 The judge is the real systemd. Each text that hypothesis comes up with is written into a unit of its own, once as a
 setting of systemd and once as one of ours; then systemd is reloaded once, and says what it has made of all of them.
@@ -28,7 +28,6 @@ import json, sys
 sys.path[:0] = ["/run/host/share/helpers", "/run/host/share/generator"]
 from jeepney import DBusAddress, MessageType, new_method_call
 from jeepney.io.blocking import open_dbus_connection
-from confext_helpers.checks.commandline import CommandLineError, parse_extension_images
 from confext_helpers.errors import ConfextError
 from confext_helpers.checks.section import read_settings, specifiers_for
 
@@ -50,14 +49,9 @@ def get(path, kind, name):
 def ours(unit, fragment, version):
     specifiers = specifiers_for(unit, fragment)
     try:
-        if not unit.startswith("image"):
-            found = read_settings([fragment], specifiers, version=version, unit=unit)
-            return [[[c.path, c.argv, c.flags] for c in found.commands], found.warnings]
-        with open(fragment, newline="") as file:
-            text = file.read().partition("ExtensionImages=")[2].rstrip("\\n").strip(" \\t\\n\\r")
-        images = parse_extension_images(text, specifiers)
-        return [[[i.path, i.ignore_missing, i.options] for i in images], []]
-    except (ConfextError, CommandLineError) as error:
+        found = read_settings([fragment], specifiers, version=version, unit=unit)
+        return [[[c.path, c.argv, c.flags] for c in found.commands], found.warnings]
+    except ConfextError as error:
         return str(error)
 
 
@@ -66,7 +60,7 @@ result = {}
 for unit in units:
     path = call("/org/freedesktop/systemd1", MANAGER, "LoadUnit", "s", unit)
     fragment = get(path, "Unit", "FragmentPath")
-    theirs = get(path, "Service", "ExtensionImages" if unit.startswith("image") else "ExecStartEx")
+    theirs = get(path, "Service", "ExecStartEx")
     result[unit] = [theirs, ours(unit, fragment, version)]
 json.dump(result, sys.stdout)
 """
@@ -148,10 +142,6 @@ def command_unit(text: str) -> str:
     return f"[Service]\nType=oneshot\nExecStart={text}\n\n[X-Confext]\nCheck={text}\n\n"
 
 
-def image_unit(text: str) -> str:
-    return f"[Service]\nType=oneshot\nExecStart=/bin/true\nExtensionImages={text}\n"
-
-
 def compare(verdicts: dict[str, Verdict], texts: dict[str, str], *, at_least: int) -> None:
     """Compare both sides, and see that at least so many texts were accepted, and as many refused."""
     wrong = []
@@ -210,46 +200,6 @@ def test_command_lines(judge: Judge) -> None:
     lines = {line: None for line in lines if "%s" not in line and not re.search(r"(?<!\\)(?:\\\\)+\n", line)}
     texts = {f"command-{number}@i-j.service": line for number, line in enumerate(lines)}
     compare(judge({unit: command_unit(line) for unit, line in texts.items()}), texts, at_least=80)
-
-
-# ---- ExtensionImages= ----
-
-_IMAGE_TEXTS = [
-    "/a", "/b.raw", "-/c", ":", "\\:", " ", '"', "'", "\\", "\\\\", "\\x20", "\\x3a", "\\v", "\\d", "root", "home",
-    "usr-verity", "nosuid,nodev", "ro", "foo", "%n", "%%", "%k", "/..", "/./", "//", "/dev", "/proc/x", "/system", "é",
-    "\\xff", "\\u00e9", "\t", ":root:ro", ":home:nodev", ":ro",
-]  # fmt: skip
-_IMAGES = st.lists(st.sampled_from(_IMAGE_TEXTS), max_size=7).map("".join)
-_LIKELY_IMAGES = st.lists(
-    st.tuples(
-        st.sampled_from(["/a", "-/b", "/c\\:d", '"/e f', "/%n", "/g\\x20h"]),
-        st.sampled_from(["", ":ro", ":root:ro", ":home:nodev:usr:ro", "::nosuid:", ":root:ro:home", '"', ":%p"]),
-    ).map("".join),
-    max_size=3,
-).map(" ".join)
-IMAGE_EXAMPLES = [
-    "", "/a", "/a /b", "/a:ro", "/a:root:ro", "/a:root:ro:home:nodev", "/a\\:b", "/a\\:b:ro", '"/a b":ro', '"/a:b"',
-    "/a\\x3ab", "'/a\\:b'", '/a "" /b', ":", "::/a", "/a::", "/a::ro", "/a:foo:ro", "/a:foo", "a", "-a", "-/a", "--/a",
-    "- /a", "/..", "/../a", "/a/../b", "/a/..", "/", "//a//b/./", "/dev", "/devel", "/proc/1", "/sys/", "/a%", "/a%n",
-    "/a%k", "/a:%n", "/a:root:%k", "/a\\d", '"/a', "/a\\", "/a\\\\", "/a\\ b", '"/a\\"b"', "/a:ro\\:rw", "/a:x\\:y:z",
-    "/\\xff", "/\\xc3\\xa9", "/a:\\xff", "/" + "a" * 255, "/" + "a" * 256, "/a" * 2047, "/a" * 2048, "%%", "/a b",
-]  # fmt: skip
-
-
-@pytest.mark.real
-def test_extension_images(judge: Judge, bare_machine: Machine) -> None:
-    lines = dict.fromkeys([*IMAGE_EXAMPLES, *gather(_IMAGES | _LIKELY_IMAGES, 200)])
-    # A backslash at the end would continue the line.
-    texts = {f"image-{number}.service": line for number, line in enumerate(lines) if not line.endswith("\\")}
-    verdicts = judge({unit: image_unit(line) for unit, line in texts.items()})
-    if bare_machine.version >= 258:
-        # From then on systemd keeps one text for each partition, in an order of its own.
-        for unit, verdict in verdicts.items():
-            if isinstance(verdict.ours, list):
-                for image in (*verdict.ours[0], *(verdict.theirs or [])):
-                    image[2] = sorted([name, options] for name, options in dict(image[2]).items() if options)
-                verdicts[unit] = verdict
-    compare(verdicts, texts, at_least=50)
 
 
 # ---- Specifiers ----

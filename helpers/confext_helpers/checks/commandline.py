@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The grammars of systemd's command lines (systemd.service(5), "Command lines") and of ExtensionImages=.
+"""The grammar of systemd's command lines, systemd.service(5), "Command lines".
 
 A Check= is written as an ExecStartPre= is, and handed to systemd over D-Bus as the ExecStartEx= of the stage. So all
 that config_parse_exec() of systemd's load-fragment.c does has to be done here, to the letter: words, quotes and C
@@ -11,9 +11,9 @@ it, or without the rest of the line. A check must not be skipped for a typing er
 would log as ignored is an error, as is what D-Bus cannot carry. An escape sequence that nobody knows is none: systemd
 takes it as it stands, and `grep "\\d"` counts on that.
 
-Both grammars go over the text twice, since systemd does, and what comes out of the first pass (a prefix written as
-`\\x2d`, say) means in the second what it would mean if it stood there. Every character remembers where it came from,
-so that an error of either pass has a column.
+The text is gone over twice, since systemd does, and what comes out of the first pass (a prefix written as `\\x2d`, say)
+means in the second what it would mean if it stood there. Every character remembers where it came from, so that an error
+of either pass has a column.
 
 pyparsing takes longer to import than all the rest of the hook. Import this module where there is something to parse.
 """
@@ -21,9 +21,9 @@ pyparsing takes longer to import than all the rest of the hook. Import this modu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pyparsing as pp
 
@@ -35,16 +35,9 @@ STRICT_PATH_SYSTEMD = 261  # takes no "*", "?" or "[" in the path of a command
 # The specifiers of systemd.unit(5). One that is none of them is a mistake for sure.
 SPECIFIERS = frozenset("aAbBcCdDEfgGhHiIjJlLmMnNopPqrRsStTuUvVwWyY")
 
-# Those that ExtensionImages= takes, gpt.c.
-PARTITIONS = frozenset((
-    "root", "usr", "home", "srv", "esp", "xbootldr", "swap", "root-verity", "usr-verity", "root-verity-sig",
-    "usr-verity-sig", "tmp", "var",
-))  # fmt: skip
-
 _PATH_MAX = 4096
 _NAME_MAX = 255
 _SHELL = "/bin/sh"
-_API_FILE_SYSTEMS = ("dev", "proc", "sys")
 
 
 class CommandLineError(Exception):
@@ -74,22 +67,6 @@ class Command:
     path: str
     argv: tuple[str, ...]
     flags: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ExtensionImage:
-    """One word of ExtensionImages=, systemd.exec(5).
-
-    Attributes:
-        path: absolute and simplified.
-        ignore_missing: whether it may be missing (the prefix `-`).
-        options: pairs of a partition's name and mount options, as written. Of two for the same partition the second
-            counts from systemd 258 on.
-    """
-
-    path: str
-    ignore_missing: bool
-    options: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,27 +136,19 @@ def _word(_: str, start: int, tokens: pp.ParseResults) -> _Word:
     return _Word(tuple(tokens), start)
 
 
-def _refuse(problem: str) -> Callable[[str, int, pp.ParseResults], None]:
-    def action(text: str, start: int, _: pp.ParseResults) -> None:
-        raise pp.ParseFatalException(text, start, problem)
-
-    return action
+def _unclosed(text: str, start: int, _: pp.ParseResults) -> None:
+    raise pp.ParseFatalException(text, start, "a quote is not closed")
 
 
-def _quoted(inner: str, *escapes: pp.ParserElement) -> pp.ParserElement:
-    """What stands in quotes of either kind; `inner` are the characters that are not plain in there besides those."""
+def _quoted(*escapes: pp.ParserElement) -> pp.ParserElement:
+    """What stands in quotes of either kind, in which `escapes` are what a backslash can begin."""
     parts: list[pp.ParserElement] = []
     for quote in "\"'":
-        plain = pp.Regex(rf"[^{quote}{inner}]+").set_parse_action(_verbatim)
+        plain = pp.Regex(rf"[^{quote}\\]+").set_parse_action(_verbatim)
         mark = pp.Literal(quote).suppress()
         parts.append(mark + pp.ZeroOrMore(pp.MatchFirst([plain, *escapes])) + mark)
-    unbalanced = pp.Regex("[\"']").set_parse_action(_refuse("a quote is not closed"))
+    unbalanced = pp.Regex("[\"']").set_parse_action(_unclosed)
     return pp.MatchFirst([*parts, unbalanced])
-
-
-def _grammar(element: pp.ParserElement) -> pp.ParserElement:
-    # Tabs are data here, and so is all whitespace but that between words.
-    return (element + pp.StringEnd()).leave_whitespace().parse_with_tabs()
 
 
 def _command_lines() -> pp.ParserElement:
@@ -189,7 +158,7 @@ def _command_lines() -> pp.ParserElement:
     unknown = pp.Regex(r"(?s)\\.").set_parse_action(_verbatim)
     trailing = pp.Regex(r"\\\Z").set_parse_action(_verbatim)
     plain = pp.Regex(r"[^ \t\n\r\"'\\]+").set_parse_action(_verbatim)
-    word = pp.OneOrMore(plain | escape | unknown | trailing | _quoted(r"\\", escape, unknown)).set_parse_action(_word)
+    word = pp.OneOrMore(plain | escape | unknown | trailing | _quoted(escape, unknown)).set_parse_action(_word)
     # A word of its own that is not quoted ends a command. Where a command begins quotes make no difference.
     separator = pp.Regex(r";(?=[ \t\n\r]|\Z)").suppress()
     semicolon = pp.Regex(r"\\;(?=[ \t\n\r]|\Z)")
@@ -197,31 +166,11 @@ def _command_lines() -> pp.ParserElement:
     lone = word.copy().add_condition(lambda tokens: tokens[0].text == ";").suppress()
     arguments = pp.ZeroOrMore(~separator + (semicolon | word) + space)
     command = pp.Group(word + space + arguments) + pp.Optional(separator + space)
-    return _grammar(space + pp.ZeroOrMore(lone + space | command))
-
-
-def _image_words() -> pp.ParserElement:
-    """extract_first_word() with EXTRACT_UNQUOTE|EXTRACT_RETAIN_ESCAPE: a backslash is like any other character."""
-    space = pp.Regex(r"[ \t\n\r]*").suppress()
-    plain = pp.Regex(r"[^ \t\n\r\"']+").set_parse_action(_verbatim)
-    word = pp.OneOrMore(plain | _quoted("")).set_parse_action(_word)
-    return _grammar(space + pp.ZeroOrMore(word + space))
-
-
-def _image_fields() -> pp.ParserElement:
-    """extract_first_word() at colons with EXTRACT_CUNESCAPE|EXTRACT_UNESCAPE_SEPARATORS, which knows no quotes."""
-    colons = pp.Regex(":*").suppress()
-    plain = pp.Regex(r"[^:\\]+").set_parse_action(_verbatim)
-    escape = pp.Regex(_ESCAPE).set_parse_action(_unescaped)
-    colon = pp.Regex(r"\\:").set_parse_action(lambda _, start, __: _Piece(":", start, 0))
-    unknown = pp.Regex(r"\\").set_parse_action(_refuse("this is no escape sequence"))
-    field = pp.OneOrMore(plain | escape | colon | unknown).set_parse_action(_word)
-    return _grammar(colons + pp.ZeroOrMore(field + colons))
+    # Tabs are data here, and so is all whitespace but that between words.
+    return (space + pp.ZeroOrMore(lone + space | command) + pp.StringEnd()).leave_whitespace().parse_with_tabs()
 
 
 _COMMAND_LINES = _command_lines()
-_IMAGE_WORDS = _image_words()
-_IMAGE_FIELDS = _image_fields()
 
 
 # ---- Meaning ----
@@ -332,13 +281,6 @@ def _command(first: _Word, rest: list[_Word], specifiers: Mapping[str, str], ver
     return Command(_simplify(path), tuple(argv), _flags(prefixes, version))
 
 
-def _parse(grammar: pp.ParserElement, text: str) -> list[Any]:
-    try:
-        return list(grammar.parse_string(text))
-    except pp.ParseBaseException as error:
-        raise CommandLineError(error.msg, error.loc + 1) from None
-
-
 def parse_commands(text: str, specifiers: Mapping[str, str], *, version: int) -> list[Command]:
     """Parse the value of a setting such as ExecStartPre=.
 
@@ -351,50 +293,8 @@ def parse_commands(text: str, specifiers: Mapping[str, str], *, version: int) ->
     Raises:
         CommandLineError: systemd would not accept it, or not all of it.
     """
-    return [_command(first, rest, specifiers, version) for first, *rest in _parse(_COMMAND_LINES, text)]
-
-
-def _in_value(field: _Word, word: _Word) -> _Word:
-    """`field` of `word`, with the places of its characters in the value instead of the word."""
-    places = ((c, piece.start + i * piece.step) for piece in field.pieces for i, c in enumerate(piece.text))
-    return _Word(tuple(_Piece(c, word.source(place), 0) for c, place in places), word.source(field.start))
-
-
-def _image(word: _Word, specifiers: Mapping[str, str]) -> ExtensionImage | None:
     try:
-        fields = list(_IMAGE_FIELDS.parse_string(word.text))
+        found = list(_COMMAND_LINES.parse_string(text))
     except pp.ParseBaseException as error:
-        word.fail(error.msg, error.loc)
-    if not fields:
-        return None
-    source, *rest = (_in_value(field, word) for field in fields)
-    ignore_missing = source.text.startswith("-")
-    path = _finish(source, _expand(source, specifiers, int(ignore_missing)))
-    if not path.startswith("/"):
-        source.fail("the path of the image is not absolute")
-    if _is_too_long(path):
-        source.fail("the path of the image is too long")
-    path = _simplify(path)
-    parts = path.split("/")
-    if ".." in parts:
-        source.fail('the path of the image has ".." in it')
-    if parts[1] in _API_FILE_SYSTEMS:
-        source.fail(f"the path of the image is below /{parts[1]}")
-    options = []
-    for name, value in zip(rest[::2], rest[1::2], strict=False):
-        if name.text not in PARTITIONS:
-            name.fail(f'"{name.text}" is no name of a partition')
-        options.append((name.text, _finish(value, _expand(value, specifiers))))
-    if len(rest) % 2:
-        options.append(("root", _finish(rest[-1], _expand(rest[-1], specifiers))))
-    return ExtensionImage(path, ignore_missing, tuple(options))
-
-
-def parse_extension_images(text: str, specifiers: Mapping[str, str] | None = None) -> list[ExtensionImage]:
-    """Parse the value of ExtensionImages=; see parse_commands().
-
-    Raises:
-        CommandLineError: systemd would not accept it, or not all of it.
-    """
-    found: list[_Word] = list(_parse(_IMAGE_WORDS, text))
-    return [image for word in found if (image := _image(word, specifiers or {}))]
+        raise CommandLineError(error.msg, error.loc + 1) from None
+    return [_command(first, rest, specifiers, version) for first, *rest in found]

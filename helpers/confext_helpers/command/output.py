@@ -25,7 +25,6 @@ class Color(StrEnum):
     RED = "\x1b[31m"
     GREEN = "\x1b[32m"
     YELLOW = "\x1b[33m"
-    GREY = "\x1b[90m"
     BOLD = "\x1b[1m"
 
 

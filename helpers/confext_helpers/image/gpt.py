@@ -68,13 +68,11 @@ class Table(NamedTuple):
         sector_size: in bytes.
         uuid: that of the disk.
         partitions: in the order of the table.
-        end: the first byte after the backup table, in bytes; what the table says the size of the image is.
     """
 
     sector_size: int
     uuid: str
     partitions: tuple[Partition, ...]
-    end: int
 
 
 class _Header(NamedTuple):
@@ -245,8 +243,7 @@ def read(source: Source) -> tuple[Table | None, tuple[Finding, ...]]:
         reader.check_usable(header)
         reader.check_backup(header, raw)
     partitions = reader.partitions(header, raw)
-    end = (max(header.my_lba, header.alternate_lba) + 1) * reader.sector
-    table = Table(reader.sector, str(uuid.UUID(bytes_le=header.disk)), tuple(partitions), end)
+    table = Table(reader.sector, str(uuid.UUID(bytes_le=header.disk)), tuple(partitions))
     return table, tuple(reader.findings)
 
 

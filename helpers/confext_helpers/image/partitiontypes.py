@@ -122,8 +122,6 @@ _OTHERS = (
     ("linux-generic", "0fc63daf848347728e793d69d8477de4"),
 )
 
-LINUX_GENERIC = "linux-generic"
-
 # What uname(2) calls them, where that is not systemd's name: uname_architecture() in architecture.c.
 _UNAME = {
     "x86_64": "x86-64", "i386": "x86", "i486": "x86", "i586": "x86", "i686": "x86", "aarch64": "arm64",

@@ -63,9 +63,8 @@ WORDS: dict[str, Flag] = {
 _SHORTCUTS = {"open": OPEN, "ignore": IGNORE}
 _SPECIAL = {"": IGNORE, "-": IGNORE, "*": OPEN, "~": Flag.ABSENT}
 
-# image_policy_confext and image_policy_confext_strict of systemd.
+# image_policy_confext of systemd.
 CONFEXT = "root=verity+signed+encrypted+encryptedwithintegrity+unprotected+absent"
-CONFEXT_STRICT = "root=signed+absent"
 
 
 class Policy(NamedTuple):

@@ -139,7 +139,6 @@ class _Level:
     """One level of the tree while it is computed."""
 
     start: int
-    blocks: int
     index: int = 0
     buffer: bytearray = field(default_factory=bytearray)
 
@@ -191,7 +190,7 @@ class Comparison:
             return [Finding(Code.SIZE, f"the hash tree takes {block.tree_size()} bytes, there are {self.tree.size}")]
         self._stated = root_hash
         self._slot = block.slot_size
-        self._levels = [_Level(start, count) for start, count in block.levels()]
+        self._levels = [_Level(start) for start, _ in block.levels()]
         computed = b""
         try:
             for number, digest in enumerate(self._data_digests(progress)):

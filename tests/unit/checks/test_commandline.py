@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Command lines and ExtensionImages=: what they mean, and where and why they are refused.
+"""Command lines: what they mean, and where and why they are refused.
 
 That this is what systemd makes of them is for tests/real/test_commandline.py to say.
 """
@@ -10,13 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confext_helpers.checks.commandline import (
-    Command,
-    CommandLineError,
-    ExtensionImage,
-    parse_commands,
-    parse_extension_images,
-)
+from confext_helpers.checks.commandline import Command, CommandLineError, parse_commands
 
 SPECIFIERS = {"n": "web@a.service", "i": "", "p": "/srv"}
 
@@ -131,63 +125,15 @@ def test_refused_command_lines(text: str, version: int, column: int, problem: st
     assert str(raised.value) == f"column {column}: {problem}"
 
 
-@pytest.mark.parametrize(
-    ("text", "images"),
-    [
-        ("", []),
-        (':: "" ', []),
-        ("/a -/b:ro", [ExtensionImage("/a", False, ()), ExtensionImage("/b", True, (("root", "ro"),))]),
-        (r"/a\:b\x20c:ro\:x", [ExtensionImage("/a:b c", False, (("root", "ro:x"),))]),
-        (r'"/a b:root:nosuid,nodev:home::ro:"', [
-            ExtensionImage("/a b", False, (("root", "nosuid,nodev"), ("home", "ro"))),
-        ]),
-        ("/a:usr:ro:noexec", [ExtensionImage("/a", False, (("usr", "ro"), ("root", "noexec")))]),
-        ("//a/./%n/%%/", [ExtensionImage("/a/web@a.service/%", False, ())]),
-        ("/../devel", [ExtensionImage("/devel", False, ())]),
-    ],
-)  # fmt: skip
-def test_extension_images(text: str, images: list[ExtensionImage]) -> None:
-    assert parse_extension_images(text, SPECIFIERS) == images
-
-
-@pytest.mark.parametrize(
-    ("text", "column", "problem"),
-    [
-        ('/a "/b', 4, "a quote is not closed"),
-        (r"/a \d", 4, "this is no escape sequence"),
-        (r'/a "/b"c\ ', 9, "this is no escape sequence"),
-        ("/a b", 4, "the path of the image is not absolute"),
-        ("--/a", 1, "the path of the image is not absolute"),
-        ("/a/..", 1, 'the path of the image has ".." in it'),
-        ("/a /proc/x", 4, "the path of the image is below /proc"),
-        ("/" + "a" * 256, 1, "the path of the image is too long"),
-        ('"/a":foo:ro', 6, '"foo" is no name of a partition'),
-        ('"/a b":"r"%c', 11, "%c cannot be used here"),
-        ("-/a%k", 4, "%k is no specifier, write %% for a percent sign"),
-        (r"/a:\xff", 4, "this is not UTF-8, which D-Bus asks for"),
-    ],
-)
-def test_refused_extension_images(text: str, column: int, problem: str) -> None:
-    with pytest.raises(CommandLineError) as raised:
-        parse_extension_images(text, SPECIFIERS)
-    assert (raised.value.column, raised.value.problem) == (column, problem)
-
-
-def test_no_specifiers_at_all() -> None:
-    with pytest.raises(CommandLineError, match="column 2: %n cannot be used here"):
-        parse_extension_images("/%n")
-
-
 _ODD = st.lists(st.sampled_from(list("a/;:%\\\"' \t-@+!|n.x0u\n\0\ud800é")) | st.characters(), max_size=20).map("".join)
 
 
 @given(_ODD, st.sampled_from([257, 262]))
 def test_anything_is_parsed_or_refused_in_the_text(text: str, version: int) -> None:
-    for parser in (parse, lambda text, _: parse_extension_images(text, SPECIFIERS)):
-        try:
-            parser(text, version)
-        except CommandLineError as error:
-            assert 1 <= error.column <= len(text)
+    try:
+        parse(text, version)
+    except CommandLineError as error:
+        assert 1 <= error.column <= len(text)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cn"]), max_size=10), max_size=6))

@@ -50,7 +50,7 @@ def test_good(sector: int) -> None:
         table, findings = gpt.read(opened)
         assert findings == ()
         assert table is not None
-        assert (table.sector_size, table.end) == (sector, len(image.raw))
+        assert table.sector_size == sector
         assert [(p.number, p.type and p.type.name, p.label, p.offset) for p in table.partitions] == [
             (1, "root-x86-64", "data", image.places["data"][0]),
             (2, "root-x86-64-verity", "tree", image.places["tree"][0]),

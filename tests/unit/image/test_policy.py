@@ -18,6 +18,7 @@ from confext_helpers.image.partitiontypes import Designator
 from confext_helpers.image.policy import Flag, Part, Policy
 
 BOTH = policy.READ_ONLY | policy.GROWFS
+STRICT = "root=signed+absent"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_nothing_else_is_raised(text: str) -> None:
 
 def test_presets() -> None:
     assert policy.parse(policy.CONFEXT) == policy.CONFEXT_POLICY
-    assert policy.parse(policy.CONFEXT_STRICT).get(Designator.ROOT) == Flag.SIGNED | Flag.ABSENT | BOTH
+    assert policy.parse(STRICT).get(Designator.ROOT) == Flag.SIGNED | Flag.ABSENT | BOTH
 
 
 def test_what_follows() -> None:
@@ -102,7 +103,7 @@ def test_use() -> None:
 @pytest.mark.parametrize(
     ("text", "wants"),
     [
-        (policy.CONFEXT, False), (policy.CONFEXT_STRICT, True), ("root=signed", True), ("root=signed+verity", False),
+        (policy.CONFEXT, False), (STRICT, True), ("root=signed", True), ("root=signed+verity", False),
         ("root=signed+unprotected", False), ("root=signed+encrypted", False), ("*", False), ("~", False),
         ("=signed", True), ("-", False), ("root=signed+unused", True),
     ],

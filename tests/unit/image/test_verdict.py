@@ -25,7 +25,7 @@ from fuzz import ddi
 
 TESTER = ddi.identity("tester")
 SIGNED = ddi.image(TESTER)
-STRICT = policy.parse(policy.CONFEXT_STRICT)
+STRICT = policy.parse("root=signed+absent")
 REQUEST = Request(
     anchors=[certificates.parse(TESTER.der)],
     policy=policy.parse(policy.CONFEXT),
