@@ -14,33 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confext_generator.tree import Tree
 
-# uname(2) machine to the name of systemd's architecture.c, and the second choice, where there is one.
-_ARCHITECTURES = {
-    "x86_64": (b"x86-64", b"x86"),
-    "i686": (b"x86",),
-    "i586": (b"x86",),
-    "i386": (b"x86",),
-    "aarch64": (b"arm64", b"arm"),
-    "armv8l": (b"arm",),
-    "armv7l": (b"arm",),
-    "armv6l": (b"arm",),
-    "ppc64le": (b"ppc64-le", b"ppc-le"),
-    "ppc64": (b"ppc64", b"ppc"),
-    "riscv64": (b"riscv64",),
-    "riscv32": (b"riscv32",),
-    "s390x": (b"s390x", b"s390"),
-    "loongarch64": (b"loongarch64",),
-    "mips64": (b"mips64-le",),
-}
-
-_KNOWN_ARCHITECTURES = frozenset(
-    (
-        b"alpha arc arc-be arm arm-be arm64 arm64-be cris ia64 loongarch64 m68k mips mips-le mips64 mips64-le"
-        b" nios2 parisc parisc64 ppc ppc-le ppc64 ppc64-le riscv32 riscv64 s390 s390x sh sh64 sparc sparc64"
-        b" tilegx x86 x86-64"
-    ).split()
-)
-
 _VERSION_CHARACTERS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,_-+"
 _NO_TRIES = 1 << 32
 
@@ -65,6 +38,8 @@ def pick(tree: Tree, path: bytes, *, image: bool, machine: str = "") -> bytes | 
     """
     from os import uname  # Only three versions of systemd come here.
 
+    from confext_generator import architectures
+
     suffix = b".raw" if image else b""
     if path.endswith(DIRECTORY_SUFFIX):
         directory = path
@@ -73,11 +48,12 @@ def pick(tree: Tree, path: bytes, *, image: bool, machine: str = "") -> bytes | 
         directory, _, name = path.rpartition(b"/")
         base, _, suffix = name.rpartition(WILDCARD)
 
-    architectures = (*_ARCHITECTURES.get(machine or uname().machine, ()), b"")
+    native = architectures.native(machine or uname().machine)
+    wanted = [*(name for name in (native, architectures.secondary(native)) if name), ""]
     best: _Candidate | None = None
     for name in tree.listdir(tree.directory(directory)):
         if name.startswith(base + b"_") and name.endswith(suffix):
-            candidate = _parse(name, name[len(base) + 1 : len(name) - len(suffix)], architectures)
+            candidate = _parse(name, name[len(base) + 1 : len(name) - len(suffix)], wanted, architectures.NAMES)
             if candidate is not None and (best is None or best < candidate):
                 best = candidate
     return None if best is None else directory + b"/" + best.name
@@ -105,7 +81,7 @@ class _Candidate:
         return mine < (-other.architecture, other.left, -other.done, other.name)
 
 
-def _parse(name: bytes, middle: bytes, architectures: tuple[bytes, ...]) -> _Candidate | None:
+def _parse(name: bytes, middle: bytes, wanted: list[str], known: frozenset[str]) -> _Candidate | None:
     """Take `VERSION[_ARCHITECTURE][+LEFT[-DONE]]` apart; None if it is not for this machine or no version."""
     left = done = _NO_TRIES
     head, plus, tries = middle.rpartition(b"+")
@@ -113,14 +89,15 @@ def _parse(name: bytes, middle: bytes, architectures: tuple[bytes, ...]) -> _Can
         left_text, dash, done_text = tries.partition(b"-")
         if left_text.isdigit() and (done_text.isdigit() or not dash):
             middle, left, done = head, int(left_text), int(done_text or b"0")
-    version, underscore, architecture = middle.rpartition(b"_")
+    version, underscore, last = middle.rpartition(b"_")
     if not underscore:
-        version, architecture = middle, b""
+        version, last = middle, b""
     # What follows the last underscore is cut off even if it is no architecture; then any machine will do.
-    if architecture not in _KNOWN_ARCHITECTURES:
-        architecture = b""
-    if architecture not in architectures:
+    architecture = last.decode("latin-1")
+    if architecture not in known:
+        architecture = ""
+    if architecture not in wanted:
         return None
     if not version or version in (b".", b"..") or version.translate(None, _VERSION_CHARACTERS):
         return None
-    return _Candidate(name, version, architectures.index(architecture), left, done)
+    return _Candidate(name, version, wanted.index(architecture), left, done)

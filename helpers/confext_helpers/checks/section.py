@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from confext_generator import words
+from confext_generator import architectures, words
 from confext_generator.unitfile import LINE_MAX, ends_in_backslash
 from confext_helpers.errors import ConfextError
 
@@ -249,12 +249,6 @@ def read_hook_timeout(paths: Sequence[str], *, unit: str) -> int:
 # ---- Specifiers, systemd.unit(5) ----
 
 _OS_RELEASE = {"A": "IMAGE_VERSION", "B": "BUILD_ID", "M": "IMAGE_ID", "o": "ID", "w": "VERSION_ID", "W": "VARIANT_ID"}
-# architecture.c, for the machines of uname(2) whose byte order is in their name.
-_ARCHITECTURES = {
-    "x86_64": "x86-64", "i686": "x86", "i586": "x86", "i486": "x86", "i386": "x86", "aarch64": "arm64",
-    "armv7l": "arm", "armv6l": "arm", "ppc64le": "ppc64-le", "ppc64": "ppc64", "riscv64": "riscv64", "s390x": "s390x",
-    "loongarch64": "loongarch64",
-}  # fmt: skip
 _ID128 = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _UNSURE = "\0"
 # Assignments without anything that parse_env_file() would have to resolve.
@@ -319,7 +313,7 @@ def _host_specifiers(root: str) -> dict[str, str | None]:
             text = file.read().strip().replace("-", "").lower()
             found[letter] = text if _ID128.fullmatch(text) else None
     host = os.uname()
-    found |= {"v": host.release, "a": _ARCHITECTURES.get(host.machine)}
+    found |= {"v": host.release, "a": architectures.of_kernel(host.machine) or None}
     if host.nodename not in ("", "(none)") and not host.nodename.startswith("."):
         short = host.nodename.partition(".")[0]
         machine_info = _environment_file(f"{root}/etc/machine-info") or {}

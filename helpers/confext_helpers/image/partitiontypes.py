@@ -6,10 +6,11 @@ https://uapi-group.org/specifications/specs/discoverable_partitions_specificatio
 
 from __future__ import annotations
 
-import platform
-import sys
+import os
 from enum import StrEnum
 from typing import NamedTuple
+
+from confext_generator import architectures
 
 
 class Designator(StrEnum):
@@ -122,16 +123,6 @@ _OTHERS = (
     ("linux-generic", "0fc63daf848347728e793d69d8477de4"),
 )
 
-# What uname(2) calls them, where that is not systemd's name: uname_architecture() in architecture.c.
-_UNAME = {
-    "x86_64": "x86-64", "i386": "x86", "i486": "x86", "i586": "x86", "i686": "x86", "aarch64": "arm64",
-    "aarch64_be": "arm64-be", "ppc64le": "ppc64-le", "ppcle": "ppc-le", "loongarch64": "loongarch64",
-    "armv6l": "arm", "armv7l": "arm", "armv8l": "arm", "parisc64": "parisc64", "ia64": "ia64",
-}  # fmt: skip
-_SECONDARY = {
-    "x86-64": "x86", "arm64": "arm", "mips64": "mips", "mips64-le": "mips-le", "ppc64": "ppc", "s390x": "s390",
-}  # fmt: skip
-
 
 def _table() -> dict[str, Type]:
     table = {}
@@ -155,19 +146,16 @@ def lookup(identifier: str) -> Type | None:
     return TYPES.get(identifier.replace("-", ""))
 
 
-def architecture() -> str:
-    """This machine's architecture in systemd's spelling, architecture.c."""
-    machine = platform.machine()
-    if machine in ("mips", "mips64") and sys.byteorder == "little":
-        return f"{machine}-le"
-    return _UNAME.get(machine, machine)
+def native_architecture() -> str:
+    """What the partitions of this machine are for, in systemd's spelling; empty if it has none."""
+    return architectures.native(os.uname().machine)
 
 
 def better_architecture(new: str, old: str, native: str) -> int:
     """Whether systemd prefers a partition for `new` to one for `old`: above 0 yes, 0 neither; compare_arch()."""
     if new == old:
         return 0
-    for preferred in (native, _SECONDARY.get(native, "")):
+    for preferred in (native, architectures.secondary(native)):
         if preferred and preferred in (new, old):
             return 1 if new == preferred else -1
     return 0

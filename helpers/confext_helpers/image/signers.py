@@ -54,7 +54,7 @@ def read(
         ConfextError: it is no file and no block device.
         OSError: it cannot be opened.
     """
-    native = partitiontypes.architecture()
+    native = partitiontypes.native_architecture()
     with dissect.open_image(path, asked or policy.CONFEXT_POLICY, native) as image:
         found, findings = check(image, anchors, now or datetime.datetime.now(datetime.UTC))
         root_hash = image.root_hash.hex() if image.root_hash is not None and image.tree is not None else ""

@@ -54,7 +54,7 @@ def _first_private(path: str) -> str:
         if not os.stat(directory).st_mode & stat.S_IXOTH:
             return ""
         directory = os.path.dirname(directory)
-    with dissect.open_image(file, policy.CONFEXT_POLICY, partitiontypes.architecture()) as image:
+    with dissect.open_image(file, policy.CONFEXT_POLICY, partitiontypes.native_architecture()) as image:
         if image.data is None or image.file_system is None:
             return ""
         return next(contents.open_contents(image.data, image.file_system.kind).private(), "")

@@ -111,7 +111,7 @@ class ImageFiles:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with dissect.open_image(path, policy.CONFEXT_POLICY, partitiontypes.architecture()) as image:
+        with dissect.open_image(path, policy.CONFEXT_POLICY, partitiontypes.native_architecture()) as image:
             entries = self._open(image).entries
         self._paths = {entry.path for entry in entries}
         self._files = [entry.path for entry in entries if entry.kind != "directory"]
@@ -139,7 +139,7 @@ class ImageFiles:
         if path not in self._paths:
             return None
         try:
-            with dissect.open_image(self._path, policy.CONFEXT_POLICY, partitiontypes.architecture()) as image:
+            with dissect.open_image(self._path, policy.CONFEXT_POLICY, partitiontypes.native_architecture()) as image:
                 return self._open(image).read(path)
         except (ConfextError, OSError, ContentsError):
             return None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,14 @@ def test_time_spans(text: str, usec: int) -> None:
 def test_no_time_spans(text: str) -> None:
     with pytest.raises(ValueError):
         parse_timeout(text)
+
+
+def test_architecture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """%a is what the kernel says, in systemd's words; where systemd has none, it cannot be used."""
+    for machine, expected in {"x86_64": "x86-64", "armv5tel": "arm", "mips64": "mips64", "vax": None}.items():
+        uname = os.uname_result(("Linux", "host", "6.12", "#1", machine))
+        monkeypatch.setattr(os, "uname", lambda uname=uname: uname)
+        assert specifiers_for("a.service", "", root=str(tmp_path)).get("a") == expected
 
 
 @pytest.fixture

@@ -183,7 +183,9 @@ def test_nothing_heavy_is_imported(root: Path, tmp_path: Path) -> None:
     loaded = set(done.stdout.split())
     own = {name for name in loaded if name.partition(".")[0] == "confext_generator"}
     modules = {path.stem for path in (GENERATOR / "confext_generator").glob("*.py")}
-    assert own == {"confext_generator"} | {f"confext_generator.{name}" for name in modules - {"__init__", "__main__"}}
+    # The table of machines is for versions that only some systemds let the generator pick.
+    others = {"__init__", "__main__", "architectures"}
+    assert own == {"confext_generator"} | {f"confext_generator.{name}" for name in modules - others}
     assert loaded - own - LIGHT == set()
 
 

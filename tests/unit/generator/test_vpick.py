@@ -73,3 +73,16 @@ def test_unreadable_directory(tmp_path: Path) -> None:
 )
 def test_is_versioned(path: bytes, versioned: bool) -> None:
     assert is_versioned(path) is versioned
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [("i486", "v_1_x86.raw"), ("armv5tel", "v_1_arm.raw"), ("ppcle", "v_1_ppc-le.raw"), ("vax", "v_0.raw")],
+)
+def test_other_machines(tmp_path: Path, machine: str, expected: str) -> None:
+    directory = tmp_path / "v.raw.v"
+    directory.mkdir()
+    for name in ("v_1_x86.raw", "v_1_arm.raw", "v_1_ppc-le.raw", "v_0.raw"):
+        (directory / name).touch()
+    picked = pick(Tree(os.fsencode(tmp_path)), b"/v.raw.v", image=True, machine=machine)
+    assert picked == b"/v.raw.v/" + expected.encode()

@@ -187,6 +187,8 @@ def test_architectures() -> None:
     assert better("x86", "arm64", "x86-64") > 0
     assert better("x86", "x86-64", "x86-64") < 0
     assert better("arm64", "riscv64", "x86-64") == 0
+    assert better("ppc-le", "arm64", "ppc64-le") > 0
+    assert better("mips", "arm64", "mips64") == 0
 
 
 def superblock(offset: int, content: bytes) -> bytes:

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from confext_generator import architectures
 from confext_generator.tree import Tree
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
@@ -103,27 +104,28 @@ def request_of(arguments: argparse.Namespace) -> Request:
         ConfextError: one of them is no such thing.
         OSError: a file that is named cannot be read.
     """
-    native = getattr(arguments, "architecture", None) or partitiontypes.architecture()
+    given: str | None = arguments.architecture
+    native = given or partitiontypes.native_architecture()
     return Request(
         anchors=trust.load(arguments.trust, arguments.root or ""),
         policy=policy.parse(policy.CONFEXT if arguments.image_policy is None else arguments.image_policy),
-        system=_system(arguments, native),
+        system=_system(arguments, given or architectures.of_kernel(os.uname().machine)),
         native=native,
         now=datetime.datetime.now(datetime.UTC),
     )
 
 
-def _system(arguments: argparse.Namespace, native: str) -> System | None:
+def _system(arguments: argparse.Namespace, architecture: str) -> System | None:
     """The system that the release file has to fit: that of --os-release=, or of --root=."""
     if arguments.os_release is not None:
-        return release.read_system(arguments.os_release, native)
+        return release.read_system(arguments.os_release, architecture)
     if not arguments.root:
         return None
     tree = Tree(os.fsencode(arguments.root))
     for path in (b"/etc/os-release", b"/usr/lib/os-release"):
         host = os.fsdecode(tree.real(path))
         if os.path.exists(host):
-            return release.read_system(host, native)
+            return release.read_system(host, architecture)
     raise ConfextError("there is no os-release file", path=arguments.root, hint="name one with --os-release=")
 
 
