@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from confext_helpers.hook.messages import Step
+from confext_helpers.transaction.steps import Step
 
 DEFAULT_SEC = 90.0
 # The swap itself takes milliseconds, once it has begun.

@@ -9,10 +9,9 @@
     restack --report UNIT     say so if the service's own reload failed after a swap
 
 In order: ask the manager for the unit (system/bus.py); complete a swap that was cut off; leave it at that if nothing
-changed (service/fingerprint.py); start the stage (stage/transient.py); run the service's own checks (checks/run.py);
-compare, and read what is new (swap/change.py); swap (swap/plan.py); say so (hook/messages.py). Until the swap nothing
-that the service sees has been touched, so that every error before it leaves the service with its old `/etc`, and the
-swap itself has one system call that matters.
+changed (service/fingerprint.py); prepare the future `/etc`, and put it in place (transaction/); say so
+(hook/messages.py). Until the swap nothing that the service sees has been touched, so that every error before it leaves
+the service with its old `/etc`, and the swap itself has one system call that matters.
 
 It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
 which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
@@ -32,19 +31,17 @@ from confext_helpers.checks import run as checks
 from confext_helpers.errors import ConfextError
 from confext_helpers.hook import messages
 from confext_helpers.hook.deadline import Line, Progress, supervise
-from confext_helpers.hook.messages import Step
 from confext_helpers.hook.reloadjob import Reload, SupersededError, cancel, give_up, report
-from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import GENERATED
-from confext_helpers.service import fingerprint
-from confext_helpers.service.notes import LastSwap, Notes
-from confext_helpers.service.processes import Process, check_directories, find_processes, strangers
-from confext_helpers.service.properties import layer_paths, layers_in, nosuid_directories
-from confext_helpers.stage import refusals, transient
+from confext_helpers.service.notes import Notes
+from confext_helpers.service.processes import Process, find_processes
 from confext_helpers.system import journal
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.bus import Manager
 from confext_helpers.system.filewords import Files
 from confext_helpers.system.journal import say
+from confext_helpers.transaction import prepare
+from confext_helpers.transaction.prepare import Present
+from confext_helpers.transaction.steps import Listener, Step
 
 USAGE = """\
 usage: restack [--alone|--refuse|--recover|--access|--report] [--] UNIT
@@ -63,7 +60,6 @@ See unit-confext-restack(8).
 """
 
 EXIT_USAGE = 2
-_WORKS_BELOW = "works in a directory below /etc, which for it is the old one"
 # Of the child that does the work: the reload was cancelled, and the reason has been said.
 _REFUSED = 3
 # In the order of Options.
@@ -117,16 +113,44 @@ def _recover(unit: str, notes: Notes, processes: list[Process]) -> None:
         say(unit, messages.completed(unit))
 
 
-def _warn(unit: str, notes: Notes, warnings: Sequence[str]) -> None:
-    """Say what is wrong with the [X-Confext] sections, but for what was said at the last reload already."""
-    said = notes.read_warnings()
-    for warning in warnings:
-        if warning not in said:
-            say(unit, messages.section(warning))
-    if list(warnings) != said:
-        # Without the note, it is said again. That is no reason to refuse a reload.
-        with contextlib.suppress(OSError):
-            notes.write_warnings(warnings)
+class _Listener(Listener):
+    """What is said and asked while the new `/etc` is prepared and put in place."""
+
+    def __init__(self, unit: str, notes: Notes, progress: Progress, reload: Reload) -> None:
+        self._unit = unit
+        self._notes = notes
+        self._progress = progress
+        self._reload = reload
+
+    def begin(self, step: Step) -> None:
+        self._progress.begin(step)
+
+    def keeps(self, processes: dict[int, str]) -> None:
+        say(self._unit, messages.strangers(self._unit, processes))
+
+    def warns(self, warnings: Sequence[str]) -> None:
+        """Say it, but for what was said at the last reload already."""
+        said = self._notes.read_warnings()
+        for warning in warnings:
+            if warning not in said:
+                say(self._unit, messages.section(warning))
+        if list(warnings) != said:
+            # If the note cannot be written, the warning is repeated at the next reload; no reload is refused for that.
+            with contextlib.suppress(OSError):
+                self._notes.write_warnings(warnings)
+
+    def may_swap(self, manager: Manager) -> None:
+        self._reload.begin_swap(manager)
+
+    def swapped(self) -> None:
+        self._progress.swapped += 1
+
+    def leaves(self, place: str) -> None:
+        say(self._unit, messages.grave_kept(self._unit, place))
+
+    def committed(self, manager: Manager) -> None:
+        self._progress.end()
+        self._reload.swapped(manager, self._notes)
 
 
 def _note_files(notes: Notes, files: Files, processes: list[Process]) -> None:
@@ -145,104 +169,27 @@ def _note_files(notes: Notes, files: Files, processes: list[Process]) -> None:
         notes.write_files(files.paths, files.digest())
 
 
-def restack(
-    unit: str,
-    manager: Manager,
-    notes: Notes,
-    properties: Properties,
-    processes: list[Process],
-    progress: Progress,
-    files: Files,
-    reload: Reload,
-) -> bool:
-    """Build the future `/etc` and put it in place in each of `processes`' namespaces, unless it is there already.
+def restack(manager: Manager, notes: Notes, present: Present, progress: Progress, reload: Reload) -> bool:
+    """Give a service the `/etc` that a restart would give it, unless it has that already.
 
     Returns:
-        Whether nothing of what it is made of can have changed meanwhile, which is what `files` gets.
+        Whether nothing of what that is made of can have changed meanwhile.
 
     Raises:
         ConfextError: it cannot be had; the service's `/etc` is what it was, unless the error says otherwise.
         SupersededError: nobody wants it any more.
     """
-    before = fingerprint.identify(properties, files)
-    keys = [process.key for process in processes]
-    last = notes.read_stack()
-    if last is not None and last.processes != keys:
-        last = None
-    if last is not None and last.settled and last.identity.is_same(before):
+    unit = present.unit
+    if present.is_up_to_date:
         say(unit, messages.unchanged(unit))
         return True
-    if properties.get("RootEphemeral", ("b", False))[1]:
-        raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
-    kept = {pid: _WORKS_BELOW for pid in check_directories(unit, properties, processes)}
-    kept |= strangers(unit, properties, processes)
-    if kept:
-        say(unit, messages.strangers(unit, kept))
-    from confext_helpers.stage import limits, writers  # Only needed where something changed.
+    listener = _Listener(unit, notes, progress, reload)
+    with prepare.prepare(manager, present, listener) as prepared:
+        from confext_helpers.transaction import commit  # Loaded with the stage; most reloads have none.
 
-    limits.check(unit, properties, processes, last)
-    writers.check(unit, properties)
-    layers = layer_paths(properties)
-    policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
-    refusals.check_picked(unit, layers)
-    refusals.check_directories(unit, layers_in(properties, "ExtensionDirectories"), policy)
-    for layer in layers:
-        refusals.check_whole(unit, layer)
-    progress.begin(Step.CHECKS)
-    wanted = checks.read(manager, unit)
-    progress.begin(Step.STAGE)
-    unchecked = [layer for layer in layers if not has_strict_name(layer)]
-    pending = transient.begin(manager, unit, properties, processes[0].namespace)
-    manager.disconnect()
-    # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
-    from confext_helpers.swap import change, exchange
-
-    new_stage = pending.wait(manager)
-    manager.disconnect()
-    try:
-        progress.begin(Step.CHECKS)
-        if wanted is not None:
-            _warn(unit, notes, wanted.warnings)
-            checks.run(manager, unit, properties, wanted)
-        progress.begin(Step.COMPARE)
-        writers.check(unit, properties)
-        refusals.check_releases(unit, unchecked, new_stage.namespace)
-        signed = refusals.check_signers(unit, layers, policy)
-        # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
-        after = fingerprint.identify(properties)
-        same = after.is_same(before)
-        # The host's own /etc is written to all the time, and not only through what is looked up anew.
-        changed = not after._replace(base=before.base).is_same(before)
-        if (signed and after.layers != before.layers) or (wanted is not None and wanted.commands and changed):
-            raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
-        found = change.find(unit, properties, processes[0], new_stage.namespace, before, last)
-        reload.begin_swap(manager)
-    except BaseException:
-        new_stage.close()
-        raise
-    progress.begin(Step.SWAP)
-    notes.write_stack(None)
-    nosuid = nosuid_directories(properties)
-    for process in processes:
-        try:
-            left = exchange.swap(notes, process, new_stage, nosuid)
-            if left:
-                say(unit, messages.grave_kept(unit, left))
-        except OSError as error:
-            problem = f"the new one cannot be put in place: {error.strerror}"
-            if progress.swapped:
-                done = f"{progress.swapped} of {len(processes)} mount namespaces have the new /etc"
-                problem = f"{done}, then: {error.strerror}"
-            raise ConfextError(problem, unit=unit, hint="reload again") from error
-        progress.swapped += 1
-    new_stage.close()
-    progress.end()
-    reload.swapped(manager, notes)
-    now = fingerprint.now()
-    settled = same and before.settled and not fingerprint.is_held_open(properties)
-    # Without the note, the next reload does more than it has to. This one is done.
-    with contextlib.suppress(OSError):
-        notes.write_stack(LastSwap(keys, now // 1000, [*found.layers.all], before, settled))
+        settled = commit.commit(manager, prepared, notes, listener)
+        found = prepared.found
+    assert found is not None
     say(unit, messages.restacked(unit, found.layers, found.files, progress.usec))
     return settled
 
@@ -269,7 +216,8 @@ def _work(options: Options, notes: Notes, line: Line) -> int:
             processes = find_processes(unit, properties)
             _recover(unit, notes, processes)
             if processes:
-                if restack(unit, manager, notes, properties, processes, progress, files, reload):
+                present = prepare.look(unit, properties, processes, notes.read_stack(), files)
+                if restack(manager, notes, present, progress, reload):
                     _note_files(notes, files, processes)
             else:
                 say(unit, messages.no_process(unit))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.system.journal import Message, Priority
+from confext_helpers.transaction.steps import Step
 
 if TYPE_CHECKING:
     from confext_helpers.swap.treediff import Difference, Files
@@ -35,16 +36,6 @@ class Id(StrEnum):
     SECTION = "4b4fb5e1518043768fd00a4ac2072dd5"
     GRAVE_KEPT = "32d37c37d6db4f5890a5ffb72416420e"
     STRANGERS = "6e3d540dc2f9475181c67e064dadddb3"
-
-
-class Step(StrEnum):
-    """Values of CONFEXT_STEP=: what was being done when the hook gave up."""
-
-    PREPARE = "prepare"
-    STAGE = "stage"
-    CHECKS = "checks"
-    COMPARE = "compare"
-    SWAP = "swap"
 
 
 def _layers(layers: Sequence[Layer]) -> str:

@@ -19,10 +19,10 @@ import time
 from confext_helpers.errors import ConfextError
 from confext_helpers.hook import messages
 from confext_helpers.hook.deadline import Ended, Line
-from confext_helpers.hook.messages import Step
 from confext_helpers.service.notes import Notes
 from confext_helpers.system.bus import Job, Manager
 from confext_helpers.system.journal import say
+from confext_helpers.transaction.steps import Step
 
 RESTACK_UNIT = "unit-confext-restack@{}.service"
 REPORT_UNIT = "unit-confext-report@{}.service"
@@ -160,7 +160,9 @@ def give_up(unit: str, notes: Notes, ended: Ended) -> None:
 
 def report(unit: str) -> None:
     """Say so if the reload of `unit` that came after a swap failed."""
+    from confext_helpers.transaction import confirm
+
     with Manager() as manager:
-        result = str(manager.service_properties(unit)["ReloadResult"][1])
+        result = confirm.reload_result(manager, unit)
     if result != "success":
         say(unit, messages.reload_failed(unit, result))

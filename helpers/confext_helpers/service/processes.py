@@ -198,6 +198,9 @@ def _find(unit: str, properties: Properties, pids: list[int], strangers: dict[in
                 left.pop(number, None)
                 continue
             problem = f"its {'main ' if pid == main else ''}process {pid} {reason}, and is left alone"
+            if properties.get("RootEphemeral", ("b", False))[1]:
+                # Its root directory is a copy that no setting names.
+                problem = "RootEphemeral=yes services cannot be re-stacked"
             hint = "restart it instead"
             left.setdefault(number, f"{pid} {reason}")
         process.close()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the next reload of a service would change in its `/etc`, found out by doing all of it but the swap.
 
-The stage is the hook's own (stage/transient.py), and so are the comparison (swap/change.py, swap/treediff.py) and all
-that the hook asks of the layers. It is thrown away afterwards. The service is not touched, and the notes about it stay
-as they are.
+That is transaction/prepare.py, so that what the hook would refuse is refused here, and for the same reason. The service
+is not touched, and the notes about it stay as they are.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ import os
 import stat
 from typing import NamedTuple
 
-from confext_helpers.checks import run as checks
+from confext_generator.constants import DROPIN
 from confext_helpers.errors import ConfextError
-from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import ETC
 from confext_helpers.service import fingerprint
 from confext_helpers.service.layers import LayerChange
-from confext_helpers.service.notes import LastSwap
-from confext_helpers.service.properties import layer_paths, layers_in
-from confext_helpers.stage import limits, refusals, transient, writers
+from confext_helpers.service.properties import layer_paths
 from confext_helpers.swap import change
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager
+from confext_helpers.transaction import prepare
+from confext_helpers.transaction.prepare import Prepared
+from confext_helpers.transaction.steps import Listener
 from confext_helpers.view.running import last_swap
 from confext_helpers.view.services import Service, not_running
 
@@ -102,65 +101,43 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
         ConfextError: the service cannot be reloaded at all.
     """
     if service.hosted is not None:
-        raise service.hosted
+        if not _has_hook(service):
+            raise service.hosted
+        return Preview(None, [], service.hosted)
     if not service.processes:
         raise not_running(service)
-    if service.properties.get("RootEphemeral", ("b", False))[1]:
-        raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=service.name)
     unit, properties = service.name, service.properties
-    layers = layer_paths(properties)
-    policy = str(properties.get("ExtensionImagePolicy", ("s", ""))[1])
-    silent = patience.silent([*layers, *fingerprint.named_paths(properties)])
+    silent = patience.silent([*layer_paths(properties), *fingerprint.named_paths(properties)])
     if silent:
         return Preview(None, [], ConfextError("this does not answer", unit=unit, path=silent[0], hint=_SILENT))
+    present = prepare.look(unit, properties, service.processes, last_swap(unit))
+    if present.is_up_to_date:
+        return Preview(LayerChange([], [], [], []), [], None)
     try:
-        limits.check(unit, properties, service.processes, _last(service))
-        # What others can write is not even mounted.
-        writers.check(unit, properties)
-        refusals.check_picked(unit, layers)
-        refusals.check_directories(unit, layers_in(properties, "ExtensionDirectories"), policy)
-        for layer in layers:
-            refusals.check_whole(unit, layer)
-        unchecked = [layer for layer in layers if not has_strict_name(layer)]
-        new_stage = transient.begin(manager, unit, properties, service.processes[0].namespace).wait(manager)
+        with prepare.prepare(manager, present, Listener(), run_checks=check, show=True) as prepared:
+            return _compare(prepared)
     except ConfextError as error:
         return Preview(None, [], error)
-    found: Preview | None = None
-    try:
-        found = _compare(service, new_stage.namespace)
-        refusals.check_releases(unit, unchecked, new_stage.namespace)
-        refusals.check_signers(unit, layers, policy)
-        writers.check(unit, properties)
-        if check:
-            wanted = checks.read(manager, unit)
-            if wanted is not None:
-                checks.run(manager, unit, properties, wanted)
-    except ConfextError as error:
-        return (found or Preview(None, [], None))._replace(refused=error)
-    finally:
-        new_stage.close()
-    return found
 
 
-def _last(service: Service) -> LastSwap | None:
-    last = last_swap(service.name)
-    return last if last is not None and service.processes[0].key in last.processes else None
+def _has_hook(service: Service) -> bool:
+    """Whether a reload of the service is one of the hook as well."""
+    return any(path.endswith(f"/{os.fsdecode(DROPIN)}") for path in service.dropins)
 
 
-def _compare(service: Service, namespace: int) -> Preview:
-    properties, process = service.properties, service.processes[0]
-    made_of = fingerprint.identify(properties)
-    last = _last(service)
-    found = change.find(service.name, properties, process, namespace, made_of, last, limit=None)
-    old, new, base = change.open_trees(service.name, properties, process.namespace, namespace)
+def _compare(prepared: Prepared) -> Preview:
+    present, found = prepared.present, prepared.found
+    assert found is not None
+    process, namespace = present.processes[0], prepared.stage.namespace
+    old, new, base = change.open_trees(present.unit, present.properties, process.namespace, namespace)
     try:
         files = _files(found, old, new)
     finally:
         for fd in (old, new, base):
             if fd is not None:
                 os.close(fd)
-    changed = last is not None and last.identity.base != made_of.base
-    return Preview(found.layers, files, None, changed)
+    changed = present.last is not None and present.last.identity.base != present.made_of.base
+    return Preview(found.layers, files, prepared.refused, changed)
 
 
 def _files(found: change.Change, old: int, new: int) -> list[FileChange]:

@@ -12,7 +12,7 @@ import pytest
 
 from confext_helpers.hook import deadline
 from confext_helpers.hook.deadline import AbandonedError, Line, supervise
-from confext_helpers.hook.messages import Step
+from confext_helpers.transaction.steps import Step
 
 
 def test_child_that_ends() -> None:

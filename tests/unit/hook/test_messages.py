@@ -11,11 +11,12 @@ import pytest
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.hook import messages
-from confext_helpers.hook.messages import Id, Step
+from confext_helpers.hook.messages import Id
 from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.swap.change import FILES_MAX
 from confext_helpers.swap.treediff import Difference, Files
 from confext_helpers.system.journal import Message, Priority
+from confext_helpers.transaction.steps import Step
 
 CHECKOUT = Path(__file__).parents[3]
 UNIT = "a.service"

@@ -15,8 +15,8 @@ CHECKOUT = Path(__file__).parents[3]
 TREES = {"confext_helpers": CHECKOUT / "helpers", "confext_generator": CHECKOUT / "generator"}
 # From top to bottom. Rooms of one line do not use each other.
 ORDER = (
-    ("command",), ("hook", "view"), ("swap",), ("stage", "checks"), ("service",), ("builder",), ("image",), ("system",),
-    ("errors", "paths"),
+    ("command",), ("hook", "view"), ("transaction",), ("swap",), ("stage", "checks"), ("service",), ("builder",),
+    ("image",), ("system",), ("errors", "paths"),
 )  # fmt: skip
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 

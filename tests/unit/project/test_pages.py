@@ -45,11 +45,12 @@ _JOURNAL = types.ModuleType("systemd._journal")
 vars(_JOURNAL)["sendv"] = None
 with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
     from confext_helpers.hook import main, messages
-    from confext_helpers.hook.messages import Id, Step
+    from confext_helpers.hook.messages import Id
     from confext_helpers.service import belonging
     from confext_helpers.service.layers import LayerChange
     from confext_helpers.swap.change import FILES_MAX
     from confext_helpers.system.journal import Message
+    from confext_helpers.transaction.steps import Step
 
 PAGES = sorted(DOCS.glob("*.[1-8].md"))
 UNIT = "demo.service"

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Put a future `/etc` in place, in each mount namespace of its service, and note what it is made of."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from confext_helpers.errors import ConfextError
+from confext_helpers.service import fingerprint
+from confext_helpers.service.notes import LastSwap, Notes
+from confext_helpers.service.properties import nosuid_directories
+from confext_helpers.swap import exchange
+from confext_helpers.transaction.steps import Step
+
+if TYPE_CHECKING:
+    from confext_helpers.system.bus import Manager
+    from confext_helpers.transaction.prepare import Prepared
+    from confext_helpers.transaction.steps import Listener
+
+
+def commit(manager: Manager, prepared: Prepared, notes: Notes, listener: Listener) -> bool:
+    """Put it in place.
+
+    Args:
+        manager: the listener gets it.
+        prepared: what.
+        notes: about the unit.
+        listener: is asked before, and told after.
+
+    Returns:
+        Whether nothing of what it is made of can have changed meanwhile.
+
+    Raises:
+        ConfextError: it cannot be put in place; the error says if some mount namespaces have it.
+    """
+    unit, properties, processes, _, made_of = prepared.present
+    assert prepared.found is not None
+    listener.may_swap(manager)
+    # If this fails, the stage is lost without being told to end, which starts what completes the swap.
+    prepared.begun = True
+    listener.begin(Step.SWAP)
+    notes.write_stack(None)
+    nosuid = nosuid_directories(properties)
+    for number, process in enumerate(processes):
+        try:
+            left = exchange.swap(notes, process, prepared.stage, nosuid)
+            if left:
+                listener.leaves(left)
+        except OSError as error:
+            problem = f"the new one cannot be put in place: {error.strerror}"
+            if number:
+                problem = f"{number} of {len(processes)} mount namespaces have the new /etc, then: {error.strerror}"
+            raise ConfextError(problem, unit=unit, hint="reload again") from error
+        listener.swapped()
+    prepared.stage.close()
+    listener.committed(manager)
+    now = fingerprint.now()
+    settled = prepared.settled and not fingerprint.is_held_open(properties)
+    # Without the note, the next reload does more than it has to. This one is done.
+    with contextlib.suppress(OSError):
+        keys = [process.key for process in processes]
+        notes.write_stack(LastSwap(keys, now // 1000, [*prepared.found.layers.all], made_of, settled))
+    return settled

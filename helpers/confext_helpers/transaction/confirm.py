@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What became of the service's own reload, which comes after its new `/etc` is in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from confext_helpers.system.bus import Manager
+
+
+def reload_result(manager: Manager, unit: str) -> str:
+    """ReloadResult= of a service, org.freedesktop.systemd1(5): "success", or how its last reload failed."""
+    return str(manager.service_properties(unit)["ReloadResult"][1])
