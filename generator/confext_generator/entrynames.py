@@ -8,8 +8,8 @@ from confext_generator import vpick, words
 # What shape_of() finds; a `.raw.v/` is both IMAGE and VERSIONS.
 DIRECTORY, IMAGE, VERSIONS = 0, 1, 2
 
-# They lie beside an image and are found by systemd itself.
-SIDECAR_SUFFIXES = (b".verity", b".roothash", b".roothash.p7s")
+# They lie beside an image and are found by systemd itself: verity_settings_load() in dissect-image.c.
+SIDECAR_SUFFIXES = (b".verity", b".roothash", b".roothash.p7s", b".usrhash", b".usrhash.p7s")
 
 # path_below_api_vfs() of systemd's mountpoint-util.c: not accepted in ExtensionImages=.
 API_FILE_SYSTEMS = (b"/dev/", b"/proc/", b"/sys/")

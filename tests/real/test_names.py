@@ -34,9 +34,9 @@ MAY_CHANGE = {
     "CanLiveMount", "Requires", "EffectiveMemoryHigh", "EffectiveMemoryMax", "MemoryAvailable",
 }  # fmt: skip
 
-# What DESIGN.md says is ignored without a word.
+# What unit.confext.d(5) says is passed over without a warning.
 IGNORED = re.compile(
-    rb"\.|.*(~|\.tmp|\.part|\.swp|\.bak|\.dpkg-[^.]*|\.rpm[^.]*|\.verity|\.roothash|\.roothash\.p7s)\Z", re.DOTALL
+    rb"\.|.*(~|\.tmp|\.part|\.swp|\.bak|\.dpkg-[^.]*|\.rpm[^.]*|\.verity|\.(root|usr)hash(\.p7s)?)\Z", re.DOTALL
 )
 
 

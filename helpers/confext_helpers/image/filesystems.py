@@ -11,6 +11,7 @@ import struct
 from enum import StrEnum
 from typing import NamedTuple
 
+from confext_helpers.image import superblocks
 from confext_helpers.image.bytesource import Source
 
 _HEAD = 4096
@@ -73,10 +74,11 @@ def probe(source: Source) -> list[FileSystem]:
     """All file systems that a run of bytes could be taken for. More than one is what libblkid calls ambiguous."""
     head = source.head(0, _HEAD)
     found = []
-    if head[:4] == b"hsqs" and len(head) >= 96:
-        found.append(FileSystem(Kind.SQUASHFS, _number("<Q", head, 40)))
-    if _at(head, 1024, b"\xe2\xe1\xf5\xe0"):
-        found.append(FileSystem(Kind.EROFS, _number("<I", head, 1060) << min(_number("<B", head, 1036), 16)))
+    squashfs_size, erofs_size = superblocks.squashfs_size(head), superblocks.erofs_size(head)
+    if squashfs_size is not None and len(head) >= 96:
+        found.append(FileSystem(Kind.SQUASHFS, squashfs_size))
+    if erofs_size is not None:
+        found.append(FileSystem(Kind.EROFS, erofs_size))
     if _at(head, 1024 + 56, b"\x53\xef"):
         blocks = _number("<I", head, 1028)
         incompatible = _number("<I", head, 1024 + 96)

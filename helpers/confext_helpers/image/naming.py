@@ -16,7 +16,6 @@ from confext_generator import vpick
 from confext_generator.tree import Tree
 from confext_helpers.system import patience
 
-RELEASE_PREFIX = "extension-release."
 # raw_strip_suffixes() in systemd's import-util.c takes them off as often as there is one.
 _SUFFIXES = (".sysext.raw", ".confext.raw", ".xz", ".gz", ".bz2", ".raw", ".qcow2", ".img", ".bin")
 

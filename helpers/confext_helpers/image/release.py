@@ -14,9 +14,9 @@ from typing import NamedTuple
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import releasefile
 from confext_helpers.image.findings import Code, Finding
-from confext_helpers.image.naming import RELEASE_PREFIX, release_names
+from confext_helpers.image.naming import release_names
+from confext_helpers.paths import RELEASE_PREFIX, RELEASES
 
-DIRECTORY = f"/{releasefile.DIRECTORY}"
 _SIZE_MAX = 64 * 1024
 
 
@@ -56,7 +56,7 @@ def find(name: str, files: Collection[str]) -> str | None:
         files: paths in the image, from its root on.
     """
     for candidate in release_names(name):
-        path = f"{DIRECTORY}/{RELEASE_PREFIX}{candidate}"
+        path = f"{RELEASES}/{RELEASE_PREFIX}{candidate}"
         if path in files:
             return path
     return None
@@ -64,8 +64,8 @@ def find(name: str, files: Collection[str]) -> str | None:
 
 def missing(name: str, files: Collection[str]) -> Finding:
     """The finding that there is no release file for the image."""
-    prefix = f"{DIRECTORY}/{RELEASE_PREFIX}"
-    others = sorted(path.removeprefix(DIRECTORY + "/") for path in files if path.startswith(prefix))
+    prefix = f"{RELEASES}/{RELEASE_PREFIX}"
+    others = sorted(path.removeprefix(RELEASES + "/") for path in files if path.startswith(prefix))
     there = f", there is {', '.join(others[:3])}" if others else ""
     return Finding(Code.RELEASE_MISSING, f"there is no {prefix}{name}{there}")
 

@@ -14,15 +14,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from confext_helpers.errors import ConfextError
+from confext_helpers.image.naming import image_name, release_names
+from confext_helpers.paths import RELEASE_PREFIX, RELEASES
 from confext_helpers.system import regular
 
-DIRECTORY = "etc/extension-release.d"
-_PREFIX = "extension-release."
+_DIRECTORY = RELEASES.lstrip("/")
 _SIZE_MAX = 64 * 1024
 _FIELD = re.compile(r"[A-Z][A-Z0-9_]*")
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:+/@-]+")
-# What raw_strip_suffixes() in systemd's import-util.c takes off together with or besides `.raw`.
-_SUFFIXES = (".sysext", ".confext", ".raw", ".xz", ".gz", ".bz2", ".qcow2", ".img", ".bin")
 _FROM_OS_RELEASE = ("ID", "VERSION_ID", "CONFEXT_LEVEL")
 
 
@@ -41,17 +40,17 @@ def name_of(output: str, *, image: bool) -> str:
         problem = "an image is called NAME.raw" if image else "a directory is not called NAME.raw"
         raise ConfextError(problem, path=output, hint="choose another name with -o")
     name = base.removesuffix(".raw")
-    if name.endswith(_SUFFIXES):
+    if image_name(f"{name}.raw") != name:
         problem = "systemd would take more off this name than .raw"
         raise ConfextError(problem, path=output, hint="choose another name with -o")
-    if not name or name.startswith(".") or not name.isprintable() or len(os.fsencode(_PREFIX + name)) > 255:
+    if not name or name.startswith(".") or not name.isprintable() or len(os.fsencode(RELEASE_PREFIX + name)) > 255:
         raise ConfextError("no confext can have this name", path=output, hint="choose another name with -o")
     return name
 
 
 def path_of(name: str) -> str:
     """The path of the release file in the tree of a confext called `name`."""
-    return f"{DIRECTORY}/{_PREFIX}{name}"
+    return f"{_DIRECTORY}/{RELEASE_PREFIX}{name}"
 
 
 def compose(os_release: str | None, fields: Sequence[str]) -> str:
@@ -121,19 +120,18 @@ def existing(tree: str, name: str) -> str | None:
         OSError: it cannot be read.
     """
     try:
-        there = sorted(entry for entry in os.listdir(f"{tree}/{DIRECTORY}") if entry.startswith(_PREFIX))
+        there = sorted(entry for entry in os.listdir(f"{tree}/{_DIRECTORY}") if entry.startswith(RELEASE_PREFIX))
     except FileNotFoundError:
         return None
-    # The name up to a version counts as well: path_extract_image_name() in systemd's os-util.c.
-    accepted = [_PREFIX + name, _PREFIX + re.split("[_+]", name)[0]]
+    accepted = [RELEASE_PREFIX + one for one in release_names(name)]
     for entry in there:
         if entry not in accepted:
             problem = f"the tree has a release file of another name, {os.fsencode(entry).decode(errors='replace')}"
-            hint = f"remove it, or build with -o {entry.removeprefix(_PREFIX)}.raw"
-            raise ConfextError(problem, path=f"{tree}/{DIRECTORY}/{entry}", hint=hint)
+            hint = f"remove it, or build with -o {entry.removeprefix(RELEASE_PREFIX)}.raw"
+            raise ConfextError(problem, path=f"{tree}/{_DIRECTORY}/{entry}", hint=hint)
     for entry in accepted:
         if entry in there:
-            path = f"{DIRECTORY}/{entry}"
+            path = f"{_DIRECTORY}/{entry}"
             content = regular.read(f"{tree}/{path}", _SIZE_MAX).decode(errors="replace")
             if not parse(content, path).get("ID"):
                 raise ConfextError("the release file has no ID=", path=path, hint="add one, such as ID=_any")

@@ -12,6 +12,7 @@ import os
 import stat
 from typing import NamedTuple
 
+from confext_helpers import paths
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.bytesource import Source, open_source
 from confext_helpers.image.findings import Code, Finding
@@ -54,7 +55,7 @@ def load(path: str, image: Source) -> Sidecars:
     findings: list[Finding] = []
 
     def beside(suffix: str, most: int) -> bytes | None:
-        name = path.removesuffix(".raw") + suffix
+        name = paths.beside(path, suffix)
         if not path.endswith(".raw") or not os.path.lexists(name):
             return None
         try:
@@ -91,7 +92,7 @@ def load(path: str, image: Source) -> Sidecars:
     if signature is not None and root_hash is None:
         findings.append(Finding(Code.SIDECAR, "there is a signature beside the image, but no root hash"))
     tree = None
-    name = path.removesuffix(".raw") + ".verity"
+    name = paths.beside(path, ".verity")
     if path.endswith(".raw") and os.path.lexists(name):
         try:
             tree = open_source(name)

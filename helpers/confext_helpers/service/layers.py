@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from confext_helpers.image.naming import base_name, is_there, layer_name, resolve
+from confext_helpers.paths import beside
 from confext_helpers.service.properties import layer_paths
 from confext_helpers.system import patience, regular
 from confext_helpers.system.bus import Properties
@@ -55,7 +56,7 @@ def loaded(properties: Properties) -> list[Layer]:
 def _root_hash(file: str) -> str:
     """The root hash that is stated for an image, by a file beside it or by its partition table."""
     try:
-        return regular.read(f"{file.removesuffix('.raw')}.roothash", 4096).decode("ascii").strip()
+        return regular.read(beside(file, ".roothash"), 4096).decode("ascii").strip()
     except (OSError, ValueError):
         pass
     try:

@@ -45,6 +45,22 @@ class Process(NamedTuple):
         os.close(self.namespace)
 
 
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot: proc_pid_stat(5), field 22.
+
+    Raises:
+        OSError: there is none.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The name of the program is anybody's, and may have blanks and brackets in it.
+        return int(file.read().rpartition(b")")[2].split()[19])
+
+
+def key_of(pid: int, ticks: int) -> str:
+    """What tells a process from all others since boot."""
+    return f"{pid}:{ticks}"
+
+
 def _has_ended(pidfd: int, timeout_sec: float) -> bool:
     return bool(select.select([pidfd], [], [], timeout_sec)[0])
 
@@ -83,9 +99,8 @@ def _open_process(pid: int, deadline: float) -> Process | None:
     try:
         # A service of Type=simple counts as started while systemd is still setting up its namespace. Nothing tells
         # when that is over but the program that runs, so this looks a few times if it comes that early.
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
-            start_time = file.read().rpartition(")")[2].split()[19]
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(start_time) / os.sysconf("SC_CLK_TCK")
+        start = start_ticks(pid)
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK")
         deadline = min(deadline, time.monotonic() + SETUP_TIMEOUT_SEC - age)
         while time.monotonic() < deadline and _is_executor(pid):
             select.select([pidfd], [], [], 0.005)
@@ -99,7 +114,7 @@ def _open_process(pid: int, deadline: float) -> Process | None:
         if ended:
             return None
         raise
-    return Process(pid, pidfd, namespace, f"{pid}:{start_time}")
+    return Process(pid, pidfd, namespace, key_of(pid, start))
 
 
 def _is_in(group: str, pid: int) -> bool:

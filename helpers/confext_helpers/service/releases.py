@@ -19,11 +19,12 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from confext_helpers.image.naming import RELEASE_PREFIX, base_name, is_lax, layer_name, resolve
+from confext_helpers.image.naming import base_name, is_lax, layer_name, resolve
+from confext_helpers.paths import ETC, RELEASE_PREFIX, RELEASES
 from confext_helpers.system import patience
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NAME = "extension-release.d"
+_NAME = RELEASES.removeprefix(f"{ETC}/")
 _LOWER = re.compile(r"/unit-extensions/(\d+)/")
 
 

@@ -10,39 +10,28 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from collections.abc import Sequence
 
 from confext_generator import vpick
 from confext_generator.tree import Tree
 from confext_helpers.errors import ConfextError
+from confext_helpers.image import superblocks
 from confext_helpers.image.naming import is_block_device, is_there, layer_name, release_names, resolve
-from confext_helpers.paths import SIDECARS
+from confext_helpers.paths import RELEASE_PREFIX, RELEASES, sidecars
 from confext_helpers.system import regular
 
 _SECTOR = 512
-_EROFS_OFFSET = 1024
-_EROFS_MAGIC = 0xE0F5E1E2
 _HEAD = 4096
 
 
 def claimed_size(head: bytes) -> int:
     """The size in bytes that an image says it has, by its first 4096 bytes; 0 if that is not known.
 
-    GPT: UEFI specification, "GPT Header" (AlternateLBA is the last sector). erofs and squashfs: the super blocks in
-    the kernel's fs/erofs/erofs_fs.h and fs/squashfs/squashfs_fs.h.
+    GPT: UEFI specification, "GPT Header" (AlternateLBA is the last sector).
     """
     if head[_SECTOR : _SECTOR + 8] == b"EFI PART":
-        (alternate,) = struct.unpack_from("<Q", head, _SECTOR + 32)
-        return int(alternate + 1) * _SECTOR
-    if head[:4] == b"hsqs" and len(head) >= 48:
-        (used,) = struct.unpack_from("<Q", head, 40)
-        return int(used)
-    if len(head) >= _EROFS_OFFSET + 40 and struct.unpack_from("<I", head, _EROFS_OFFSET)[0] == _EROFS_MAGIC:
-        (bits,) = struct.unpack_from("<B", head, _EROFS_OFFSET + 12)
-        (blocks,) = struct.unpack_from("<I", head, _EROFS_OFFSET + 36)
-        return int(blocks) << int(min(bits, 16))
-    return 0
+        return (superblocks.number(head, _SECTOR + 32, 8) + 1) * _SECTOR
+    return superblocks.squashfs_size(head) or superblocks.erofs_size(head) or 0
 
 
 def check_picked(unit: str, layers: Sequence[str]) -> None:
@@ -93,8 +82,7 @@ def check_whole(unit: str, path: str) -> None:
         ConfextError: it says that it is larger than it is, or it or something beside it is no file.
     """
     path = resolve(path)
-    beside = [path.removesuffix(".raw") + suffix for suffix in SIDECARS] if path.endswith(".raw") else []
-    for part in (path, *beside):
+    for part in (path, *sidecars(path)):
         if _is_odd(part):
             hint = "replace it, or take it away, and reload again"
             raise ConfextError("this is a FIFO, a socket or a terminal, and no file", unit=unit, path=part, hint=hint)
@@ -147,7 +135,7 @@ def check_releases(unit: str, layers: list[str], namespace: int) -> None:
 def no_release(unit: str, path: str) -> ConfextError:
     """The error that the layer at `path` has no release file of its name."""
     return ConfextError(
-        f"the layer has no extension-release.{layer_name(path)} in its /etc/extension-release.d",
+        f"the layer has no {RELEASE_PREFIX}{layer_name(path)} in its {RELEASES}",
         unit=unit,
         path=path,
         hint="give the image the name that it was built with, or build it anew, and reload again",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 
 from confext_helpers.errors import ConfextError
+from confext_helpers.paths import beside
 from confext_helpers.stage import targets
 from confext_helpers.system.bus import Properties
 
@@ -109,4 +110,4 @@ def _has_root_hash(path: str, properties: Properties) -> bool:
     """Whether it is said which hash the root image has: what dm-verity guards cannot be written."""
     if any(properties.get(name, ("", ""))[1] for name in ("RootHash", "RootHashPath")):
         return True
-    return os.path.exists(f"{path.removesuffix('.raw')}.roothash")
+    return os.path.exists(beside(path, ".roothash"))

@@ -18,7 +18,7 @@ from confext_generator.access import Access
 from confext_generator.tree import Tree
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import resolve
-from confext_helpers.paths import SIDECARS
+from confext_helpers.paths import sidecars
 from confext_helpers.service.properties import layer_paths
 from confext_helpers.system import patience
 
@@ -45,9 +45,8 @@ def check(unit: str, properties: Properties, root: str = "") -> None:
         file = resolve(layer)
         for path in (layer, file) if file != layer else (layer,):
             _check(judge, unit, layer, path)
-        if file.endswith(".raw"):
-            for suffix in SIDECARS:
-                _check(judge, unit, layer, file.removesuffix(".raw") + suffix)
+        for path in sidecars(file):
+            _check(judge, unit, layer, path)
 
 
 def _check(judge: Access, unit: str, layer: str, path: str) -> None:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from confext_helpers.paths import SIDECARS
+from confext_helpers.paths import sidecars
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -106,9 +106,8 @@ class Files:
             return
         if status is not None and stat.S_ISBLK(status.st_mode):
             self.certain = False  # It can be written with no trace.
-        if path.endswith(".raw"):
-            for suffix in SIDECARS:
-                self.add(path.removesuffix(".raw") + suffix)
+        for file in sidecars(path):
+            self.add(file)
 
     def _add_versions(self, path: str) -> None:
         try:

@@ -14,13 +14,11 @@ from typing import Protocol
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, partitiontypes, policy
 from confext_helpers.image.contents import Contents, ContentsError
-from confext_helpers.paths import ETC
+from confext_helpers.paths import ETC, RELEASES
 from confext_helpers.service.properties import base_of
 from confext_helpers.system import regular
 from confext_helpers.system.bus import Properties
 from confext_helpers.view.runningstack import Running
-
-RELEASES = f"{ETC}/extension-release.d"
 
 # Anybody may have made the files of a directory, and of any size.
 CONTENT_MAX = 1 << 26

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from confext_generator import names
 from confext_helpers.errors import ConfextError
-from confext_helpers.service.processes import Process, find_processes
+from confext_helpers.service.processes import Process, find_processes, key_of, start_ticks
 from confext_helpers.system.bus import Manager, Properties
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
 
@@ -147,8 +147,7 @@ def seen(service: Service) -> Iterator[View]:
         try:
             mounts = read_mountinfo(f"/proc/{process.pid}/mountinfo")
             # The PID is that of the process which is held by its pidfd only for as long as that lives.
-            with open(f"/proc/{process.pid}/stat", encoding="utf-8", errors="surrogateescape") as file:
-                same = process.key == f"{process.pid}:{file.read().rpartition(')')[2].split()[19]}"
+            same = process.key == key_of(process.pid, start_ticks(process.pid))
         except BaseException:
             os.close(root)
             raise

@@ -78,7 +78,7 @@ def test_the_version_that_is_picked(own_path: Path) -> None:
     assert refused(images(versions)) == f"10-a_2.raw of its layer can be written by everybody ({versions})"
 
 
-@pytest.mark.parametrize("suffix", [".verity", ".roothash", ".roothash.p7s"])
+@pytest.mark.parametrize("suffix", [".verity", ".roothash", ".roothash.p7s", ".usrhash", ".usrhash.p7s"])
 def test_files_beside_an_image(image: Path, suffix: str) -> None:
     beside = image.with_name(f"10-a{suffix}")
     beside.touch(0o644)
