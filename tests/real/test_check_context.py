@@ -27,6 +27,7 @@ from confext_helpers.checks import settinglists
 from confext_helpers.checks.commandline import Command
 from confext_helpers.checks.section import CheckSettings
 from confext_helpers.errors import ConfextError
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.bus import Manager
 """
 # What goes together, from systemd.exec(5) and systemd.resource-control(5). What a systemd does not know, it ignores.
@@ -87,10 +88,10 @@ with Manager() as manager, open("/dev/null", "w") as output:
     said = {}
     for number, unit in enumerate(wanted):
         service = manager.service_properties(unit)
-        around = checks.context(manager, unit, service)
+        around = checks.context(manager, unit, ServiceProperties(service))
         settings = CheckSettings((command,), 20_000_000)
         name = f"unit-confext-check-lab-{number}.service"
-        asked = checks.build_properties(unit, service, around, settings, output.fileno())
+        asked = checks.build_properties(unit, ServiceProperties(service), around, settings, output.fileno())
         manager.start_transient(name, asked)
         check = manager.service_properties(name)
         names = settinglists.CONTEXT & service.keys()
@@ -243,7 +244,7 @@ settinglists.SERVICE = settinglists.SERVICE - set(names)
 settinglists.CONTEXT = settinglists.CONTEXT - set(names)
 with Manager() as manager:
     try:
-        around = checks.context(manager, sys.argv[2], manager.service_properties(sys.argv[2]))
+        around = checks.context(manager, sys.argv[2], ServiceProperties(manager.service_properties(sys.argv[2])))
         print(json.dumps(sorted(around)))
     except ConfextError as error:
         print(error)

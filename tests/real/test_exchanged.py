@@ -47,6 +47,7 @@ LOOK = """
 import ctypes, encodings.ascii, sys
 sys.path[:0] = ["/usr/lib/unit-confext"]; sys.path.append("/usr/lib/python3/dist-packages")
 from confext_helpers.errors import ConfextError
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import refusals, transient
 from confext_helpers.swap import change
 from confext_helpers.system.bus import Manager
@@ -65,7 +66,7 @@ def look():
         except ConfextError as error:
             print(error.problem)
 with Manager() as manager:
-    properties = manager.service_properties(unit)
+    properties = ServiceProperties(manager.service_properties(unit))
     there = transient.begin(manager, unit, properties).wait(manager)
     try:
         look()

@@ -18,8 +18,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from confext_helpers.errors import ConfextError
-from confext_helpers.service.properties import SHAPING_PROPERTIES, shaping_properties
-from confext_helpers.system.bus import Manager, Properties, Value
+from confext_helpers.service.properties import (
+    SHAPING_PROPERTIES,
+    Item,
+    ServiceProperties,
+    UnitProperties,
+    mount_setting,
+)
+from confext_helpers.system import bus
+from confext_helpers.system.bus import Manager, Value
 
 if TYPE_CHECKING:
     from confext_helpers.checks.commandline import Command
@@ -32,37 +39,24 @@ LINES_SHOWN = 3
 
 _MS_REC = 16384
 _CLD_EXITED = 1
-# ExecDirectoryFlags in systemd's execute.h
-_READ_ONLY = 1
-
-# Of NFTSet=: a set that the control group is put into. User and group would be taken out of theirs with the check.
-_NFT_CGROUP = 3
 # A unit that is not there: it has what a service has that says nothing.
 _UNSAID = "unit-confext-unsaid.service"
 
 
-def _kept_directories(properties: Properties) -> tuple[list[object], list[object]]:
+def _kept_directories(properties: ServiceProperties) -> tuple[list[Item], list[Item]]:
     """BindPaths= and BindReadOnlyPaths= for the directories that the service has at run time."""
     from confext_helpers.checks.settinglists import KEPT
 
-    writable: list[object] = []
-    read_only: list[object] = []
+    writable: list[Item] = []
+    read_only: list[Item] = []
     for name, parent in KEPT.items():
-        flags = {link[0]: link[2] for link in _list(properties, f"{name}Symlink") if isinstance(link, tuple)}
-        for directory in _list(properties, name):
+        for directory, is_read_only in properties.kept_directories(name):
             path = f"{parent}/{directory}"
-            kept = read_only if flags.get(directory, 0) & _READ_ONLY else writable
-            kept.append((path, path, True, _MS_REC))
+            (read_only if is_read_only else writable).append((path, path, True, _MS_REC))
     return writable, read_only
 
 
-def _list(properties: Properties, name: str) -> list[object]:
-    value = properties.get(name, ("", []))[1]
-    assert isinstance(value, list)
-    return value
-
-
-def context(manager: Manager, unit: str, properties: Properties) -> dict[str, Value]:
+def context(manager: Manager, unit: str, properties: ServiceProperties) -> dict[str, Value]:
     """What a command of `unit` is run with, beside what shapes `/etc`, as StartTransientUnit() takes it.
 
     Raises:
@@ -70,31 +64,20 @@ def context(manager: Manager, unit: str, properties: Properties) -> dict[str, Va
     """
     from confext_helpers.checks import settinglists
 
-    unsaid = manager.service_properties(_UNSAID)
-    said = {name: value for name, value in properties.items() if value != unsaid.get(name)}
+    said = properties.beside(ServiceProperties(manager.service_properties(_UNSAID)))
     _refuse_unknown(manager, unit, said)
     found = {}
-    for name in sorted(settinglists.CONTEXT & properties.keys()):
+    for name in sorted(settinglists.CONTEXT & properties.names):
         # Where there are two, the other one says all of it.
-        if f"{name}Ex" not in properties and (name in said or name in settinglists.ALWAYS):
-            found[name] = _as_written(unit, name, properties[name])
-    every = manager.unit_properties(unit)
-    return found | {name: every[name] for name in settinglists.UNIT_CONTEXT if every.get(name, ("", []))[1] != []}
+        if f"{name}Ex" not in properties.names and (name in said or name in settinglists.ALWAYS):
+            found[name] = properties.as_written(name)
+    if "NFTSet" in found and properties.has_nft_set_of_users:
+        # User and group would be taken out of theirs with the check.
+        raise _cannot(unit, "NFTSet= with users or groups cannot be handed to a check")
+    return found | UnitProperties(manager.unit_properties(unit)).settings(settinglists.UNIT_CONTEXT)
 
 
-def _as_written(unit: str, name: str, value: Value) -> Value:
-    """What was read, in the form in which it is written; the two are the same for nearly all."""
-    match name, value:
-        case "SELinuxContext", (_, (_, str(label))):
-            return "s", label  # That it may be missing cannot be said. If it is, the check fails.
-        case "WorkingDirectory", (_, str(path)) if path.startswith("!"):
-            return "s", f"-{path[1:]}"
-        case "NFTSet", (_, list(sets)) if any(source != _NFT_CGROUP for source, *_ in sets):
-            raise _cannot(unit, f"{name}= with users or groups cannot be handed to a check")
-    return value
-
-
-def _refuse_unknown(manager: Manager, unit: str, said: Properties) -> None:
+def _refuse_unknown(manager: Manager, unit: str, said: dict[str, Value]) -> None:
     """Refuse what is set that nothing is known of, as a newer systemd may have it.
 
     What is constant between two daemon-reloads is a setting. Of the rest, limits and filters of control groups are
@@ -116,7 +99,7 @@ def _cannot(unit: str, problem: str) -> ConfextError:
 
 
 def build_properties(
-    unit: str, properties: Properties, around: Mapping[str, Value], settings: CheckSettings, output: int
+    unit: str, properties: ServiceProperties, around: Mapping[str, Value], settings: CheckSettings, output: int
 ) -> list[tuple[str, Value]]:
     """The properties of the unit that runs the checks of `unit`, for StartTransientUnit().
 
@@ -127,28 +110,25 @@ def build_properties(
         settings: from read().
         output: where the checks write to.
     """
-    shaping = shaping_properties(properties)
+    shaping = properties.shaping()
     writable, read_only = _kept_directories(properties)
-    bound = [*_list(shaping, "BindPaths"), *writable]
-    bound_read_only = [*_list(shaping, "BindReadOnlyPaths"), *read_only]
     # To the manager these are one list, which either clears if it is empty (systemd's dbus-execute.c).
-    binds = {"BindPaths": bound, "BindReadOnlyPaths": bound_read_only}
-    for name, paths in binds.items():
+    for name, kept in {"BindPaths": writable, "BindReadOnlyPaths": read_only}.items():
         shaping.pop(name, None)
-        if paths:
-            shaping[name] = ("a(ssbt)", paths)
+        if items := [*(entry.item for entry in properties.entries(name)), *kept]:
+            shaping[name] = mount_setting(name, items)
     commands = [(command.path, list(command.argv), list(command.flags)) for command in settings.commands]
     return [
-        ("Description", ("s", f"Check of the future /etc of {unit}")),
-        ("Type", ("s", "oneshot")),
-        ("LogLevelMax", ("i", 5)),
-        ("TimeoutStartUSec", ("t", settings.timeout_usec)),
-        ("PrivateMounts", ("b", True)),
+        ("Description", bus.text(f"Check of the future /etc of {unit}")),
+        ("Type", bus.text("oneshot")),
+        ("LogLevelMax", bus.signed(5)),
+        ("TimeoutStartUSec", bus.number(settings.timeout_usec)),
+        ("PrivateMounts", bus.flag(True)),
         *((name, value) for name, value in around.items() if name not in shaping),
         *shaping.items(),
-        ("StandardOutputFileDescriptor", ("h", output)),
-        ("StandardErrorFileDescriptor", ("h", output)),
-        ("ExecStartEx", ("a(sasas)", commands)),
+        ("StandardOutputFileDescriptor", bus.descriptor(output)),
+        ("StandardErrorFileDescriptor", bus.descriptor(output)),
+        ("ExecStartEx", bus.flagged_commands(commands)),
     ]
 
 
@@ -186,7 +166,7 @@ def _mentions_section(path: str, setting: bytes = b"") -> bool:
     return SECTION in data and setting in data
 
 
-def run(manager: Manager, unit: str, properties: Properties, settings: CheckSettings) -> None:
+def run(manager: Manager, unit: str, properties: ServiceProperties, settings: CheckSettings) -> None:
     """Run the checks of the service `unit` in order, until one fails; if there are none, do nothing.
 
     Raises:
@@ -208,7 +188,7 @@ def run(manager: Manager, unit: str, properties: Properties, settings: CheckSett
         os.close(reader)
     if manager.job_result(job) == "done":
         return
-    ended = manager.service_properties(name)
+    ended = ServiceProperties(manager.service_properties(name))
     manager.reset_failed(name)
     command, status = _failed(settings.commands, ended)
     said = ": " + " | ".join(output[-LINES_SHOWN:]) if output else ""
@@ -229,19 +209,16 @@ def _read(reader: int) -> list[str]:
     return ["".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines() if line.strip()]
 
 
-def _failed(commands: tuple[Command, ...], ended: Properties) -> tuple[str, str]:
+def _failed(commands: tuple[Command, ...], ended: ServiceProperties) -> tuple[str, str]:
     """Which command failed, and how."""
-    run_commands = ended["ExecStartEx"][1]
-    assert isinstance(run_commands, list)
-    result = str(ended["Result"][1])
     words = ""
-    for command, (_, _, flags, *_, code, status) in zip(commands, run_commands, strict=True):
-        if not code:
+    for command, end in zip(commands, ended.start_commands, strict=True):
+        if not end.code:
             break  # It never ended, or never began.
         words = " ".join(command.argv)
-        if status and "ignore-failure" not in flags and result != "timeout":
-            ending = "exited with status" if code == _CLD_EXITED else "was killed by signal"
-            return words, f"{ending} {status}"
-    if result == "timeout":
+        if end.status and "ignore-failure" not in end.flags and ended.result != "timeout":
+            ending = "exited with status" if end.code == _CLD_EXITED else "was killed by signal"
+            return words, f"{ending} {end.status}"
+    if ended.result == "timeout":
         return words or " ".join(commands[0].argv), "took too long, see CheckTimeoutSec="
-    return words or " ".join(commands[0].argv), f"could not be run ({result})"
+    return words or " ".join(commands[0].argv), f"could not be run ({ended.result})"

@@ -308,7 +308,7 @@ def _fragment_specifiers(fragment: str) -> dict[str, str | None]:
 
 def _host_specifiers(root: str) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for letter, path in (("m", f"{root}/etc/machine-id"), ("b", "/proc/sys/kernel/random/boot_id")):
+    for letter, path in {"m": f"{root}/etc/machine-id", "b": "/proc/sys/kernel/random/boot_id"}.items():
         with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
             text = file.read().strip().replace("-", "").lower()
             found[letter] = text if _ID128.fullmatch(text) else None

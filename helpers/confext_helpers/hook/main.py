@@ -35,6 +35,7 @@ from confext_helpers.hook.reloadjob import Reload, SupersededError, cancel, give
 from confext_helpers.paths import GENERATED
 from confext_helpers.service.notes import Notes
 from confext_helpers.service.processes import Process, find_processes
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system import journal
 from confext_helpers.system.bus import Manager
 from confext_helpers.system.filewords import Files
@@ -212,7 +213,7 @@ def _work(options: Options, notes: Notes, line: Line) -> int:
             if usec := checks.hook_timeout_usec(manager, unit):
                 line.limit(usec)
             reload = Reload(unit, None if options.alone else job, line)
-            properties = manager.service_properties(unit)
+            properties = ServiceProperties(manager.service_properties(unit))
             processes = find_processes(unit, properties)
             _recover(unit, notes, processes)
             if processes:
@@ -262,7 +263,8 @@ def run(options: Options) -> int:
         # A hook that is at work has done it already.
         if notes.try_lock(_RECOVER_WAIT_SEC):
             with notes, Manager() as manager:
-                _recover(unit, notes, find_processes(unit, manager.service_properties(unit)))
+                properties = ServiceProperties(manager.service_properties(unit))
+                _recover(unit, notes, find_processes(unit, properties))
         return 0
     notes.write_done(False)
 

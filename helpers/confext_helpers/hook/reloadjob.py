@@ -20,6 +20,7 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.hook import messages
 from confext_helpers.hook.deadline import Ended, Line
 from confext_helpers.service.notes import Notes
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.bus import Job, Manager
 from confext_helpers.system.journal import say
 from confext_helpers.transaction.steps import Step
@@ -141,12 +142,11 @@ def too_late(unit: str, step: Step, doing: str, path: str, seconds: float) -> Co
 
 def give_up(unit: str, notes: Notes, ended: Ended) -> None:
     """Refuse the reload of `unit`, since the deadline is over, and say what did not end."""
-    from confext_helpers.service.properties import layer_paths
     from confext_helpers.system import patience
 
     path = ended.path
     with contextlib.suppress(ConfextError), Manager(timeout_sec=5) as manager:
-        for layer in layer_paths(manager.service_properties(unit)):
+        for layer in ServiceProperties(manager.service_properties(unit)).layers:
             if patience.silent([layer], 1):
                 path = layer
                 break

@@ -25,8 +25,9 @@ import os
 from functools import cached_property
 
 from confext_helpers.service.notes import swap_under_way
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system import syscalls
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.bus import Manager
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
 from confext_helpers.system.namespaces import Namespaces
 
@@ -56,15 +57,12 @@ class Belonging:
         group: the PIDs that are in its control group.
     """
 
-    def __init__(self, unit: str, properties: Properties, group: list[int]) -> None:
+    def __init__(self, unit: str, properties: ServiceProperties, group: list[int]) -> None:
         self._unit = unit
         self._properties = properties
         self._group = group
         self._roots: dict[int, tuple[int, int]] = {}
         self._seen: dict[int, tuple[str, list[Mount]]] = {}
-
-    def _get(self, name: str) -> object:
-        return self._properties.get(name, ("", None))[1]
 
     @cached_property
     def _invocation(self) -> str:
@@ -74,10 +72,10 @@ class Belonging:
     @cached_property
     def _root(self) -> tuple[str, str] | None:
         """Device and root of the mount that has to be the root directory; None if that is in an image."""
-        if self._get("RootImage") or self._get("RootMStack"):
+        if self._properties.root_image or self._properties.root_mstack:
             return None
         mounts = read_mountinfo("/proc/self/mountinfo")
-        path = os.path.realpath(str(self._get("RootDirectory") or "/"))
+        path = os.path.realpath(self._properties.root_directory or "/")
         points = {mount.point for mount in mounts if f"{path}/".startswith(f"{mount.point.rstrip('/')}/")}
         mount = chain(mounts, max(points, key=len))[-1]
         inside = path[len(mount.point.rstrip("/")) :].strip("/")
@@ -116,10 +114,11 @@ class Belonging:
         if expected is not None:
             if (root.device, root.root) != expected:
                 return ANOTHER_ROOT
-        elif self._get("RootImage") and not _is_image(root, str(self._get("RootImage"))):
+        elif self._properties.root_image and not _is_image(root, self._properties.root_image):
             return ANOTHER_ROOT
         # "0" stands for what is not set, which is "shared".
-        if self._get("MountFlags") in (0, syscalls.MS_SHARED) and not root.shared and not self._is_withheld(root):
+        propagates = self._properties.mount_flags in (0, syscalls.MS_SHARED)
+        if propagates and not root.shared and not self._is_withheld(root):
             return CUT_OFF
         return ""
 
@@ -156,30 +155,21 @@ class Belonging:
                 unit = _system_unit(int(name))
                 if unit.endswith(".service") and unit != self._unit:
                     return True
-        bounding = self._get("CapabilityBoundingSet")
-        commands = self._get("ExecStartEx")
-        if not isinstance(bounding, int) or "privileged" in str(commands):
+        bounding = self._properties.capability_bounding_set
+        if bounding is None or self._properties.has_privileged_start:
             return False
         return bool(_bounding_set(pid) & ~bounding)
 
 
-def is_confined(properties: Properties) -> bool:
+def is_confined(properties: ServiceProperties) -> bool:
     """Whether a service may write to what is root's, and yet may not do all that root may."""
     return _is_root(properties) and _is_limited(properties)
 
 
-def _is_root(properties: Properties) -> bool:
+def _is_root(properties: ServiceProperties) -> bool:
     """Whether any command of a service runs as root, or as good as that where files are concerned."""
-
-    def get(name: str) -> object:
-        return properties.get(name, ("", None))[1]
-
-    ambient = get("AmbientCapabilities")
-    user = str(get("User") or "root")
-    if user in ("root", "0") or (isinstance(ambient, int) and ambient & _AS_ROOT):
-        return True
-    # systemd.service(5), "!": User= is not for this command, and all else that confines the service is.
-    if any(name.endswith("Ex") and "'no-setuid'" in repr(properties[name][1]) for name in properties):
+    user = properties.user
+    if user in ("root", "0") or (properties.ambient_capabilities or 0) & _AS_ROOT or properties.has_command_as_root:
         return True
     import pwd  # Few services come that far.
 
@@ -189,17 +179,12 @@ def _is_root(properties: Properties) -> bool:
         return False
 
 
-def _is_limited(properties: Properties) -> bool:
+def _is_limited(properties: ServiceProperties) -> bool:
     """Whether a process of a service that is root may not do all that root may."""
-
-    def get(name: str) -> object:
-        return properties.get(name, ("", None))[1]
-
-    bounding = get("CapabilityBoundingSet")
+    bounding = properties.capability_bounding_set
     everything = _CAP_SYS_ADMIN | _CAP_SYS_PTRACE
-    filtered = get("SystemCallFilter")
-    limited = isinstance(bounding, int) and bounding & everything != everything
-    return limited or bool(get("PrivateUsers")) or bool(isinstance(filtered, tuple) and filtered[1])
+    limited = bounding is not None and bounding & everything != everything
+    return limited or properties.private_users or properties.has_system_call_filter
 
 
 def _namespace_of(pid: int) -> int:

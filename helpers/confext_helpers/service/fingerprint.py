@@ -24,20 +24,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from confext_helpers.service.properties import base_of, layer_paths, shaping_properties
-from confext_helpers.system.bus import Properties
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.filewords import Files, has_writer, sha256
 
 TICK_NS = 50_000_000
 
-# Which of the properties name files whose identity matters, and how to get at the paths in the property's value.
-_PLAIN_PATHS = ("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths")
-_PATH_FIRST = ("BindPaths", "BindReadOnlyPaths")
-_IMAGES = ("MountImages",)
-_ONE_PATH = ("RootDirectory", "RootImage", "RootVerity", "RootHashPath", "RootHashSignaturePath")
+# Which of the settings name files whose identity matters, beside those of the root file system and the layers.
+_ACCESS = ("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths")
+_BINDS = ("BindPaths", "BindReadOnlyPaths")
+_IMAGES = "MountImages"
 
 
 class Identity(NamedTuple):
@@ -71,27 +68,12 @@ class Identity(NamedTuple):
         return self.certain and self.newest < self.looked - TICK_NS
 
 
-def _strings(value: object) -> Iterator[str]:
-    assert isinstance(value, list)
-    for item in value:
-        yield str(item[0] if isinstance(item, tuple) else item)
-
-
-def _paths(shaping: Properties, names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        if name in shaping:
-            for path in _strings(shaping[name][1]):
-                yield path.lstrip("-+")
-
-
-def named_paths(properties: Properties) -> list[str]:
+def named_paths(properties: ServiceProperties) -> list[str]:
     """The files and directories that settings bring into a service's file system, its layers left aside."""
-    shaping = shaping_properties(properties)
-    roots = [str(shaping[name][1]) for name in _ONE_PATH if name in shaping]
-    return [*roots, *_paths(shaping, _PATH_FIRST + _IMAGES)]
+    return [*properties.root_paths, *(entry.source for entry in properties.entries(*_BINDS, _IMAGES))]
 
 
-def identify(properties: Properties, files: Files | None = None) -> Identity:
+def identify(properties: ServiceProperties, files: Files | None = None) -> Identity:
     """Describe what the `/etc` of a service with these `properties` would be made of now.
 
     Args:
@@ -102,48 +84,46 @@ def identify(properties: Properties, files: Files | None = None) -> Identity:
     files = files if files is not None else Files()
     files.newest = 0
     files.part()
-    shaping = shaping_properties(properties)
     files.add_place("/etc")
-    for name in _ONE_PATH:
-        if name in shaping:
-            files.add(str(shaping[name][1]))
-    for path in _paths(shaping, _PLAIN_PATHS + _PATH_FIRST):
-        files.add_place(path)
-    for path in _paths(shaping, _IMAGES):
+    for path in properties.root_paths:
         files.add(path)
-    if "RootMStack" in shaping:
+    for entry in properties.entries(*_ACCESS, *_BINDS):
+        files.add_place(entry.source)
+    for entry in properties.entries(_IMAGES):
+        files.add(entry.source)
+    if properties.root_mstack:
         files.certain = False  # Many images and directories, which are systemd's to find.
     places = files.part()
-    base = base_of(properties)
+    base = properties.base
     if base is not None:
         files.add_tree(base, layer=False)
     below = files.part() if base is not None else ""
     layers: dict[str, str] = {}
-    for path in layer_paths(shaping):
+    for path in properties.layers:
         files.add_layer(path)
         layers[path] = files.part()
     settings = sha256()
-    settings.update(os.fsencode(repr(sorted(shaping.items()))))
+    settings.update(os.fsencode(repr(sorted(properties.shaping().items()))))
     return Identity(layers, settings.hexdigest(), places, below, files.newest, looked, files.certain)
 
 
-def base(properties: Properties) -> Identity:
+def base(properties: ServiceProperties) -> Identity:
     """Describe only what lies below all layers; everything else of the answer is empty."""
     files = Files()
-    path = base_of(properties)
+    path = properties.base
     if path is not None:
         files.add_tree(path, layer=False)
     digest = files.part() if path is not None else ""
     return Identity({}, "", "", digest, files.newest, now(), files.certain)
 
 
-def is_held_open(properties: Properties) -> bool:
+def is_held_open(properties: ServiceProperties) -> bool:
     """Whether somebody has a file of a directory layer open for writing, or in memory to write to, or may have.
 
     It may be somebody who could write the file once, and cannot any more. To be asked after identify(): from then on
     nobody gets hold of a file but by what changes its digest, or as root. An image is held open by systemd itself.
     """
-    trees = [tree for path in layer_paths(properties) for tree in _trees(path)]
+    trees = [tree for path in properties.layers for tree in _trees(path)]
     return bool(trees) and has_writer(trees)
 
 

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from confext_helpers.image.naming import base_name, is_there, layer_name, resolve
 from confext_helpers.paths import beside
-from confext_helpers.service.properties import layer_paths
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system import patience, regular
-from confext_helpers.system.bus import Properties
 
 _GPT = b"EFI PART"
 
@@ -48,9 +47,9 @@ def load_layer(path: str) -> Layer:
     return Layer(name, path, file, full[len(name) + 1 :], root_hash)
 
 
-def loaded(properties: Properties) -> list[Layer]:
+def loaded(properties: ServiceProperties) -> list[Layer]:
     """The layers of a service with these `properties` that are there, bottom to top; read from disk now."""
-    return [load_layer(path) for path in layer_paths(properties) if is_there(path)]
+    return [load_layer(path) for path in properties.layers if is_there(path)]
 
 
 def _root_hash(file: str) -> str:

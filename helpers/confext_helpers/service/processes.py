@@ -11,7 +11,7 @@ import time
 from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
-from confext_helpers.system.bus import Properties
+from confext_helpers.service.properties import ServiceProperties
 
 SETUP_TIMEOUT_SEC = 10
 _EXIT_TIMEOUT_SEC = 1
@@ -139,9 +139,9 @@ def _is_its_own(namespace: int) -> bool:
         os.close(owner)
 
 
-def _group_pids(properties: Properties) -> list[int]:
+def _group_pids(properties: ServiceProperties) -> list[int]:
     """Every process of the service but this one."""
-    group = str(properties["ControlGroup"][1])
+    group = properties.control_group
     pids = []
     if group:
         for directory, _, _ in os.walk(f"/sys/fs/cgroup{group}"):
@@ -153,14 +153,13 @@ def _group_pids(properties: Properties) -> list[int]:
     return pids
 
 
-def _pids(properties: Properties) -> list[int]:
+def _pids(properties: ServiceProperties) -> list[int]:
     """The main process, or where there is none, every process of the service but this one."""
-    main = properties["MainPID"][1]
-    assert isinstance(main, int)
+    main = properties.main_pid
     return [main] if main else _group_pids(properties)
 
 
-def find_processes(unit: str, properties: Properties) -> list[Process]:
+def find_processes(unit: str, properties: ServiceProperties) -> list[Process]:
     """One process for each mount namespace of the service that systemd made for it.
 
     Raises:
@@ -169,11 +168,11 @@ def find_processes(unit: str, properties: Properties) -> list[Process]:
     return _find(unit, properties, _pids(properties), {})
 
 
-def _find(unit: str, properties: Properties, pids: list[int], strangers: dict[int, str]) -> list[Process]:
+def _find(unit: str, properties: ServiceProperties, pids: list[int], strangers: dict[int, str]) -> list[Process]:
     """As find_processes(), for these `pids`; `strangers` gets those that are left alone, and why."""
     ours = os.stat("/proc/self/ns/mnt").st_ino
-    group = str(properties["ControlGroup"][1])
-    main = properties["MainPID"][1]
+    group = properties.control_group
+    main = properties.main_pid
     found: dict[int, Process] = {}
     left: dict[int, str] = {}
     problem = hint = ""
@@ -213,7 +212,7 @@ def _find(unit: str, properties: Properties, pids: list[int], strangers: dict[in
                 left.pop(number, None)
                 continue
             problem = f"its {'main ' if pid == main else ''}process {pid} {reason}, and is left alone"
-            if properties.get("RootEphemeral", ("b", False))[1]:
+            if properties.root_ephemeral:
                 # Its root directory is a copy that no setting names.
                 problem = "RootEphemeral=yes services cannot be re-stacked"
             hint = "restart it instead"
@@ -232,7 +231,7 @@ def _find(unit: str, properties: Properties, pids: list[int], strangers: dict[in
     return list(found.values())
 
 
-def strangers(unit: str, properties: Properties, processes: list[Process]) -> dict[int, str]:
+def strangers(unit: str, properties: ServiceProperties, processes: list[Process]) -> dict[int, str]:
     """Those in the service's control group that are in other mount namespaces than `processes`: one of each, and why.
 
     Raises:
@@ -255,16 +254,16 @@ def strangers(unit: str, properties: Properties, processes: list[Process]) -> di
         return found
     for process in _find(unit, properties, [*pids, *others], found):
         process.close()
-    main = properties["MainPID"][1]
+    main = properties.main_pid
     if main in found:
-        problem = f"its main process {main} {found[int(str(main))]}, and is left alone"
+        problem = f"its main process {main} {found[main]}, and is left alone"
         raise ConfextError(problem, unit=unit, hint="restart it instead")
     for pid in others:
         found.setdefault(pid, "is in a mount namespace of its own")
     return found
 
 
-def check_directories(unit: str, properties: Properties, processes: list[Process]) -> list[int]:
+def check_directories(unit: str, properties: ServiceProperties, processes: list[Process]) -> list[int]:
     """The processes of the service that work in a directory of the `/etc` of one of `processes`, or have it as root.
 
     Such a process keeps the directory, and finds by relative paths what was there before. A daemon that goes there by
@@ -273,10 +272,9 @@ def check_directories(unit: str, properties: Properties, processes: list[Process
     Raises:
         ConfextError: the main process does, by the unit's WorkingDirectory=.
     """
-    directory = str(properties.get("WorkingDirectory", ("s", ""))[1]).lstrip("!-")
-    told_to = f"{directory}/".startswith("/etc/")
+    told_to = f"{properties.working_directory}/".startswith("/etc/")
     namespaces = {os.fstat(process.namespace).st_ino for process in processes}
-    main = properties["MainPID"][1]
+    main = properties.main_pid
     found = []
     for pid in {*_group_pids(properties), *(process.pid for process in processes)}:
         try:

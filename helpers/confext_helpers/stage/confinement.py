@@ -21,6 +21,7 @@ from collections.abc import Iterable
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_block_device
+from confext_helpers.system import bus
 from confext_helpers.system.bus import Value
 
 # units/unit-confext.sysusers makes it.
@@ -95,18 +96,18 @@ def properties(images: Iterable[str], *, is_root: bool, has_sys: bool) -> list[t
     """
     devices = [*_DEVICES, *((path, "rw") for path in images if is_block_device(path))]
     return [
-        *([] if is_root else [("User", ("s", USER))]),
-        ("CapabilityBoundingSet", ("t", _CAP_SYS_PTRACE if is_root else 0)),
-        ("AmbientCapabilities", ("t", 0)),
-        ("SystemCallFilter", ("(bas)", (True, _SYSTEM_CALLS))),
-        ("SystemCallErrorNumber", ("i", _EPERM)),
-        ("SystemCallArchitectures", ("as", ["native"])),
-        ("PrivateNetwork", ("b", has_sys)),
-        ("DevicePolicy", ("s", "closed")),
-        ("DeviceAllow", ("a(ss)", devices)),
-        ("KeyringMode", ("s", "private")),
-        ("TasksMax", ("t", _TASKS_MAX)),
-        ("MemoryMax", ("t", _MEMORY_MAX)),
-        ("LimitFSIZE", ("t", 0)),
-        ("LimitCORE", ("t", 0)),
+        *([] if is_root else [("User", bus.text(USER))]),
+        ("CapabilityBoundingSet", bus.number(_CAP_SYS_PTRACE if is_root else 0)),
+        ("AmbientCapabilities", bus.number(0)),
+        ("SystemCallFilter", bus.system_calls(_SYSTEM_CALLS)),
+        ("SystemCallErrorNumber", bus.signed(_EPERM)),
+        ("SystemCallArchitectures", bus.texts(["native"])),
+        ("PrivateNetwork", bus.flag(has_sys)),
+        ("DevicePolicy", bus.text("closed")),
+        ("DeviceAllow", bus.pairs(devices)),
+        ("KeyringMode", bus.text("private")),
+        ("TasksMax", bus.number(_TASKS_MAX)),
+        ("MemoryMax", bus.number(_MEMORY_MAX)),
+        ("LimitFSIZE", bus.number(0)),
+        ("LimitCORE", bus.number(0)),
     ]

@@ -21,8 +21,8 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.paths import ETC
 from confext_helpers.service.belonging import is_confined
 from confext_helpers.service.processes import Process
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import targets
-from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import Mount, chain
 from confext_helpers.system.namespaces import Namespaces
 
@@ -36,7 +36,7 @@ _OF_ETC = re.compile(r"/unit-extensions/[0-9]+/etc(?:[:,]|$)")
 _PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def check(unit: str, properties: Properties, processes: list[Process]) -> None:
+def check(unit: str, properties: ServiceProperties, processes: list[Process]) -> None:
     """Refuse a service that could exchange directories in its root directory while it is given a new `/etc`.
 
     Args:
@@ -56,23 +56,22 @@ def check(unit: str, properties: Properties, processes: list[Process]) -> None:
                 raise ConfextError(
                     "it runs as root without all of its power, and could exchange its /etc and /proc meanwhile",
                     unit=unit,
-                    path=str(properties.get("RootDirectory", ("s", ""))[1]),
+                    path=properties.root_directory,
                     hint="set RestrictNamespaces=yes, or ProtectSystem=strict, or User=, or restart it instead",
                 )
 
 
-def _has_changeable_root(properties: Properties) -> bool:
+def _has_changeable_root(properties: ServiceProperties) -> bool:
     """Whether a service has a root directory of its own; one that may change the host's has better ways."""
-    directory = str(properties.get("RootDirectory", ("s", ""))[1])
-    binds = (targets.target("BindPaths", entry) for entry in targets.entries(properties, "BindPaths"))
-    return (directory != "" and os.path.realpath(directory) != "/") or any(not target.strip("/") for target in binds)
+    directory = properties.root_directory
+    binds = properties.entries("BindPaths")
+    return (directory != "" and os.path.realpath(directory) != "/") or any(not bind.target.strip("/") for bind in binds)
 
 
-def _may_leave(properties: Properties) -> bool:
+def _may_leave(properties: ServiceProperties) -> bool:
     """Whether a service may make user namespaces: systemd.exec(5), RestrictNamespaces=, as a mask of what it may."""
-    allowed = properties.get("RestrictNamespaces", ("t", _CLONE_NEWUSER))[1]
-    assert isinstance(allowed, int)
-    return bool(allowed & _CLONE_NEWUSER)
+    allowed = properties.restrict_namespaces
+    return allowed is None or bool(allowed & _CLONE_NEWUSER)
 
 
 def is_root_writable(mounts: list[Mount]) -> bool:

@@ -10,9 +10,9 @@ import time
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there, resolve
-from confext_helpers.service.properties import LAYER_PROPERTIES, layers_in
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import refusals
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.bus import Manager
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
 _MEANINGS = {
@@ -39,7 +39,7 @@ _NOTICE = 5
 _IGNORED = re.compile(r"\b(?:ignoring|proceeding)\b")
 
 
-def numbers(properties: Properties, version: int) -> list[str]:
+def numbers(properties: ServiceProperties, version: int) -> list[str]:
     """The layers of a service in the order in which systemd numbers them; append_extensions() in its namespace.c.
 
     It mounts each at `.../unit-extensions/NUMBER`. Images keep their numbers if one of them is missing. Directories
@@ -49,8 +49,8 @@ def numbers(properties: Properties, version: int) -> list[str]:
         properties: of the service.
         version: of systemd.
     """
-    named, directories = (layers_in(properties, name) for name in LAYER_PROPERTIES)
-    return [*named, *(path for path in directories if version <= 255 or is_there(path))]
+    directories = (path for path in properties.directory_layers if version <= 255 or is_there(path))
+    return [*properties.image_layers, *directories]
 
 
 def is_mount_failure(text: str) -> bool:
@@ -143,7 +143,7 @@ def _begin_usec(stage: str) -> int:
     return (time.time_ns() - time.monotonic_ns() + begin_ns) // 1000
 
 
-def of_stage(manager: Manager, name: str, unit: str, properties: Properties) -> ConfextError:
+def of_stage(manager: Manager, name: str, unit: str, properties: ServiceProperties) -> ConfextError:
     """The error that tells why the stage `name` of the service `unit`, with these properties, could not be started."""
 
     reason, path = explain(messages_about(name, _begin_usec(name)), numbers(properties, manager.version()))

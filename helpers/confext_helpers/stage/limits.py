@@ -12,13 +12,12 @@ from confext_helpers.image.naming import resolve
 from confext_helpers.paths import ETC
 from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.processes import Process
-from confext_helpers.service.properties import layer_paths
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import etcmount
 from confext_helpers.system import patience
-from confext_helpers.system.bus import Properties
 
 
-def check(unit: str, properties: Properties, processes: list[Process], last: LastSwap | None) -> None:
+def check(unit: str, properties: ServiceProperties, processes: list[Process], last: LastSwap | None) -> None:
     """Refuse the reload of a service that cannot be given what it would have after a restart.
 
     Args:
@@ -35,10 +34,8 @@ def check(unit: str, properties: Properties, processes: list[Process], last: Las
     if any(_is_link(f"/proc/{process.pid}/root{ETC}") for process in processes):
         problem = "it cannot be re-stacked: in its root directory /etc is a symbolic link"
         raise ConfextError(problem, unit=unit, hint="restart the service instead, or have a directory there")
-    started = properties.get("ExecMainStartTimestamp", ("t", 0))[1]
-    assert isinstance(started, int)
-    since = last.usec if last is not None else started
-    for layer in layer_paths(properties):
+    since = last.usec if last is not None else properties.start_usec
+    for layer in properties.layers:
         if not patience.is_silent(layer) and was_written_to(resolve(layer), since * 1000):
             raise ConfextError(
                 "the block device was written to while it is mounted, and a reload cannot mount it anew",

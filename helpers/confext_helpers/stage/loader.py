@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 
 from confext_helpers.errors import ConfextError
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import targets
 from confext_helpers.stage.targets import Places
-from confext_helpers.system.bus import Properties
 
 
-def check(unit: str, properties: Properties, path: str, places: Places | None = None) -> None:
+def check(unit: str, properties: ServiceProperties, path: str, places: Places | None = None) -> None:
     """Refuse a service of which others than root can change where `path` leads in its mount namespace.
 
     Args:
@@ -28,24 +28,23 @@ def check(unit: str, properties: Properties, path: str, places: Places | None = 
     Raises:
         ConfextError: they can.
     """
-    root = str(properties.get("RootDirectory", ("s", ""))[1])
-    image = str(properties.get("RootImage", ("s", ""))[1])
+    root, image = properties.root_directory, properties.root_image
     ways = [(root, path)] if root else []
     if image:
         ways.append((image, ""))
     mounts = [
         (name, entry)
         for name in ("BindPaths", "BindReadOnlyPaths", "MountImages")
-        for entry in targets.entries(properties, name)
+        for entry in properties.entries(name)
     ]
     if mounts:
         if places is None:
             places = Places(properties, None if image else root)
         end = places.follow(path).path
         for name, entry in mounts:
-            target = places.follow(targets.target(name, entry)).path
+            target = places.follow(entry.target).path
             if end != target and targets.is_within(end, target):
-                ways.append((str(entry[0]), "" if name == "MountImages" else end.removeprefix(target.rstrip("/"))))
+                ways.append((entry.source, "" if name == "MountImages" else end.removeprefix(target.rstrip("/"))))
     if not ways:
         return
     from confext_generator import access  # Most services have no such place.

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import RUN_DIRECTORY
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.service.properties import ServiceProperties
+from confext_helpers.system.bus import Manager
 
 # Where the stage has the host's loader.
 LOADER = f"{RUN_DIRECTORY}/loader"
@@ -77,7 +78,7 @@ class Pending(NamedTuple):
 
     name: str
     unit: str
-    properties: Properties
+    properties: ServiceProperties
     uid: int
     pipe: int
 

@@ -13,31 +13,30 @@ import os
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import beside
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import targets
-from confext_helpers.system.bus import Properties
 
 _ROOT = "/"
 _HOME = "/home"
 
 
-def is_read_only(properties: Properties) -> bool:
+def is_read_only(properties: ServiceProperties) -> bool:
     """Whether systemd mounts the root image of a service read-only (namespace_read_only() in its namespace.c)."""
-    if not properties.get("RootImage", ("s", ""))[1]:
+    if not properties.root_image:
         return False
 
-    def has(name: str, path: str) -> bool:
-        found = (targets.target(name, entry) for entry in targets.entries(properties, name))
+    def has(path: str, *names: str) -> bool:
+        found = (entry.target for entry in properties.entries(*names))
         return any(targets.is_within(path, place) and targets.is_within(place, path) for place in found)
 
-    root = properties.get("ProtectSystem", ("s", "no"))[1] == "strict" or has("ReadOnlyPaths", _ROOT)
-    home = properties.get("ProtectHome", ("s", "no"))[1] != "no" or any(
-        has(name, _HOME)
-        for name in ("ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem", "BindPaths", "BindReadOnlyPaths")
+    root = properties.protect_system == "strict" or has(_ROOT, "ReadOnlyPaths")
+    home = properties.protect_home != "no" or has(
+        _HOME, "ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem", "BindPaths", "BindReadOnlyPaths"
     )
-    return root and home and not targets.entries(properties, "ReadWritePaths")
+    return root and home and not properties.entries("ReadWritePaths")
 
 
-def check(unit: str, properties: Properties, mounted: list[str] | None = None) -> None:
+def check(unit: str, properties: ServiceProperties, mounted: list[str] | None = None) -> None:
     """Refuse a service of which a stage would mount an image writable.
 
     Args:
@@ -48,8 +47,9 @@ def check(unit: str, properties: Properties, mounted: list[str] | None = None) -
     Raises:
         ConfextError: so it is, or it cannot be told.
     """
-    path = str(properties.get("RootImage", ("s", ""))[1])
-    if path and not is_read_only(properties) and (writable := _writable(path, _has_root_hash(path, properties))):
+    path = properties.root_image
+    hashed = properties.has_root_hash or _has_hash_file(path)
+    if path and not is_read_only(properties) and (writable := _writable(path, hashed)):
         raise ConfextError(
             f"the new one cannot be built while the service may write its root image: {writable}",
             unit=unit,
@@ -57,7 +57,7 @@ def check(unit: str, properties: Properties, mounted: list[str] | None = None) -
             hint="have it read-only (ProtectSystem=strict, ProtectHome=yes, no ReadWritePaths=), or restart it instead",
         )
     for path in mounted or []:
-        if writable := _writable(path, _has_root_hash(path, {})):
+        if writable := _writable(path, _has_hash_file(path)):
             raise ConfextError(
                 f"the new one cannot be built while the service may write an image of MountImages=: {writable}",
                 unit=unit,
@@ -106,8 +106,6 @@ def _writable(path: str, hashed: bool) -> str:
         os.close(source.fd)
 
 
-def _has_root_hash(path: str, properties: Properties) -> bool:
-    """Whether it is said which hash the root image has: what dm-verity guards cannot be written."""
-    if any(properties.get(name, ("", ""))[1] for name in ("RootHash", "RootHashPath")):
-        return True
+def _has_hash_file(path: str) -> bool:
+    """Whether a file beside an image says which hash it has: what dm-verity guards cannot be written."""
     return os.path.exists(beside(path, ".roothash"))

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from confext_helpers.system.bus import Properties
+from confext_helpers.service.properties import Entry, ServiceProperties
 
 ETC = "/etc"
 # As the kernel: more links than that are a loop.
@@ -26,20 +26,6 @@ _TEMPORARY = "TemporaryFileSystem"
 # Settings that change what is mounted.
 _ACCESS = ("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths")
 NAMES = (*_BINDS, _IMAGES, _TEMPORARY, *_ACCESS)
-
-
-def entries(properties: Properties, name: str) -> list[tuple[object, ...] | str]:
-    """The items of a setting that is a list."""
-    value = properties.get(name, ("", []))[1]
-    assert isinstance(value, list)
-    return value
-
-
-def target(name: str, entry: tuple[object, ...] | str) -> str:
-    """Where the mount of an item of the setting `name` is, as it is written."""
-    if isinstance(entry, str):
-        return entry.lstrip("-+")
-    return str(entry[0] if name == _TEMPORARY else entry[1])
 
 
 def is_within(path: str, directory: str) -> bool:
@@ -67,7 +53,7 @@ class Places:
         root: its root directory; None if nothing is known about it.
     """
 
-    def __init__(self, properties: Properties, root: str | None) -> None:
+    def __init__(self, properties: ServiceProperties, root: str | None) -> None:
         self._root = root
         # By their places: the source of what is mounted there; None if there are no links in it yet.
         self._mounted: dict[str, str | None] = {}
@@ -123,30 +109,24 @@ class Places:
             return None
 
 
-def _mounts(properties: Properties) -> Iterable[tuple[str, str | None]]:
+def _mounts(properties: ServiceProperties) -> Iterable[tuple[str, str | None]]:
     """Every mount of a service that hides the links which are below it, and what is seen instead."""
-
-    def is_set(name: str) -> bool:
-        return properties.get(name, ("", False))[1] not in (False, "no", "")
-
-    if is_set("PrivateTmp"):
+    if properties.private_tmp:
         yield "/tmp", None
         yield "/var/tmp", None
-    if is_set("ProtectHome") and properties["ProtectHome"][1] != "read-only":
+    if properties.protect_home not in ("no", "", "read-only"):
         for path in ("/home", "/root", "/run/user"):
             yield path, None
-    if is_set("MountAPIVFS") and (is_set("RootDirectory") or is_set("RootImage")):
+    if properties.mount_api_vfs and (properties.root_directory or properties.root_image):
         for path in ("/proc", "/sys", "/dev", "/run"):
             yield path, None
-    for name in (_TEMPORARY, _IMAGES):
-        for entry in entries(properties, name):
-            yield target(name, entry), None
-    for name in _BINDS:
-        for entry in entries(properties, name):
-            yield target(name, entry), os.path.realpath(str(entry[0]))
+    for entry in properties.entries(_TEMPORARY, _IMAGES):
+        yield entry.target, None
+    for entry in properties.entries(*_BINDS):
+        yield entry.target, os.path.realpath(entry.source)
 
 
-def select(properties: Properties, places: Places) -> dict[str, list[tuple[object, ...] | str]]:
+def select(properties: ServiceProperties, places: Places) -> dict[str, list[Entry]]:
     """The items of the settings in NAMES that shape `/etc`.
 
     Args:
@@ -156,13 +136,14 @@ def select(properties: Properties, places: Places) -> dict[str, list[tuple[objec
     Raises:
         OSError: a loop of links.
     """
-    directory = str(properties.get("RootDirectory", ("s", ""))[1]).rstrip("/")
+    directory = properties.root_directory.rstrip("/")
+    entries = {name: properties.entries(name) for name in NAMES}
     found: dict[tuple[str, int], Place] = {}
     for name in NAMES:
-        for number, entry in enumerate(entries(properties, name)):
-            path = target(name, entry)
+        for number, entry in enumerate(entries[name]):
+            path = entry.target
             # systemd.exec(5): without a "+", such a path is the host's, and counts if it is in the root directory.
-            if directory and isinstance(entry, str) and "+" not in entry[: -len(path)]:
+            if directory and name in _ACCESS and not entry.in_root:
                 if not is_within(path, directory):
                     continue
                 path = path.removeprefix(directory) or "/"
@@ -175,7 +156,4 @@ def select(properties: Properties, places: Places) -> dict[str, list[tuple[objec
         if key not in needed and any(place.path in found[other].through for other in needed)
     }:
         needed |= more
-    return {
-        name: [entry for number, entry in enumerate(entries(properties, name)) if (name, number) in needed]
-        for name in NAMES
-    }
+    return {name: [entry for number, entry in enumerate(entries[name]) if (name, number) in needed] for name in NAMES}

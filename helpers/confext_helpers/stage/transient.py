@@ -26,68 +26,38 @@ import time
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.paths import RUN_DIRECTORY
-from confext_helpers.service.properties import LAYER_PROPERTIES, has_root, layer_paths, shaping_properties
+from confext_helpers.service.properties import Item, ServiceProperties, mount_setting
 from confext_helpers.stage import confinement, loader, rootimage, targets
 from confext_helpers.stage.process import LOADER, PAGE, PROGRAM, TIMEOUT_SEC, Pending, host_loader
 from confext_helpers.stage.targets import Places
-from confext_helpers.system.bus import Manager, Properties, Value
+from confext_helpers.system import bus
+from confext_helpers.system.bus import Manager, Value
 
 NAME_PREFIX = "unit-confext-stage-"
 RECOVER_UNIT = "unit-confext-recover@{}.service"
 
 
-def _with_strict_names(layers: dict[str, Value]) -> dict[str, Value]:
-    """The same, but layers that are there may not be missing, so that systemd looks at their release files.
-
-    See image/naming.py.
-
-    Args:
-        layers: ExtensionImages= and ExtensionDirectories=, as far as they are set.
-    """
-    strict: dict[str, Value] = {}
-    for name, (kind, value) in layers.items():
-        assert isinstance(value, list)
-        strict[name] = (
-            kind,
-            [
-                (item[0], item[1] and not has_strict_name(str(item[0])), *item[2:])
-                if isinstance(item, tuple)
-                else item.removeprefix("-" if has_strict_name(str(item).lstrip("-+")) else "")
-                for item in value
-            ],
-        )
-    return strict
-
-
-def _mounts(properties: Properties, places: Places | None) -> dict[str, list[object]]:
+def _mounts(properties: ServiceProperties, places: Places | None) -> dict[str, list[Item]]:
     """The settings with which the stage's mounts are made, but for images of layers."""
     selected = {} if places is None else targets.select(properties, places)
-    found: dict[str, list[object]] = {name: [*entries] for name, entries in selected.items()}
+    found = {name: [entry.item for entry in entries] for name, entries in selected.items()}
     found.setdefault("BindReadOnlyPaths", []).append((host_loader(), LOADER, False, 0))
     if found.get("NoExecPaths"):
         found["ExecPaths"].append(LOADER)
-    if has_root(properties) and not properties.get("MountAPIVFS", ("b", True))[1]:
+    if properties.has_root and not properties.mount_api_vfs:
         # Else the place of the loader would be made in the service's own root directory, and left there.
         found.setdefault("TemporaryFileSystem", []).append(("/run", "mode=0755,nosuid,nodev"))
     return found
 
 
-def _images(properties: Properties) -> list[str]:
+def _images(properties: ServiceProperties) -> list[str]:
     """The paths of all images that are mounted in a stage."""
-    mounted = [str(entry[0]) for entry in targets.entries(properties, "MountImages")]
-    return [*layer_paths(properties), *mounted, str(properties.get("RootImage", ("s", ""))[1])]
-
-
-_MOUNT_TYPES = {
-    "BindPaths": "a(ssbt)",
-    "BindReadOnlyPaths": "a(ssbt)",
-    "MountImages": "a(ssba(ss))",
-    "TemporaryFileSystem": "a(ss)",
-}
+    mounted = [entry.source for entry in properties.entries("MountImages")]
+    return [*properties.layers, *mounted, properties.root_image]
 
 
 def build_properties(
-    unit: str, properties: Properties, stderr: int, places: Places | None = None, *, is_root: bool = False
+    unit: str, properties: ServiceProperties, stderr: int, places: Places | None = None, *, is_root: bool = False
 ) -> list[tuple[str, Value]]:
     """The properties of the stage of `unit`, for StartTransientUnit().
 
@@ -98,35 +68,36 @@ def build_properties(
         places: where the paths in these properties lead; not needed where there is none.
         is_root: see confinement.properties().
     """
-    shaping = shaping_properties(properties)
+    shaping = properties.shaping()
     for name in targets.NAMES:
         shaping.pop(name, None)
-    has_sys = bool(shaping.get("MountAPIVFS", ("b", True))[1])
+    has_sys = properties.mount_api_vfs or not properties.has_root
     stage: list[tuple[str, Value]] = [
-        ("Description", ("s", f"Future /etc of {unit}")),
-        ("DefaultDependencies", ("b", False)),
-        ("CollectMode", ("s", "inactive-or-failed")),
-        ("OnFailure", ("as", [RECOVER_UNIT.format(unit)])),
-        ("Type", ("s", "exec")),
-        ("LogLevelMax", ("i", 5)),
-        ("TimeoutStartUSec", ("t", TIMEOUT_SEC * 1_000_000)),
-        ("PrivateMounts", ("b", True)),
-        ("StandardInput", ("s", "null")),
-        ("StandardOutput", ("s", "null")),
-        ("StandardErrorFileDescriptor", ("h", stderr)),
-        ("ExecStart", ("a(sasb)", [(LOADER, [LOADER, PROGRAM], False)])),
+        ("Description", bus.text(f"Future /etc of {unit}")),
+        ("DefaultDependencies", bus.flag(False)),
+        ("CollectMode", bus.text("inactive-or-failed")),
+        ("OnFailure", bus.texts([RECOVER_UNIT.format(unit)])),
+        ("Type", bus.text("exec")),
+        ("LogLevelMax", bus.signed(5)),
+        ("TimeoutStartUSec", bus.number(TIMEOUT_SEC * 1_000_000)),
+        ("PrivateMounts", bus.flag(True)),
+        ("StandardInput", bus.text("null")),
+        ("StandardOutput", bus.text("null")),
+        ("StandardErrorFileDescriptor", bus.descriptor(stderr)),
+        ("ExecStart", bus.commands([(LOADER, [LOADER, PROGRAM], False)])),
         *confinement.properties(_images(properties), is_root=is_root, has_sys=has_sys),
     ]
     if rootimage.is_read_only(properties):
         # It is what systemd decides by, and says nothing about /etc.
-        stage.append(("ProtectHome", ("s", "yes")))
+        stage.append(("ProtectHome", bus.text("yes")))
     mounts = _mounts(properties, places).items()
-    stage += [(name, (_MOUNT_TYPES.get(name, "as"), value)) for name, value in mounts if value]
-    layers = {name: shaping[name] for name in LAYER_PROPERTIES if name in shaping}
-    return [*stage, *(shaping | _with_strict_names(layers)).items()]
+    stage += [(name, mount_setting(name, items)) for name, items in mounts if items]
+    # A layer that is there may not be missing, so that systemd looks at its release file: see image/naming.py.
+    layers = properties.layer_settings(may_be_missing=lambda layer: not has_strict_name(layer))
+    return [*stage, *(shaping | layers).items()]
 
 
-def begin(manager: Manager, unit: str, properties: Properties, namespace: int | None = None) -> Pending:
+def begin(manager: Manager, unit: str, properties: ServiceProperties, namespace: int | None = None) -> Pending:
     """Have the manager start the stage of the service `unit`.
 
     Args:
@@ -141,12 +112,11 @@ def begin(manager: Manager, unit: str, properties: Properties, namespace: int | 
     root = _open_root(properties, namespace)
     try:
         # All but images can be changed.
-        changeable = (properties.get(name, ("s", ""))[1] for name in ("RootDirectory", "RootMStack"))
-        uid = confinement.uid(unit, root, "".join(map(str, changeable)))
+        uid = confinement.uid(unit, root, properties.root_directory + properties.root_mstack)
         try:
             places = _find_places(properties, root)
             selected = {} if places is None else targets.select(properties, places)
-            rootimage.check(unit, properties, [str(entry[0]) for entry in selected.get("MountImages", [])])
+            rootimage.check(unit, properties, [entry.source for entry in selected.get("MountImages", [])])
             loader.check(unit, properties, LOADER, places)
         except OSError as error:
             problem = f"the new one cannot be built: {error.strerror}"
@@ -168,13 +138,13 @@ def begin(manager: Manager, unit: str, properties: Properties, namespace: int | 
     return Pending(name, unit, properties, uid, pipe)
 
 
-def _open_root(properties: Properties, namespace: int | None) -> int | None:
+def _open_root(properties: ServiceProperties, namespace: int | None) -> int | None:
     """A descriptor of a service's own root directory; None if it has none, or nothing is known about it."""
-    directory = str(properties.get("RootDirectory", ("s", ""))[1])
+    directory = properties.root_directory
     with contextlib.suppress(OSError):
         if directory:
             return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        if namespace is not None and has_root(properties):
+        if namespace is not None and properties.has_root:
             from confext_helpers.system.namespaces import Namespaces  # Hardly any service has a root image.
 
             with Namespaces() as namespaces:
@@ -183,9 +153,9 @@ def _open_root(properties: Properties, namespace: int | None) -> int | None:
     return None
 
 
-def _find_places(properties: Properties, root: int | None) -> Places | None:
+def _find_places(properties: ServiceProperties, root: int | None) -> Places | None:
     """Where the paths in a service's settings lead; None if there are no paths in them. Raises OSError."""
-    if not any(targets.entries(properties, name) for name in targets.NAMES):
+    if not properties.entries(*targets.NAMES):
         return None
-    directory = None if has_root(properties) else ""
+    directory = None if properties.has_root else ""
     return Places(properties, directory if root is None else f"/proc/self/fd/{root}")

@@ -19,17 +19,17 @@ from confext_generator.tree import Tree
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import resolve
 from confext_helpers.paths import sidecars
-from confext_helpers.service.properties import layer_paths
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system import patience
 
 if TYPE_CHECKING:
-    from confext_helpers.system.bus import Manager, Properties
+    from confext_helpers.system.bus import Manager
 
 _INTERVAL_SEC = 0.1
 _ANSWER_SEC = 10.0
 
 
-def check(unit: str, properties: Properties, root: str = "") -> None:
+def check(unit: str, properties: ServiceProperties, root: str = "") -> None:
     """Refuse layers that others than root can write, or put something else in the place of.
 
     Args:
@@ -41,7 +41,7 @@ def check(unit: str, properties: Properties, root: str = "") -> None:
         ConfextError: there is such a layer.
     """
     judge = Access(Tree(os.fsencode(root)))
-    for layer in layer_paths(properties):
+    for layer in properties.layers:
         file = resolve(layer)
         for path in (layer, file) if file != layer else (layer,):
             _check(judge, unit, layer, path)
@@ -82,7 +82,7 @@ def check_before_start(unit: str, manager: Manager, timeout_sec: float) -> None:
             problem = f"its layers cannot be looked at, {min(waiting)} is still being mounted"
             raise ConfextError(problem, unit=unit, hint="start it again when it is")
         time.sleep(_INTERVAL_SEC)
-    properties = manager.service_properties(unit)
+    properties = ServiceProperties(manager.service_properties(unit))
     try:
         patience.attempt(lambda: check(unit, properties), _ANSWER_SEC)
     except TimeoutError as error:

@@ -20,12 +20,11 @@ from confext_helpers.service.fingerprint import Identity
 from confext_helpers.service.layers import Layer, LayerChange, load_layer
 from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.processes import Process
-from confext_helpers.service.properties import LAYER_PROPERTIES, layers_in
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.stage import etcmount
 from confext_helpers.swap import treediff
 from confext_helpers.swap.treediff import Difference, UnreadableError
-from confext_helpers.system.bus import Properties
 from confext_helpers.system.mountinfo import chain
 from confext_helpers.system.namespaces import Namespaces
 
@@ -52,7 +51,7 @@ class Change(NamedTuple):
 
 def find(
     unit: str,
-    properties: Properties,
+    properties: ServiceProperties,
     process: Process,
     new_namespace: int,
     made_of: Identity,
@@ -94,7 +93,7 @@ def find(
             found = _since_last(layers, made_of, last)
         else:
             before = told(layers, was, len(_numbers(process.namespace)))
-            found = _since_start(layers, was, before, start_usec(properties))
+            found = _since_start(layers, was, before, properties.start_usec)
         return Change(found, files, _names(layers, here))
     finally:
         for fd in (old, new, base):
@@ -102,7 +101,7 @@ def find(
                 os.close(fd)
 
 
-def open_trees(unit: str, properties: Properties, old: int, new: int) -> tuple[int, int, int | None]:
+def open_trees(unit: str, properties: ServiceProperties, old: int, new: int) -> tuple[int, int, int | None]:
     """Open the `/etc` of two mount namespaces, and the one that lies below the layers of both.
 
     Args:
@@ -121,11 +120,10 @@ def open_trees(unit: str, properties: Properties, old: int, new: int) -> tuple[i
     with Namespaces() as namespaces:
         namespaces.enter(old)
         old_etc = os.open(ETC, _DIRECTORY | os.O_NOFOLLOW)
-    if any(properties.get(name, ("", ""))[1] for name in ("RootImage", "RootMStack")):
+    if properties.base is None:
         return old_etc, new_etc, None
-    root = str(properties.get("RootDirectory", ("s", ""))[1])
     try:
-        return old_etc, new_etc, os.open(root + ETC, _DIRECTORY)
+        return old_etc, new_etc, os.open(properties.root_directory + ETC, _DIRECTORY)
     except OSError:
         return old_etc, new_etc, None
 
@@ -138,11 +136,11 @@ def _numbers(namespace: int) -> set[int]:
     return lower_numbers(found[-1].super_options) if found and found[-1].is_extension_overlay() else set()
 
 
-def _of_etc(properties: Properties, numbers: set[int]) -> list[Layered]:
+def _of_etc(properties: ServiceProperties, numbers: set[int]) -> list[Layered]:
     """The layers that are there and have anything for `/etc`, bottom to top; a unit may have sysexts by itself."""
-    images_of, directories_of = (layers_in(properties, name) for name in LAYER_PROPERTIES)
-    found = [Layered(path, resolve(path), True) for number, path in enumerate(images_of) if number in numbers]
-    trees = [Layered(path, resolve(path), False) for path in directories_of if is_there(path)]
+    images = enumerate(properties.image_layers)
+    found = [Layered(path, resolve(path), True) for number, path in images if number in numbers]
+    trees = [Layered(path, resolve(path), False) for path in properties.directory_layers if is_there(path)]
     return found + [tree for tree in trees if os.path.isdir(f"{tree.file}/etc")]
 
 
@@ -158,12 +156,6 @@ def _names(layers: list[Layered], here: dict[str, Release] | None) -> dict[int, 
         for layer in layers
         if here is not None and layer.image and layer.path in here
     }
-
-
-def start_usec(properties: Properties) -> int:
-    """When the service was started, in microseconds since the epoch; 0 if that is not known."""
-    value = properties.get("ExecMainStartTimestamp", ("t", 0))[1]
-    return value if isinstance(value, int) else 0
 
 
 def _since_last(layers: list[Layered], made_of: Identity, last: LastSwap) -> LayerChange:

@@ -34,6 +34,59 @@ _MANAGER = DBusAddress("/org/freedesktop/systemd1", "org.freedesktop.systemd1", 
 _BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
 
 
+# ---- Values for StartTransientUnit() ----
+
+
+def text(value: str) -> Value:
+    """A text."""
+    return "s", value
+
+
+def texts(values: list[str]) -> Value:
+    """A list of texts."""
+    return "as", values
+
+
+def pairs(values: list[tuple[str, str]]) -> Value:
+    """A list of pairs of texts."""
+    return "a(ss)", values
+
+
+def flag(value: bool) -> Value:
+    """True or false."""
+    return "b", value
+
+
+def number(value: int) -> Value:
+    """A number that is not negative, or a mask."""
+    return "t", value
+
+
+def signed(value: int) -> Value:
+    """A small number."""
+    return "i", value
+
+
+def descriptor(fd: int) -> Value:
+    """A file descriptor, of which the manager gets a copy."""
+    return "h", fd
+
+
+def system_calls(allowed: list[str]) -> Value:
+    """SystemCallFilter= with names of system calls that are allowed, and no others are."""
+    return "(bas)", (True, allowed)
+
+
+def commands(values: list[tuple[str, list[str], bool]]) -> Value:
+    """ExecStart= and its like: of each command the path, the words, and whether its failure is ignored."""
+    return "a(sasb)", values
+
+
+def flagged_commands(values: list[tuple[str, list[str], list[str]]]) -> Value:
+    """ExecStartEx= and its like: of each command the path, the words, and flags such as "ignore-failure"."""
+    return "a(sasas)", values
+
+
 def unit_path(unit: str) -> str:
     """The object path of a unit: bytes that are no ASCII letter or digit are `_xx`, as is a digit in front."""
 

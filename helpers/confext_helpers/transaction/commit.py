@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from confext_helpers.errors import ConfextError
 from confext_helpers.service import fingerprint
 from confext_helpers.service.notes import LastSwap, Notes
-from confext_helpers.service.properties import nosuid_directories
 from confext_helpers.swap import exchange
 from confext_helpers.transaction.steps import Step
 
@@ -41,7 +40,7 @@ def commit(manager: Manager, prepared: Prepared, notes: Notes, listener: Listene
     prepared.begun = True
     listener.begin(Step.SWAP)
     notes.write_stack(None)
-    nosuid = nosuid_directories(properties)
+    nosuid = properties.nosuid_directories
     for number, process in enumerate(processes):
         try:
             left = exchange.swap(notes, process, prepared.stage, nosuid)

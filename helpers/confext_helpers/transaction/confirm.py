@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from confext_helpers.service.properties import ServiceProperties
+
 if TYPE_CHECKING:
     from confext_helpers.system.bus import Manager
 
 
 def reload_result(manager: Manager, unit: str) -> str:
     """ReloadResult= of a service, org.freedesktop.systemd1(5): "success", or how its last reload failed."""
-    return str(manager.service_properties(unit)["ReloadResult"][1])
+    return ServiceProperties(manager.service_properties(unit)).reload_result

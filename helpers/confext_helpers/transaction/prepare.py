@@ -15,7 +15,6 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
 from confext_helpers.service import fingerprint
 from confext_helpers.service.processes import check_directories, strangers
-from confext_helpers.service.properties import layer_paths, layers_in
 from confext_helpers.stage import refusals, transient
 from confext_helpers.transaction.steps import Step
 
@@ -24,9 +23,10 @@ if TYPE_CHECKING:
     from confext_helpers.service.fingerprint import Identity
     from confext_helpers.service.notes import LastSwap
     from confext_helpers.service.processes import Process
+    from confext_helpers.service.properties import ServiceProperties
     from confext_helpers.stage.process import Stage
     from confext_helpers.swap.change import Change
-    from confext_helpers.system.bus import Manager, Properties
+    from confext_helpers.system.bus import Manager
     from confext_helpers.system.filewords import Files
     from confext_helpers.transaction.steps import Listener
 
@@ -45,7 +45,7 @@ class Present(NamedTuple):
     """
 
     unit: str
-    properties: Properties
+    properties: ServiceProperties
     processes: list[Process]
     last: LastSwap | None
     made_of: Identity
@@ -78,7 +78,11 @@ class Prepared:
 
 
 def look(
-    unit: str, properties: Properties, processes: list[Process], last: LastSwap | None, files: Files | None = None
+    unit: str,
+    properties: ServiceProperties,
+    processes: list[Process],
+    last: LastSwap | None,
+    files: Files | None = None,
 ) -> Present:
     """Look at what the next `/etc` of a service would be made of.
 
@@ -117,7 +121,7 @@ def prepare(
     wanted = checks.read(manager, unit)
     listener.begin(Step.STAGE)
     # Release files of what is not there by now are to be looked at when the stage has it.
-    unchecked = [layer for layer in layer_paths(properties) if not has_strict_name(layer)]
+    unchecked = [layer for layer in properties.layers if not has_strict_name(layer)]
     pending = transient.begin(manager, unit, properties, processes[0].namespace)
     manager.disconnect()
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
@@ -151,7 +155,7 @@ def prepare(
 def _refuse_at_once(present: Present, listener: Listener) -> None:
     """What needs no stage to be refused. What others can write is not even mounted."""
     unit, properties, processes = present.unit, present.properties, present.processes
-    if properties.get("RootEphemeral", ("b", False))[1]:
+    if properties.root_ephemeral:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
     kept = {pid: _WORKS_BELOW for pid in check_directories(unit, properties, processes)}
     kept |= strangers(unit, properties, processes)
@@ -161,9 +165,9 @@ def _refuse_at_once(present: Present, listener: Listener) -> None:
 
     limits.check(unit, properties, processes, present.last)
     writers.check(unit, properties)
-    layers = layer_paths(properties)
+    layers = properties.layers
     refusals.check_picked(unit, layers)
-    refusals.check_directories(unit, layers_in(properties, "ExtensionDirectories"), _policy(properties))
+    refusals.check_directories(unit, properties.directory_layers, properties.extension_image_policy)
     for layer in layers:
         refusals.check_whole(unit, layer)
 
@@ -189,7 +193,7 @@ def _judge(
     listener.begin(Step.COMPARE)
     writers.check(unit, properties)
     refusals.check_releases(unit, unchecked, prepared.stage.namespace)
-    signed = refusals.check_signers(unit, layer_paths(properties), _policy(properties))
+    signed = refusals.check_signers(unit, properties.layers, properties.extension_image_policy)
     # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
     after = fingerprint.identify(properties)
     # The host's own /etc is written to all the time, and not only through what is looked up anew.
@@ -198,7 +202,3 @@ def _judge(
     if (signed and after.layers != before.layers) or (checked and changed):
         raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
     return after.is_same(before) and before.settled
-
-
-def _policy(properties: Properties) -> str:
-    return str(properties.get("ExtensionImagePolicy", ("s", ""))[1])

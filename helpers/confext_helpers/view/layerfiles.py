@@ -15,9 +15,8 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.image import contents, dissect, partitiontypes, policy
 from confext_helpers.image.contents import Contents, ContentsError
 from confext_helpers.paths import ETC, RELEASES
-from confext_helpers.service.properties import base_of
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system import regular
-from confext_helpers.system.bus import Properties
 from confext_helpers.view.runningstack import Running
 
 # Anybody may have made the files of a directory, and of any size.
@@ -143,13 +142,13 @@ class ImageFiles:
             return None
 
 
-def open_host(properties: Properties) -> Files | None:
+def open_host(properties: ServiceProperties) -> Files | None:
     """The files that lie below all layers of a service; None if they are not known."""
-    base = base_of(properties)
+    base = properties.base
     if base is not None:
         return TreeFiles(os.path.dirname(base) or "/")
     try:
-        return ImageFiles(str(properties.get("RootImage", ("s", ""))[1]))
+        return ImageFiles(properties.root_image)
     except (ConfextError, OSError, ContentsError):
         return None
 

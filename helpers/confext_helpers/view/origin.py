@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import ETC
-from confext_helpers.system.bus import Properties
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.mountinfo import Mount
 from confext_helpers.view.layerfiles import Files, TreeFiles
 from confext_helpers.view.runningstack import Running, RunningStack
@@ -194,24 +194,14 @@ def content_of(place: Place) -> bytes:
     return b""
 
 
-def setting_of(mount: Mount, properties: Properties) -> str:
+def setting_of(mount: Mount, properties: ServiceProperties) -> str:
     """The setting of the service's sandbox that `mount` comes from; empty if that is not known."""
-
-    def paths(name: str) -> list[str]:
-        value = properties.get(name, ("", []))[1]
-        assert isinstance(value, list)
-        # Of a bind mount (source, destination, …), of a tmpfs (path, options), of the others the path alone.
-        return [
-            str(one[1 if name.startswith("Bind") else 0] if isinstance(one, tuple) else one).lstrip("-+")
-            for one in value
-        ]
-
     if _INACCESSIBLE in mount.root:
         return "InaccessiblePaths="
     for name in ("BindPaths", "BindReadOnlyPaths", "TemporaryFileSystem"):
-        if mount.point in paths(name):
+        if mount.point in [entry.target for entry in properties.entries(name)]:
             return f"{name}="
-    if mount.point in [f"{ETC}/{name}" for name in paths("ConfigurationDirectory")]:
+    if mount.point in [f"{ETC}/{name}" for name in properties.configuration_directories]:
         return "ConfigurationDirectory="
     return ""
 
@@ -231,7 +221,7 @@ class Finder:
         self,
         view: View,
         stack: RunningStack,
-        properties: Properties,
+        properties: ServiceProperties,
         host: str | None,
         files_of: Callable[[Running], Files | None],
     ) -> None:

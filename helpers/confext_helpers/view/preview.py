@@ -16,7 +16,6 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.paths import ETC
 from confext_helpers.service import fingerprint
 from confext_helpers.service.layers import LayerChange
-from confext_helpers.service.properties import layer_paths
 from confext_helpers.swap import change
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager
@@ -107,7 +106,7 @@ def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
     if not service.processes:
         raise not_running(service)
     unit, properties = service.name, service.properties
-    silent = patience.silent([*layer_paths(properties), *fingerprint.named_paths(properties)])
+    silent = patience.silent([*properties.layers, *fingerprint.named_paths(properties)])
     if silent:
         return Preview(None, [], ConfextError("this does not answer", unit=unit, path=silent[0], hint=_SILENT))
     present = prepare.look(unit, properties, service.processes, last_swap(unit))

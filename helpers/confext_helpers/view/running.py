@@ -22,10 +22,9 @@ from confext_helpers.paths import ETC, RUN_DIRECTORY
 from confext_helpers.service import fingerprint
 from confext_helpers.service.layers import Layer, load_layer
 from confext_helpers.service.notes import LastSwap, Notes
-from confext_helpers.service.properties import base_of, layer_paths, layers_in
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.service.releases import Layered, Release, lower_numbers, not_the_host_s, of_directory, of_etc, told
 from confext_helpers.system import patience
-from confext_helpers.system.bus import Properties
 from confext_helpers.system.loopdevices import Loop, is_verity, loops
 from confext_helpers.system.mountinfo import Mount
 from confext_helpers.view.runningstack import Running, RunningStack, Since, version_of
@@ -90,9 +89,8 @@ def _compare_directory(layer: Layer, release: Release, stacked: Since) -> tuple[
 
 def start_of(service: Service, view: View) -> int:
     """When the process started, in microseconds since the epoch: the clock of file systems."""
-    main = service.properties.get("MainPID", ("u", 0))[1]
-    started = service.properties.get("ExecMainStartTimestamp", ("t", 0))[1]
-    if main == view.process.pid and isinstance(started, int) and started:
+    started = service.properties.start_usec
+    if service.properties.main_pid == view.process.pid and started:
         return started
     ticks = int(view.process.key.partition(":")[2])
     with open("/proc/stat", encoding="ascii") as file:
@@ -142,8 +140,8 @@ def _base_changed(service: Service, stacked: Since) -> bool:
 
 def read(service: Service, view: View) -> RunningStack:
     """The layers that `service` has, and those that it would have."""
-    paths = layer_paths(service.properties)
-    base = base_of(service.properties)
+    paths = service.properties.layers
+    base = service.properties.base
     seen: list[Release] = []
     if view.overlay is not None:
         etc = view.open_etc()
@@ -211,19 +209,19 @@ def _in_doubt(
     return RunningStack(layers, stacked, complete)
 
 
-def not_running(properties: Properties) -> list[Running]:
+def not_running(properties: ServiceProperties) -> list[Running]:
     """The layers of a service of which none runs."""
     kinds = image_paths(properties)
-    layers = [load_layer(path) for path in layer_paths(properties)]
+    layers = [load_layer(path) for path in properties.layers]
     return [
         Running(layer, layer.path in kinds, source=layer.file if not patience.is_silent(layer.path) else "")
         for layer in layers
     ]
 
 
-def image_paths(properties: Properties) -> set[str]:
+def image_paths(properties: ServiceProperties) -> set[str]:
     """Those of its layers that are images."""
-    return set(layers_in(properties, "ExtensionImages"))
+    return set(properties.image_layers)
 
 
 def _releases_of(etc: str) -> list[Release]:

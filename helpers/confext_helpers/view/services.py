@@ -16,7 +16,8 @@ from typing import NamedTuple
 from confext_generator import names
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.processes import Process, find_processes, key_of, start_ticks
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.service.properties import ServiceProperties, UnitProperties
+from confext_helpers.system.bus import Manager
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
 
 _LAYERS_OF_ETC = re.compile(r"/unit-extensions/\d+/etc(?=[:,]|$)")
@@ -38,7 +39,7 @@ class Service(NamedTuple):
     name: str
     state: str
     stale: bool
-    properties: Properties
+    properties: ServiceProperties
     dropins: list[str]
     processes: list[Process]
     hosted: ConfextError | None
@@ -104,27 +105,25 @@ def find(manager: Manager, word: str) -> Service:
     name = unit_name(word)
     if names.is_template(os.fsencode(name)):
         raise ConfextError("a template does not run", unit=name, hint="name one of its instances")
-    about = manager.unit_properties(name)
-    name = str(about["Id"][1])
-    state = str(about["LoadState"][1])
+    about = UnitProperties(manager.unit_properties(name))
+    name = about.id
+    state = about.load_state
     if state != "loaded":
         problem = {"not-found": "there is no such unit", "masked": "the unit is masked"}
         raise ConfextError(problem.get(state, f"the unit cannot be loaded ({state})"), unit=name)
-    properties = manager.service_properties(name)
+    properties = ServiceProperties(manager.service_properties(name))
     processes: list[Process] = []
     hosted = None
     try:
         processes = find_processes(name, properties)
     except ConfextError as error:
         hosted = error
-    dropins = about["DropInPaths"][1]
-    assert isinstance(dropins, list)
     return Service(
         name=name,
-        state=str(about["ActiveState"][1]),
-        stale=bool(about["NeedDaemonReload"][1]),
+        state=about.active_state,
+        stale=about.need_daemon_reload,
         properties=properties,
-        dropins=[str(path) for path in dropins],
+        dropins=about.drop_ins,
         processes=processes,
         hosted=hosted,
     )

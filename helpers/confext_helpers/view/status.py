@@ -18,7 +18,6 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there
 from confext_helpers.service.entries import LAYERS, Disk, Verdict
 from confext_helpers.service.layers import load_layer
-from confext_helpers.service.properties import layer_paths
 from confext_helpers.stage import limits
 from confext_helpers.system import patience
 from confext_helpers.view import running
@@ -117,7 +116,7 @@ def status_of(service: Service, disk: Disk) -> Status:
     since: Since | None = None
     complete = True
     base_changed = False
-    patience.silent(layer_paths(service.properties))
+    patience.silent(service.properties.layers)
     if service.processes:
         with seen(service) as view:
             stack = running.read(service, view)
@@ -128,7 +127,7 @@ def status_of(service: Service, disk: Disk) -> Status:
     reasons = []
     there, kinds, reload_needed = on_disk(service, disk)
     rows = [_row(layer, there) for layer in layers]
-    loaded = layer_paths(service.properties)
+    loaded = service.properties.layers
     new = [path for path in there if path not in loaded]
     patience.silent(new)
     for path in new:
@@ -152,7 +151,7 @@ def status_of(service: Service, disk: Disk) -> Status:
     if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK, State.SUPERSEDED) for row in rows):
         reasons.append("the unit or its drop-ins changed on disk since they were loaded")
     # systemd keeps the result when the service ends.
-    result = str(service.properties.get("ReloadResult", ("s", "success"))[1]) if pid is not None else "success"
+    result = service.properties.reload_result if pid is not None else "success"
     status = Status(service, pid, since, complete, base_changed, rows, result, reasons, [])
     return status._replace(commands=_commands(status, reload_needed))
 
@@ -177,7 +176,7 @@ def _row(layer: Running, there: Sequence[str]) -> Row:
 
 def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict], bool]:
     """The layers that a daemon-reload would bring, what they are, and whether one is needed."""
-    loaded = layer_paths(service.properties)
+    loaded = service.properties.layers
     name = constants.DROPIN.decode()
     in_use = [path for path in service.dropins if path.endswith(f"/{name}")]
     unit = disk.find(service.name)
@@ -225,7 +224,7 @@ def _commands(status: Status, reload_needed: bool) -> list[str]:
 
 def _needs_restart(service: Service) -> bool:
     """Whether a reload would be refused, because it cannot bring what differs."""
-    if service.properties.get("RootEphemeral", ("b", False))[1]:
+    if service.properties.root_ephemeral:
         return True
     last = running.last_swap(service.name)
     if last is not None and last.processes != [process.key for process in service.processes]:

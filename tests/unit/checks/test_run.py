@@ -12,7 +12,7 @@ from confext_helpers.checks import settinglists
 from confext_helpers.checks.commandline import Command
 from confext_helpers.checks.section import CheckSettings
 from confext_helpers.errors import ConfextError
-from confext_helpers.service.properties import SHAPING_PROPERTIES
+from confext_helpers.service.properties import SHAPING_PROPERTIES, ServiceProperties
 from confext_helpers.system.bus import Manager, Properties, Value
 
 UNSAID: Properties = {
@@ -55,7 +55,8 @@ class FakeManager:
 
 
 def context(manager: FakeManager | None = None, said: Properties | None = None) -> dict[str, Value]:
-    return checks.context(cast(Manager, manager or FakeManager()), "a.service", UNSAID | (said or {}))
+    given = ServiceProperties(UNSAID | (said or {}))
+    return checks.context(cast(Manager, manager or FakeManager()), "a.service", given)
 
 
 def test_every_property_is_in_one_place() -> None:
@@ -121,13 +122,15 @@ def test_of_the_unit(default_dependencies: bool) -> None:
 
 
 def test_read_only_directory_stays_read_only() -> None:
-    properties: Properties = {
-        "StateDirectory": ("as", ["a", "b/c"]),
-        "StateDirectorySymlink": ("a(sst)", [("b/c", "", 1), ("a", "link", 0)]),
-        "RuntimeDirectory": ("as", ["r"]),
-        "BindPaths": ("a(ssbt)", [("/x", "/y", False, 0)]),
-        "BindReadOnlyPaths": ("a(ssbt)", [("/v", "/w", False, 0)]),
-    }
+    properties = ServiceProperties(
+        {
+            "StateDirectory": ("as", ["a", "b/c"]),
+            "StateDirectorySymlink": ("a(sst)", [("b/c", "", 1), ("a", "link", 0)]),
+            "RuntimeDirectory": ("as", ["r"]),
+            "BindPaths": ("a(ssbt)", [("/x", "/y", False, 0)]),
+            "BindReadOnlyPaths": ("a(ssbt)", [("/v", "/w", False, 0)]),
+        }
+    )
     settings = CheckSettings((Command("/bin/true", ("/bin/true",), ()),), 1)
     built = dict(checks.build_properties("a.service", properties, {"Nice": ("i", 5)}, settings, 3))
     assert built["Nice"] == ("i", 5)
@@ -144,5 +147,5 @@ def test_no_empty_list_takes_the_bind_mounts_back(name: str) -> None:
     """To the manager, BindPaths= and BindReadOnlyPaths= are one list."""
     settings = CheckSettings((Command("/bin/true", ("/bin/true",), ()),), 1)
     bound: Properties = {name: ("a(ssbt)", [("/x", "/y", False, 0)])}
-    built = checks.build_properties("a.service", bound, {}, settings, 3)
+    built = checks.build_properties("a.service", ServiceProperties(bound), {}, settings, 3)
     assert [(one, value) for one, value in built if one.startswith("Bind")] == [*bound.items()]

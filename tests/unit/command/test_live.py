@@ -21,7 +21,7 @@ from confext_helpers.image.naming import image_name
 from confext_helpers.service.entries import Disk, Entry, Unit, Verdict
 from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.service.processes import Process
-from confext_helpers.system.bus import Properties
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.mountinfo import Mount
 from confext_helpers.view import running, services, status
 from confext_helpers.view.origin import Kind, Origin, Place
@@ -45,16 +45,17 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def service(*, processes: bool = True, hosted: bool = False, dropins: tuple[str, ...] = (), **values: Any) -> Service:
-    properties: Properties = {
+    properties = {
         IMAGES: ("a(sba(ss))", [(path, True, []) for path in values.get("images", ())]),
         "ExtensionDirectories": ("as", [f"-{path}" for path in values.get("directories", ())]),
         "RootEphemeral": ("b", values.get("ephemeral", False)),
+        "ReloadResult": ("s", values.get("reload_result", "success")),
     }
     return Service(
         name=UNIT,
         state="active",
         stale=values.get("stale", False),
-        properties=properties,
+        properties=ServiceProperties(properties),
         dropins=list(dropins),
         processes=[Process(1, -1, -1, "1:1")] if processes else [],
         hosted=ConfextError("it runs in the host's namespace") if hosted else None,
@@ -191,8 +192,7 @@ def test_status_of_a_service_whose_reload_failed(
     dropin, text = generated(tmp_path, "/a.raw")
     on_disk(disk, text, "/a.raw")
     runs.append(layer("/a.raw", changed=changed))
-    given = service(images=["/a.raw"], dropins=(dropin,))
-    given.properties["ReloadResult"] = ("s", "exit-code")
+    given = service(images=["/a.raw"], dropins=(dropin,), reload_result="exit-code")
     found = status_of(given, disk)
     assert (found.reload_result, found.reload_failed, bool(found.reasons)) == ("exit-code", True, changed)
     assert found.commands == [f"systemctl reload {UNIT}"]

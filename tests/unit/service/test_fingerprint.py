@@ -18,6 +18,7 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.hook import messages
 from confext_helpers.service import notes
 from confext_helpers.service.fingerprint import TICK_NS, Identity, identify, is_held_open
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import etcmount
 from confext_helpers.stage.refusals import check_releases, check_whole, claimed_size
 from confext_helpers.system.bus import Properties
@@ -55,6 +56,10 @@ def stack(tmp_path: Path) -> Properties:
         "InaccessiblePaths": ("as", ["-" + str(tmp_path / "hidden")]),
         "ProtectSystem": ("s", "full"),
     }
+
+
+def of_directory(layer: Path) -> ServiceProperties:
+    return ServiceProperties({"ExtensionDirectories": ("as", [str(layer)])})
 
 
 def in_place(path: Path) -> None:
@@ -114,7 +119,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", list(CHANGES))
 def test_change_is_seen(tmp_path: Path, change: str) -> None:
-    properties = stack(tmp_path)
+    properties = ServiceProperties(stack(tmp_path))
     before = identify(properties)
     assert identify(properties).is_same(before)
     CHANGES[change](tmp_path)
@@ -122,8 +127,9 @@ def test_change_is_seen(tmp_path: Path, change: str) -> None:
 
 
 def test_setting_is_seen(tmp_path: Path) -> None:
-    properties = stack(tmp_path)
-    assert not identify({**properties, "ProtectSystem": ("s", "strict")}).is_same(identify(properties))
+    given = stack(tmp_path)
+    strict = ServiceProperties({**given, "ProtectSystem": ("s", "strict")})
+    assert not identify(strict).is_same(identify(ServiceProperties(given)))
 
 
 @pytest.fixture
@@ -154,7 +160,7 @@ def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]
     return is_hook_started
 
 
-def note(properties: Properties) -> None:
+def note(properties: ServiceProperties) -> None:
     files = Files()
     identify(properties, files)
     assert files.watchable
@@ -164,7 +170,7 @@ def note(properties: Properties) -> None:
 
 @pytest.mark.parametrize("change", list(CHANGES))
 def test_guard_sees_what_the_hook_would_see(tmp_path: Path, guard: Callable[[], bool], change: str) -> None:
-    properties = stack(tmp_path)
+    properties = ServiceProperties(stack(tmp_path))
     note(properties)
     assert not guard()
     assert not guard()
@@ -175,7 +181,7 @@ def test_guard_sees_what_the_hook_would_see(tmp_path: Path, guard: Callable[[], 
 
 
 def test_guard_has_the_hook_do_what_it_does_not_know(tmp_path: Path, guard: Callable[[], bool]) -> None:
-    properties = stack(tmp_path)
+    properties = ServiceProperties(stack(tmp_path))
     assert guard()
     note(properties)
     assert not guard()
@@ -210,16 +216,16 @@ def others(path: Path, mode: int) -> Path:
 @pytest.mark.parametrize(("mode", "certain"), [(0o644, True), (0o664, False), (0o646, False), (0o600, True)])
 def test_what_others_can_write_proves_nothing(tmp_path: Path, mode: int, certain: bool) -> None:
     layer = others(tmp_path / "layer", mode)
-    assert identify({"ExtensionDirectories": ("as", [str(layer)])}).certain is certain
+    assert identify(of_directory(layer)).certain is certain
     versions = tmp_path / "layer.v"
     versions.mkdir()
     (versions / "layer_1").symlink_to(layer)
-    assert identify({"ExtensionDirectories": ("as", [str(versions)])}).certain is certain
+    assert identify(of_directory(versions)).certain is certain
 
 
 def test_what_is_open_for_writing_proves_nothing(tmp_path: Path) -> None:
     layer = others(tmp_path / "layer", 0o644)
-    properties: Properties = {"ExtensionDirectories": ("as", [str(layer)])}
+    properties = of_directory(layer)
     assert not is_held_open(properties)
     with open(layer / "etc/file", "r+b") as file:
         file.write(b"good")
@@ -246,7 +252,7 @@ def nest(path: Path, depth: int) -> None:
 def test_depth_is_no_limit(tmp_path: Path, guard: Callable[[], bool]) -> None:
     layer = others(tmp_path / "layer", 0o644)
     nest(layer / "etc", 3000)
-    properties: Properties = {"ExtensionDirectories": ("as", [str(layer)])}
+    properties = of_directory(layer)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
     try:
@@ -259,7 +265,7 @@ def test_depth_is_no_limit(tmp_path: Path, guard: Callable[[], bool]) -> None:
 
 
 def test_notes_do_not_grow_with_the_files(tmp_path: Path, guard: Callable[[], bool]) -> None:
-    properties = stack(tmp_path)
+    properties = ServiceProperties(stack(tmp_path))
 
     def size() -> int:
         note(properties)

@@ -9,7 +9,7 @@ import pytest
 
 from confext_helpers.service import layers
 from confext_helpers.service.layers import Layer, load_layer
-from confext_helpers.system.bus import Properties
+from confext_helpers.service.properties import ServiceProperties
 from fuzz import ddi
 
 ROOT_HASH = "0123456789abcdef" * 4
@@ -74,8 +74,10 @@ def test_loaded(tmp_path: Path) -> None:
     """Bottom to top: images, then directories; what is not there is no layer."""
     (tmp_path / "z.raw").touch()
     (tmp_path / "d").mkdir()
-    properties: Properties = {
-        "ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), True, []) for name in ("z.raw", "gone.raw")]),
-        "ExtensionDirectories": ("as", ["-" + str(tmp_path / "d"), "-" + str(tmp_path / "lost")]),
-    }
+    properties = ServiceProperties(
+        {
+            "ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), True, []) for name in ("z.raw", "gone.raw")]),
+            "ExtensionDirectories": ("as", ["-" + str(tmp_path / "d"), "-" + str(tmp_path / "lost")]),
+        }
+    )
     assert [layer.name for layer in layers.loaded(properties)] == ["z", "d"]

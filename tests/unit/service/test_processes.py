@@ -15,9 +15,9 @@ import pytest
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.service import processes
-from confext_helpers.system.bus import Properties
+from confext_helpers.service.properties import ServiceProperties
 
-PROPERTIES: Properties = {"MainPID": ("u", 0), "ControlGroup": ("s", "/foo")}
+PROPERTIES = ServiceProperties({"MainPID": ("u", 0), "ControlGroup": ("s", "/foo")})
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from confext_helpers.service import belonging
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import etcmount
 from confext_helpers.system.bus import Properties, Value
 from confext_helpers.system.mountinfo import parse_mountinfo
@@ -73,4 +74,4 @@ def command(flag: str) -> Value:
     ],
 )
 def test_confined_root(properties: Properties, confined: bool) -> None:
-    assert belonging.is_confined(properties) is confined
+    assert belonging.is_confined(ServiceProperties(properties)) is confined

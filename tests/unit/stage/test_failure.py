@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import failure
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.bus import Manager
 
 
 def line(number: int, error: int = errno.ENOPKG) -> str:
@@ -25,13 +26,15 @@ def test_failure_names_the_layer_that_is_there(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     images = [str(tmp_path / name) for name in ("a.raw", "b.raw", "c.raw")]
     directories = [str(tmp_path / name) for name in ("d", "e", "f")]
-    properties: Properties = {
-        "ExtensionImages": ("a(sba(ss))", [(path, True, []) for path in images]),
-        "ExtensionDirectories": ("as", [f"-{path}" for path in directories]),
-    }
+    properties = ServiceProperties(
+        {
+            "ExtensionImages": ("a(sba(ss))", [(path, True, []) for path in images]),
+            "ExtensionDirectories": ("as", [f"-{path}" for path in directories]),
+        }
+    )
     assert failure.numbers(properties, 255) == [*images, *directories]
     assert failure.numbers(properties, 256) == [*images, directories[0], directories[2]]
-    assert failure.numbers({}, 256) == []
+    assert failure.numbers(ServiceProperties({}), 256) == []
     reason, path = failure.explain(["something else", line(1), "Failed at step NAMESPACE"], images)
     assert reason.startswith("no partition table or file system that systemd knows is in it (")
     assert path == images[1]
@@ -58,7 +61,7 @@ def test_release_file_that_systemd_misses(
 ) -> None:
     (tmp_path / "a.raw").touch()
     monkeypatch.setattr(failure, "messages_about", lambda *_: [line(0, errno.ENOENT)])
-    properties: Properties = {"ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), False, [])])}
+    properties = ServiceProperties({"ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), False, [])])})
     error = failure.of_stage(FakeManager(), "stage-1.service", "foo.service", properties)
     assert (error.problem, error.path) == (problem, str(tmp_path / name))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from confext_helpers.errors import ConfextError
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import loader
-from confext_helpers.system.bus import Properties
 
 LOADER = "/run/unit-confext/loader"
 
@@ -22,8 +22,7 @@ def root(own_path: Path) -> Path:
 
 
 def check(name: str, value: object) -> None:
-    properties: Properties = {name: ("", value)}
-    loader.check("foo.service", properties, LOADER)
+    loader.check("foo.service", ServiceProperties({name: ("", value)}), LOADER)
 
 
 def refused(name: str, value: object) -> bool:
@@ -66,7 +65,7 @@ def test_alias_of_the_place(root: Path) -> None:
     (root / "var").mkdir(mode=0o755)
     (root / "var/run").symlink_to("/run")
     bound = [(str(root / "srv"), "/var/run", False, 0)]
-    given: Properties = {"RootDirectory": ("s", str(root)), "BindPaths": ("", bound)}
+    given = ServiceProperties({"RootDirectory": ("s", str(root)), "BindPaths": ("", bound)})
     loader.check("foo.service", given, LOADER)
     (root / "srv").chmod(0o777)
     with pytest.raises(ConfextError, match="others can change"):

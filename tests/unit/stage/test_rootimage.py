@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from confext_helpers.errors import ConfextError
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import rootimage
-from confext_helpers.system.bus import Properties
 
 EXT4 = bytes(1024 + 56) + b"\x53\xef" + bytes(38) + b"\x40" + bytes(4096)
 
 
-def properties(image: Path, **values: object) -> Properties:
-    return {"RootImage": ("s", str(image)), **{name: ("", value) for name, value in values.items()}}
+def properties(image: Path, **values: object) -> ServiceProperties:
+    return ServiceProperties({"RootImage": ("s", str(image)), **{name: ("", value) for name, value in values.items()}})
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def test_what_is_guarded_by_dm_verity(image: Path) -> None:
 
 
 def test_without_a_root_image() -> None:
-    rootimage.check("foo.service", {})
+    rootimage.check("foo.service", ServiceProperties({}))
 
 
 def test_other_images(image: Path) -> None:
     with pytest.raises(ConfextError, match="may write an image of MountImages=: it has ext4"):
-        rootimage.check("foo.service", {}, [str(image)])
+        rootimage.check("foo.service", ServiceProperties({}), [str(image)])
     image.write_bytes(b"hsqs" + bytes(4096))
-    rootimage.check("foo.service", {}, [str(image)])
+    rootimage.check("foo.service", ServiceProperties({}), [str(image)])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import targets
 from confext_helpers.stage.targets import Places
-from confext_helpers.system.bus import Properties
 
 
 @pytest.fixture
@@ -36,18 +36,18 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_follow(root: Path, path: str, end: str) -> None:
-    assert Places({}, str(root)).follow(path).path == end
+    assert Places(ServiceProperties({}), str(root)).follow(path).path == end
 
 
 def test_loop(root: Path) -> None:
     with pytest.raises(OSError, match="/loop/x"):
-        Places({}, str(root)).follow("/loop/x")
+        Places(ServiceProperties({}), str(root)).follow("/loop/x")
 
 
 def select(root: Path | None, **values: object) -> dict[str, list[object]]:
-    given: Properties = {name: ("", value) for name, value in values.items()}
+    given = ServiceProperties({name: ("", value) for name, value in values.items()})
     found = targets.select(given, Places(given, None if root is None else str(root)))
-    return {name: [*items] for name, items in found.items() if items}
+    return {name: [entry.item for entry in entries] for name, entries in found.items() if entries}
 
 
 def bind(target: str, source: str = "/source") -> tuple[object, ...]:

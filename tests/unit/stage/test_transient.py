@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from confext_helpers.errors import ConfextError
-from confext_helpers.service.properties import layer_paths, nosuid_directories, shaping_properties
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import transient
 from confext_helpers.stage.targets import Places
 from confext_helpers.system.bus import Properties, unit_path
@@ -18,7 +18,7 @@ from confext_helpers.system.bus import Properties, unit_path
 IMAGES: tuple[str, object] = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])
 
 
-def properties(**values: tuple[str, object]) -> Properties:
+def properties(**values: tuple[str, object]) -> ServiceProperties:
     unset: Properties = {
         "RootDirectory": ("s", ""),
         "RootImage": ("s", ""),
@@ -30,23 +30,23 @@ def properties(**values: tuple[str, object]) -> Properties:
         "User": ("s", "daemon"),
         "ExecStart": ("a(sasb)", [("/evil", [], False)]),
     }
-    return {**unset, **values}
+    return ServiceProperties({**unset, **values})
 
 
 def test_only_what_shapes_etc_is_copied() -> None:
     given = properties(ExtensionImages=IMAGES, ProtectSystem=("s", "strict"))
-    assert shaping_properties(given) == {"ExtensionImages": IMAGES, "ProtectSystem": ("s", "strict")}
+    assert given.shaping() == {"ExtensionImages": IMAGES, "ProtectSystem": ("s", "strict")}
 
 
 def test_api_file_systems_matter_with_a_root_alone() -> None:
     given = properties(RootDirectory=("s", "/srv"))
-    assert shaping_properties(given) == {"RootDirectory": ("s", "/srv"), "MountAPIVFS": ("b", True)}
+    assert given.shaping() == {"RootDirectory": ("s", "/srv"), "MountAPIVFS": ("b", True)}
 
 
 LOADER = "/run/unit-confext/loader"
 
 
-def build(given: Properties) -> dict[str, tuple[str, object]]:
+def build(given: ServiceProperties) -> dict[str, tuple[str, object]]:
     return dict(transient.build_properties("foo.service", given, 3, Places(given, None)))
 
 
@@ -113,12 +113,12 @@ def test_layer_that_is_there_may_not_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dynamic", "expected"), [(True, ["/etc/a", "/etc/b"]), (False, [])])
 def test_nosuid_directories(dynamic: bool, expected: list[str]) -> None:
     given = properties(DynamicUser=("b", dynamic), ConfigurationDirectory=("as", ["a", "b"]))
-    assert nosuid_directories(given) == expected
+    assert given.nosuid_directories == expected
 
 
 def test_layer_paths_are_in_the_order_of_the_stack() -> None:
     given = properties(ExtensionDirectories=("as", ["-/d"]), ExtensionImages=IMAGES)
-    assert layer_paths(given) == ["/a.raw", "/b.raw", "/d"]
+    assert given.layers == ["/a.raw", "/b.raw", "/d"]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from confext_helpers.errors import ConfextError
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import writers
 from confext_helpers.system.bus import Manager, Properties
 
 UNIT = "foo.service"
 
 
-def images(*paths: Path) -> Properties:
+def images(*paths: Path) -> ServiceProperties:
+    return ServiceProperties(told(*paths))
+
+
+def told(*paths: Path) -> Properties:
     return {"ExtensionImages": ("a(sba(ss))", [(str(path), True, []) for path in paths])}
 
 
@@ -27,7 +32,7 @@ def image(own_path: Path) -> Path:
     return path
 
 
-def refused(properties: Properties) -> str:
+def refused(properties: ServiceProperties) -> str:
     with pytest.raises(ConfextError) as caught:
         writers.check(UNIT, properties)
     assert caught.value.unit == UNIT
@@ -37,8 +42,7 @@ def refused(properties: Properties) -> str:
 
 def test_root_s_own_are_fine(image: Path) -> None:
     writers.check(UNIT, images(image, image.parent / "missing.raw"))
-    directories: Properties = {"ExtensionDirectories": ("as", [f"-{image.parent}"])}
-    writers.check(UNIT, directories)
+    writers.check(UNIT, ServiceProperties({"ExtensionDirectories": ("as", [f"-{image.parent}"])}))
 
 
 def test_a_file_that_others_can_write(image: Path) -> None:
@@ -113,19 +117,19 @@ class Jobs(Manager):
 
 def test_file_systems_are_waited_for(image: Path) -> None:
     jobs = [{"srv.mount", UNIT}, {"srv.automount"}, {UNIT, "home.mount", "basic.target"}]
-    writers.check_before_start(UNIT, Jobs(images(image), jobs), 60)
+    writers.check_before_start(UNIT, Jobs(told(image), jobs), 60)
     image.chmod(0o666)
     with pytest.raises(ConfextError, match="can be written by everybody"):
-        writers.check_before_start(UNIT, Jobs(images(image), jobs), 60)
+        writers.check_before_start(UNIT, Jobs(told(image), jobs), 60)
 
 
 def test_not_forever(image: Path) -> None:
     with pytest.raises(ConfextError, match=r"its layers cannot be looked at, srv\.mount is still being mounted"):
-        writers.check_before_start(UNIT, Jobs(images(image), [{"srv.mount"}]), 0)
+        writers.check_before_start(UNIT, Jobs(told(image), [{"srv.mount"}]), 0)
 
 
 def test_storage_that_does_not_answer(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "_ANSWER_SEC", 0.05)
     monkeypatch.setattr(writers, "check", lambda *_: time.sleep(60))
     with pytest.raises(ConfextError, match="what they are on does not answer"):
-        writers.check_before_start(UNIT, Jobs(images(image), [set()]), 60)
+        writers.check_before_start(UNIT, Jobs(told(image), [set()]), 60)

@@ -16,6 +16,7 @@ from confext_helpers.service.fingerprint import Identity
 from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.service.notes import LastSwap, Notes
 from confext_helpers.service.processes import Process
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.stage.process import Stage
 from confext_helpers.swap import change, exchange
@@ -27,11 +28,12 @@ from confext_helpers.transaction.steps import Listener, Step
 
 UNIT = "a.service"
 LAYER = "/srv/a.raw"
-PROPERTIES: Properties = {
+TOLD: Properties = {
     "ExtensionImages": ("a(sba(ss))", [(LAYER, True, [])]),
     "ExtensionDirectories": ("as", []),
     "ExtensionImagePolicy": ("s", "root=signed"),
 }
+PROPERTIES = ServiceProperties(TOLD)
 # In this order, with two mount namespaces, and a check.
 ORDER = [
     "identify", "work below", "strangers", "limits", "writers", "picked", "directories", "whole", "begin checks",
@@ -320,7 +322,7 @@ def test_notes_of_other_processes_count_for_nothing() -> None:
 
 
 def test_ephemeral_root_is_refused_before_anything_is_asked(world: World) -> None:
-    present = look(world)._replace(properties=PROPERTIES | {"RootEphemeral": ("b", True)})
+    present = look(world)._replace(properties=ServiceProperties(TOLD | {"RootEphemeral": ("b", True)}))
     world.asked.clear()
     with (
         pytest.raises(ConfextError, match="restart it instead"),

@@ -10,6 +10,7 @@ import pytest
 
 from confext_helpers.checks import run as checks
 from confext_helpers.errors import ConfextError
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.swap import change
 from confext_helpers.transaction import prepare
@@ -72,10 +73,10 @@ def test_layer_that_is_replaced_before_its_signature_is_looked_at(
     monkeypatch.setattr(checks, "read", lambda *arguments: None)
     monkeypatch.setattr(transient, "begin", lambda *arguments: there)
     monkeypatch.setattr(change, "find", compare)
-    properties: Any = {
+    properties = ServiceProperties({
         "ExtensionImages": ("a(sba(ss))", [(str(image), False, [])]), "RootDirectory": ("s", str(tmp_path)),
         "ExtensionImagePolicy": ("s", "root=signed"),
-    }  # fmt: skip
+    })  # fmt: skip
     process: Any = there
     there.key = "1"
     present = prepare.look("foo.service", properties, [process], None)

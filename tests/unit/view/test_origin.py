@@ -13,7 +13,7 @@ import pytest
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.layers import Layer
 from confext_helpers.service.processes import Process
-from confext_helpers.system.bus import Properties
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.mountinfo import Mount, parse_mountinfo
 from confext_helpers.view import origin
 from confext_helpers.view.layerfiles import TreeFiles
@@ -170,11 +170,12 @@ GONE = Running(Layer("g"), None, "g", device=70)
 
 
 def finder(
-    root: Path, view: View, *layers: Running, complete: bool = True, properties: Properties | None = None,
+    root: Path, view: View, *layers: Running, complete: bool = True, properties: ServiceProperties | None = None,
     **files: Fake | None,
 ) -> Finder:  # fmt: skip
     stack = RunningStack(list(layers), Since(1, True, True), complete)
-    return Finder(view, stack, properties or {}, str(root / "host/etc"), lambda layer: files.get(layer.layer.name))
+    given = properties or ServiceProperties({})
+    return Finder(view, stack, given, str(root / "host/etc"), lambda layer: files.get(layer.layer.name))
 
 
 def place(device: int, inode: int = 1, *, path: str = "/etc/a", mount: Mount = OVERLAY) -> Place:
@@ -244,12 +245,14 @@ def test_directories_are_merged(root: Path, view: View) -> None:
 
 
 def test_mounts_win(root: Path, view: View) -> None:
-    properties: Properties = {
-        "BindPaths": ("a(ssbt)", [("/srv/x", "/etc/bound", False, 0)]),
-        "BindReadOnlyPaths": ("a(ssbt)", [("/srv/x", "/etc/read", False, 0)]),
-        "TemporaryFileSystem": ("a(ss)", [("/etc/empty", "")]),
-        "ConfigurationDirectory": ("as", ["own"]),
-    }
+    properties = ServiceProperties(
+        {
+            "BindPaths": ("a(ssbt)", [("/srv/x", "/etc/bound", False, 0)]),
+            "BindReadOnlyPaths": ("a(ssbt)", [("/srv/x", "/etc/read", False, 0)]),
+            "TemporaryFileSystem": ("a(ss)", [("/etc/empty", "")]),
+            "ConfigurationDirectory": ("as", ["own"]),
+        }
+    )
 
     def setting(point: str, source: str = "/srv/x") -> tuple[Kind, str, tuple[Running, ...]]:
         mount = Mount(30, 20, "0:50", source, point, "ro", False, "ext4", "/dev/x", "")

@@ -16,7 +16,7 @@ from confext_helpers.service import notes, releases
 from confext_helpers.service.fingerprint import Identity
 from confext_helpers.service.notes import LastSwap as Note
 from confext_helpers.service.processes import Process
-from confext_helpers.service.properties import base_of
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.service.releases import Release
 from confext_helpers.system import loopdevices
 from confext_helpers.system.bus import Properties
@@ -33,7 +33,7 @@ BEFORE, AFTER = Since(1_000_000, True, True), Since(4_000_000_000_000_000, True,
 
 
 def service(properties: Properties) -> Service:
-    return Service(UNIT, "active", False, properties, [], [Process(1, -1, -1, "1:1")], None)
+    return Service(UNIT, "active", False, ServiceProperties(properties), [], [Process(1, -1, -1, "1:1")], None)
 
 
 def extensions(images: list[str], directories: list[str]) -> Properties:
@@ -345,6 +345,6 @@ def test_nothing_to_see() -> None:
 
 
 def test_base_of() -> None:
-    assert base_of({}) == "/etc"
-    assert base_of({"RootDirectory": ("s", "/srv/root/")}) == "/srv/root/etc"
-    assert base_of({"RootImage": ("s", "/x.raw")}) is None
+    assert ServiceProperties({}).base == "/etc"
+    assert ServiceProperties({"RootDirectory": ("s", "/srv/root/")}).base == "/srv/root/etc"
+    assert ServiceProperties({"RootImage": ("s", "/x.raw")}).base is None

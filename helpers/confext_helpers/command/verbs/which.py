@@ -12,7 +12,6 @@ from confext_helpers.command.verbs.status import layer_as_data, signature_of
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import trust
 from confext_helpers.image.certificates import Certificate
-from confext_helpers.service.properties import base_of, layer_paths
 from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager
 from confext_helpers.view import running
@@ -35,7 +34,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     unit, path = arguments.operands
     with Manager() as manager:
         service = find(manager, unit)
-    patience.silent(layer_paths(service.properties))
+    patience.silent(service.properties.layers)
     try:
         data = patience.attempt(lambda: _look(service, path, anchors), _SECONDS)
     except TimeoutError as error:
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 def _look(service: Service, path: str, anchors: Sequence[Certificate]) -> dict[str, object]:
     with seen(service) as view, walk(view, path, service.name) as (place, links):
         stack = running.read(service, view)
-        finder = Finder(view, stack, service.properties, base_of(service.properties), open_layer)
+        finder = Finder(view, stack, service.properties, service.properties.base, open_layer)
         data = _as_data(place, finder.find(place), anchors)
         data["links"] = [_link(link, finder.find(link.place)) for link in links]
     return {"unit": service.name, "path": path, **data}
