@@ -12,7 +12,8 @@ The data goes one way, one module per step:
     write     the only step that touches the disk
 
 cli puts the steps together; tree is the file system below `--root=`; names and words know systemd's
-syntax, systemdversion its version; report takes the messages.
+syntax, systemdversion its version; report takes what there is to complain about, and complaints words it, which
+is loaded only then.
 
 It runs inside every daemon-reload and at boot before anything else, so it is written for a quick start:
 nothing but `sys`, `stat` and builtin modules is imported, not even `typing` or `dataclasses` (15 ms, twice what

@@ -6,13 +6,17 @@ are loaded byte-compiled.  `-m` and `python3 DIRECTORY` go through runpy, which 
 generator.
 """
 
+import gc
 import posix as os
 import sys
 
 if not __package__:
     sys.path.insert(0, __file__.rpartition("/")[0] + "/..")
 
-from confext_generator.cli import main
+# This ends before there is anything to collect, and looking for it takes time.
+gc.disable()
+
+from confext_generator.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])

@@ -14,17 +14,23 @@ from confext_generator.report import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from confext_generator.complaints import Code
     from confext_generator.tree import Tree
 
-HINT = "chown root:root, chmod go-w"
 
-# A problem with a way that no change of modes would mend.
-HIDDEN = "leads into '/tmp', and systemd's generators have a /tmp of their own"
+class Problem:
+    """How others than root could change something: a code, and what its message has blanks for."""
 
+    __slots__ = ("code", "details")
 
-def hint(problem: str) -> str:
-    """Return what to do about `problem`."""
-    return "put it elsewhere" if problem == HIDDEN else HINT
+    def __init__(self, code: Code, *details: str) -> None:
+        self.code = code
+        self.details = details
+
+    def __str__(self) -> str:
+        from confext_generator.complaints import say  # Most runs have nothing to say.
+
+        return say(self.code, *self.details)
 
 
 class Access:
@@ -38,31 +44,30 @@ class Access:
         self._owners = (0, os.geteuid())
         self._groups = (0, os.getegid())
         # As they are written: where they lead, and what is wrong with the way.
-        self._ways: dict[bytes, tuple[bytes, str]] = {}
+        self._ways: dict[bytes, tuple[bytes, Problem | None]] = {}
         # Free of links: what is wrong with them; whether others can put files into them.
-        self._places: dict[bytes, str] = {}
+        self._places: dict[bytes, Problem | None] = {}
         self._directories: dict[bytes, bool] = {}
 
-    def problem(self, status: os.stat_result, path: bytes) -> str:
-        """Return how others can write the file with this `status`, empty if they cannot; `path` is free of links."""
+    def problem(self, status: os.stat_result, path: bytes) -> Problem | None:
+        """Return how others can write the file with this `status`, None if they cannot; `path` is free of links."""
         mode = status.st_mode
         if status.st_uid not in self._owners:
-            return f"belongs to user {status.st_uid}"
+            return Problem("other-owner", str(status.st_uid))
         if mode & stat.S_IWOTH:
-            return "can be written by everybody"
+            return Problem("everybody-writes")
         if mode & stat.S_IWGRP:
             # Block devices are 0660 root:disk; that group can write every disk anyhow.
             if status.st_gid not in self._groups and not stat.S_ISBLK(mode):
-                return f"can be written by group {status.st_gid}"
+                return Problem("group-writes", str(status.st_gid))
             if self._tree.has_acl(path):
-                return "has an access control list that lets others write it"
-        return ""
+                return Problem("acl-writes")
+        return None
 
-    def follow(self, path: bytes) -> tuple[bytes, os.stat_result | None, str]:
+    def follow(self, path: bytes) -> tuple[bytes, os.stat_result | None, Problem | None]:
         """Return where `path` leads, the status of what is there, and how others could have it lead elsewhere.
 
-        The status is None if nothing is there (yet), the last is empty if others cannot. Raises OSError (a loop of
-        links).
+        The status is None if nothing is there (yet), the last if others cannot. Raises OSError (a loop of links).
         """
         parent, _, name = path.rpartition(b"/")
         if name not in (b"", b".", b".."):
@@ -80,28 +85,28 @@ class Access:
         end, problem = self._walk(path)
         return end, self._status(end), problem
 
-    def _walk(self, path: bytes) -> tuple[bytes, str]:
+    def _walk(self, path: bytes) -> tuple[bytes, Problem | None]:
         passed: list[bytes] = []
         end = self._tree.chase(path, passed)
         for place in passed:
-            problem = self._places.get(place)
-            if problem is None:
-                problem = self._places[place] = self._judge(place)[1]
+            if place not in self._places:
+                self._places[place] = self._judge(place)[1]
+            problem = self._places[place]
             if problem:
                 return end, problem
-        return end, ""
+        return end, None
 
-    def _judge(self, place: bytes) -> tuple[os.stat_result | None, str]:
+    def _judge(self, place: bytes) -> tuple[os.stat_result | None, Problem | None]:
         """Return the status of what is at `place` and how others could make it something else."""
         if self._tree.is_hidden(place):
-            return None, HIDDEN
+            return None, Problem("way-hidden")
         parent = place.rpartition(b"/")[0] or b"/"
         status = self._status(place)
         if status is not None and stat.S_ISLNK(status.st_mode) and status.st_uid not in self._owners:
-            return status, f"leads to {quoted(place)}, a link that belongs to user {status.st_uid}"
+            return status, Problem("way-other-owner", quoted(place), str(status.st_uid))
         if self._is_shared(parent):
-            return status, f"leads into {quoted(parent)}, which others than root can write"
-        return status, ""
+            return status, Problem("way-others-write", quoted(parent))
+        return status, None
 
     def _status(self, place: bytes) -> os.stat_result | None:
         try:

@@ -11,7 +11,7 @@ from confext_generator.decide import Decider, Systemd
 from confext_generator.layers import LayerReader
 from confext_generator.lookout import Lookout
 from confext_generator.render import render
-from confext_generator.report import ConfextError, Reporter, printable
+from confext_generator.report import Complaint, Reporter, described, reason_of
 from confext_generator.settings import SettingsReader
 from confext_generator.sources import find_targets
 from confext_generator.tree import Tree
@@ -20,6 +20,9 @@ from confext_generator.unitdirs import UnitDirs, search_path
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from confext_generator.decide import Dropin
+    from confext_generator.sources import Target
 
 PROGRAM = "unit-confext-generator"
 
@@ -108,7 +111,7 @@ def main(
 
     `environ` and `reporter` are for tests.  The status is 0 even if
     units had to be left alone, as no unit may keep systemd from the others: 1 means that the output cannot be
-    written, 2 a wrong command line.
+    written, or that this program has a fault, 2 a wrong command line.
     """
     if environ is None:
         environ = {_decode(name): _decode(value) for name, value in os.environ.items()}
@@ -127,6 +130,15 @@ def main(
             debugging=environ.get("SYSTEMD_LOG_LEVEL") in ("debug", "7"),
         )
 
+    try:
+        return _run(options, environ, reporter)
+    except Exception as e:
+        reporter.warn(Complaint("noted", "unexpected", b"", b"", described(e)))
+        reporter.trace()
+        return EXIT_FAILURE
+
+
+def _run(options: Options, environ: Mapping[str, str], reporter: Reporter) -> int:
     output = _encode(options.output)
     status = 0
     for unit, text in generate(open_tree(_encode(options.root), environ), environ, reporter):
@@ -141,7 +153,7 @@ def main(
             write.write_dropin(output, unit, text)
         except OSError as e:
             path = write.dropin_path(output, unit)
-            reporter.warn(ConfextError(unit, path, f"cannot be written ({e.strerror or e})"))
+            reporter.warn(Complaint("noted", "dropin-unwritten", unit, path, reason_of(e)))
             status = EXIT_FAILURE
     return status
 
@@ -155,32 +167,40 @@ def open_tree(root: bytes, environ: Mapping[str, str]) -> Tree:
 class Run:
     """One run: the units that there are, and what decides about them. `unit-confext list` is one, too.
 
-    `targets` has the units, `decider` decides, if there are any, and `layers` then knows what became of each entry.
+    `targets` has the units, prepare() has to be called if there are any, and decide() decides about one.
     """
 
-    __slots__ = ("_environ", "_reporter", "decider", "dirs", "layers", "path", "targets", "tree")
+    __slots__ = ("_decider", "_environ", "_reporter", "_tree", "dirs", "targets")
 
-    decider: Decider
-    layers: LayerReader
+    _decider: Decider
 
     def __init__(self, tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> None:
         """Look at what is there; raises nothing, but see prepare()."""
-        self.tree = tree
+        self._tree = tree
         self._environ = environ
         self._reporter = reporter
-        self.path = search_path(environ.get("SYSTEMD_UNIT_PATH"))
-        self.dirs = UnitDirs(tree, self.path, reporter)
+        self.dirs = UnitDirs(tree, search_path(environ.get("SYSTEMD_UNIT_PATH")), reporter)
         self.targets = find_targets(self.dirs, reporter) if self.dirs.sources else []
 
     def prepare(self) -> None:
-        """Find out for which systemd it is; raises ConfextError for one that is too old."""
+        """Find out for which systemd it is; raises Complaint for one that is too old."""
         reporter = self._reporter
-        systemd = Systemd(systemdversion.find_version(self.tree, self._environ), reporter)
+        systemd = Systemd(systemdversion.find_version(self._tree, self._environ), reporter)
         settings = SettingsReader(
-            self.tree, self.dirs, shell_prefix=systemd.has_shell_prefix, dot_paths=systemd.has_dot_paths
+            self._tree, self.dirs, shell_prefix=systemd.has_shell_prefix, dot_paths=systemd.has_dot_paths
         )
-        self.layers = LayerReader(self.tree, reporter, pick_here=systemd.pick_here, knows_vpick=systemd.knows_vpick)
-        self.decider = Decider(systemd, self.dirs, settings, self.layers, reporter)
+        layers = LayerReader(self._tree, reporter, pick_here=systemd.pick_here, knows_vpick=systemd.knows_vpick)
+        self._decider = Decider(systemd, self.dirs, settings, layers, reporter)
+
+    def decide(self, target: Target) -> tuple[Dropin, bytes]:
+        """Return what the drop-in of a unit says, and its text; raises Complaint if the unit is to be left alone."""
+        try:
+            dropin = self._decider.decide(target)
+            return dropin, render(dropin)
+        except OSError as e:
+            # Something went away while we looked at it.
+            path = e.filename if isinstance(e.filename, bytes) else b""
+            raise Complaint("left-alone", "went-away", target.unit, path, reason_of(e)) from None
 
 
 def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iterator[tuple[bytes, bytes]]:
@@ -190,26 +210,21 @@ def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iter
         return
     try:
         run.prepare()
-    except ConfextError as e:
+    except Complaint as e:
         reporter.warn(e)
         return
     for target in run.targets:
         try:
-            yield target.unit, render(run.decider.decide(target))
-        except ConfextError as e:
-            if target.has_own_directory:
+            yield target.unit, run.decide(target)[1]
+        except Complaint as e:
+            if target.has_own_directory or e.code == "went-away":
                 reporter.warn(e)
             else:
                 reporter.debug(e)
-        except OSError as e:
-            # Something went away while we looked at it.
-            path = e.filename if isinstance(e.filename, bytes) else b""
-            reporter.warn(ConfextError(target.unit, path, f"the unit is left alone: {e.strerror or e}"))
         except Exception as e:
             # A fault of this program must not take the other units' drop-ins away.
-            told = printable(str(e).encode(errors="backslashreplace"))
-            text = f"the unit is left alone, unexpected {type(e).__name__}: {told}"
-            reporter.warn(ConfextError(target.unit, b"", text, "please report this"))
+            reporter.warn(Complaint("left-alone", "unexpected", target.unit, b"", described(e)))
+            reporter.trace()
 
 
 def _encode(text: str) -> bytes:

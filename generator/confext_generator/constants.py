@@ -5,6 +5,12 @@ from __future__ import annotations
 
 VERSION = "0.1.0"
 
+# What to do about a fault of this project itself.
+BUGS = "please report it, see BUGS in unit-confext(1)"
+
+# What to do about what others can write.
+ROOTS_ALONE = "chown root:root, chmod go-w"
+
 # What the names of this project's own units begin with.
 PROJECT_PREFIX = b"unit-confext-"
 

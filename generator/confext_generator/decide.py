@@ -13,11 +13,11 @@ from confext_generator.constants import (
     UNIT_NAME_MAX,
     VPICK_SYSTEMD,
 )
-from confext_generator.report import ConfextError, quoted
+from confext_generator.report import Complaint, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from confext_generator.layers import Layer, LayerReader
+    from confext_generator.layers import Entries, Layer, LayerReader
     from confext_generator.report import Reporter
     from confext_generator.settings import Settings, SettingsReader
     from confext_generator.sources import Target
@@ -43,8 +43,8 @@ class Dropin:
         "after",
         "device_allow",
         "directories",
+        "entries",
         "images",
-        "left_out",
         "make_reloadable",
         "mounts",
         "own",
@@ -55,6 +55,9 @@ class Dropin:
         "unread",
         "wants",
     )
+
+    # What became of each entry of the directories.
+    entries: Entries
 
     def __init__(self, unit: bytes, sources: list[bytes]) -> None:
         self.unit = unit
@@ -73,8 +76,6 @@ class Dropin:
         self.make_reloadable = False
         # Directories that could not be looked into.
         self.unread: list[bytes] = []
-        # Entries that are good layers, but none of this unit, by name.
-        self.left_out: dict[bytes, ConfextError] = {}
 
 
 class Systemd:
@@ -90,23 +91,11 @@ class Systemd:
     )
 
     def __init__(self, version: int | None, reporter: Reporter) -> None:
-        """Take an unknown `version` for a new one; raises ConfextError for one that is too old."""
+        """Take an unknown `version` for a new one; raises Complaint for one that is too old."""
         if version is None:
-            reporter.warn(
-                ConfextError(
-                    b"",
-                    b"",
-                    "cannot find out the version of systemd, taking it for a new one",
-                    "set UNIT_CONFEXT_SYSTEMD_VERSION",
-                )
-            )
+            reporter.warn(Complaint("noted", "systemd-unknown", b"", b""))
         elif version < OLDEST_SYSTEMD:
-            raise ConfextError(
-                b"",
-                b"",
-                f"systemd {version} has no confexts for services, nothing done",
-                f"{OLDEST_SYSTEMD} has them",
-            )
+            raise Complaint("left-alone", "systemd-too-old", b"", b"", str(version))
         self.has_dot_paths = version is not None and version <= DOT_PATHS_SYSTEMD
         self.has_refresh_on_reload = version is None or version >= REFRESH_ON_RELOAD_SYSTEMD
         self.has_shell_prefix = version is None or version >= SHELL_PREFIX_SYSTEMD
@@ -135,38 +124,28 @@ class Decider:
         self._reporter = reporter
 
     def decide(self, target: Target) -> Dropin:
-        """Return the drop-in for `target`; raises ConfextError if the unit is to be left alone."""
+        """Return the drop-in for `target`, with what became of its entries; raises Complaint to leave it alone."""
         unit = target.unit
         if unit.startswith(PROJECT_PREFIX) or len(unit) > UNIT_NAME_MAX:
-            text = "the unit is left alone, no unit that re-stacks it can be named after it"
-            raise ConfextError(unit, target.sources[0].path, text, "give it a shorter name of its own")
+            raise Complaint("left-alone", "unit-name", unit, target.sources[0].path)
         settings = self._settings.read(unit, target.fragment)
-        left_out: dict[bytes, ConfextError] = {}
-        layers = self._layers.read(unit, target.sources, left_out)
+        entries = self._layers.read(unit, target.sources)
+        layers = entries.layers
         for path, setting in settings.overridden:
             if setting == "RefreshOnReload=" and not self._systemd.has_refresh_on_reload:
                 continue
             if setting == "ExecReload=" and settings.is_reloadable:
                 continue  # Ours has none.
-            self._reporter.warn(
-                ConfextError(
-                    unit,
-                    path,
-                    f"is read after the generated drop-in and takes back its {setting}",
-                    'give it a name that sorts before "zz-unit-confext.conf"',
-                )
-            )
+            self._reporter.warn(Complaint("noted", "taken-back", unit, path, setting))
 
         for path, excuse in settings.silent:
-            text = f"is a part of the unit that was not read, {excuse}: systemd itself will wait for it"
-            hint = "mend or unmount that, then run systemctl daemon-reload"
-            self._reporter.warn(ConfextError(unit, path, text, hint))
+            self._reporter.warn(Complaint("noted", "dropin-silent", unit, path, excuse))
 
         sources = [source.path for source in target.sources]
         dropin = Dropin(unit, sources)
-        dropin.left_out = left_out
-        dropin.images = self._images(unit, settings, layers, left_out)
-        dropin.directories = self._directories(unit, settings, layers, left_out)
+        dropin.entries = entries
+        dropin.images = self._images(unit, settings, entries)
+        dropin.directories = self._directories(unit, settings, entries)
         if self._systemd.refreshes_versions:
             dropin.own = self._own_layers(unit, settings)
         dropin.unread = self._layers.listings.unread(target.sources)
@@ -182,56 +161,43 @@ class Decider:
         dropin.make_reloadable = not settings.is_reloadable
         return dropin
 
-    def _images(
-        self, unit: bytes, settings: Settings, layers: list[Layer], left_out: dict[bytes, ConfextError]
-    ) -> list[bytes]:
-        """Return the images among `layers`, none where they would let the service open what it must not.
+    def _images(self, unit: bytes, settings: Settings, entries: Entries) -> list[bytes]:
+        """Return the images among the layers, none where they would let the service open what it must not.
 
         The loop device of an image has to be allowed for the life of the service, since systemd mounts the image again
         for each of its commands. Such a rule is about all devices of a kind, those of other services included.
         """
-        images = [layer for layer in layers if layer.image]
+        images = [layer for layer in entries.layers if layer.image]
         if not settings.restricts_devices or settings.hides_devices:
             return [layer.path for layer in images]
-        gift = "every loop, device mapper and NVMe device of this machine, other services' images and disks included"
         for layer in images:
             if settings.unsafe_device_allow:
-                text = f"UnsafeDeviceAllow=yes lets the service open {gift}, for as long as it has an image"
-                error = ConfextError(
-                    unit, layer.path, text, "use PrivateDevices=yes, or a directory instead of an image"
-                )
+                entries.note(layer, Complaint("noted", "devices-opened", unit, layer.path))
             else:
-                text = f"ignored, the service's device restrictions would have to let it open {gift}"
-                hint = "set PrivateDevices=yes, use a directory, or accept it by UnsafeDeviceAllow=yes in [X-Confext]"
-                error = left_out[layer.name] = ConfextError(unit, layer.path, text, hint)
-            self._reporter.warn(error)
+                entries.leave_out(layer, Complaint("ignored", "devices-restricted", unit, layer.path))
         return [layer.path for layer in images] if settings.unsafe_device_allow else []
 
-    def _directories(
-        self, unit: bytes, settings: Settings, layers: list[Layer], left_out: dict[bytes, ConfextError]
-    ) -> list[bytes]:
-        """Return the directories among `layers` that systemd can use, having said which it cannot.
+    def _directories(self, unit: bytes, settings: Settings, entries: Entries) -> list[bytes]:
+        """Return the directories among the layers that systemd can use, having said which it cannot.
 
         overlayfs takes no directory that lies in another one of the same stack, and `/etc` is always one of them. Of
         each layer it takes the `etc/`, which for `/` is that same `/etc`.
         """
         etc = self._dirs.tree.chase(b"/etc")
         usable = []
-        for layer in layers:
+        for layer in entries.layers:
             if layer.image:
                 continue
             if settings.wants_signature:
-                text = "ignored, a directory cannot be signed, and ExtensionImagePolicy= asks for a signature"
-                left_out[layer.name] = ConfextError(unit, layer.path, text, "use a signed image")
-                self._reporter.warn(left_out[layer.name])
+                entries.leave_out(layer, Complaint("ignored", "unsigned", unit, layer.path))
                 continue
             is_below = layer.path.startswith(b"/etc/")
             if (is_below or layer.place in (b"/", etc) or layer.place.startswith(etc + b"/")) and not settings.has_root:
-                what = "a directory below /etc" if is_below else f"is {quoted(layer.place)}, which"
-                text = f"ignored, {what} cannot be laid over /etc"
-                hint = "move it to /var/lib/confexts/ and leave a symlink here"
-                left_out[layer.name] = ConfextError(unit, layer.path, text, hint)
-                self._reporter.warn(left_out[layer.name])
+                if is_below:
+                    complaint = Complaint("ignored", "below-etc", unit, layer.path)
+                else:
+                    complaint = Complaint("ignored", "leads-to-etc", unit, layer.path, quoted(layer.place))
+                entries.leave_out(layer, complaint)
                 continue
             usable.append(layer.path)
         return usable
@@ -249,11 +215,7 @@ class Decider:
                     if is_later and new != value:
                         raise ownlayers.Inexact("is read after the generated drop-in")
                 except ownlayers.Inexact as e:
-                    text = (
-                        f"its {key.decode()}= may name versions and {e}: systemd's own refresh at a reload, which 258 "
-                    )
-                    text += "and 259 begin then, takes off what the sandbox has mounted below /etc"
-                    self._reporter.warn(ConfextError(unit, path, text, "name the version itself there"))
+                    self._reporter.warn(Complaint("noted", "own-versions", unit, path, key.decode(), str(e)))
             if not is_later:
                 # An empty one would take back those before it.
                 own.setdefault(key, []).extend([new] if new else [])

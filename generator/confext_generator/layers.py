@@ -12,20 +12,42 @@ from __future__ import annotations
 import posix as os
 import stat
 
-from confext_generator import access, entrynames, vpick
+from confext_generator import entrynames, vpick
 from confext_generator.access import Access
 from confext_generator.entrynames import API_FILE_SYSTEMS, DIRECTORY, IMAGE, VERSIONS, shape_of
-from confext_generator.listings import Listing, Listings, inexpressible
+from confext_generator.listings import Listing, Listings
 from confext_generator.lookout import SilentError
-from confext_generator.report import ConfextError, quoted
+from confext_generator.report import Complaint, quoted, reason_of
 from confext_generator.tree import DEV_NULL, beside
 from confext_generator.vercmp import VersionKey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
     from confext_generator.report import Reporter
     from confext_generator.tree import Tree
     from confext_generator.unitdirs import Source
+
+    # What can become of an entry.
+    Became = Literal[
+        "image",
+        "directory",
+        "mask",
+        "masked",
+        "shadowed",
+        "refused",
+        "sidecar",
+        "duplicate",
+        "not-an-image",
+        "ignored",
+    ]
+    # That, the layer if it is one, the complaints about it, and the path of the entry that masks or shadows it.
+    Known = tuple[Became, "Layer | None", tuple[Complaint, ...], bytes]
+
+_SIDECAR: Known = ("sidecar", None, (), b"")
+_TEMPORARY: Known = ("ignored", None, (), b"")
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -55,6 +77,37 @@ class Layer:
         self.mounts = mounts
 
 
+class Entries:
+    """What became of every entry of a unit, and its layers, in order once read() has returned it."""
+
+    __slots__ = ("_found", "_later", "_reporter", "layers")
+
+    def __init__(self, found: list[tuple[bytes, bytes, Known]], reporter: Reporter) -> None:
+        """`found` has path and name of each, and what is known of it without the rest of the unit."""
+        self._found = found
+        # By name, for layers of which more was found out.
+        self._later: dict[bytes, Known] = {}
+        self._reporter = reporter
+        self.layers = [known[1] for _, _, known in found if known[1] is not None]
+
+    def outcomes(self) -> Iterator[tuple[bytes, bytes, Known]]:
+        """Yield path and name of each entry, and what became of it."""
+        for path, name, known in self._found:
+            yield path, name, self._later.get(name, known) if known[1] is not None else known
+
+    def leave_out(self, layer: Layer, complaint: Complaint, became: Became = "ignored") -> None:
+        """Have the entry of `layer` be none for this unit, and say so."""
+        self._later[layer.name] = (became, None, (complaint,), b"")
+        self._reporter.warn(complaint)
+
+    def note(self, layer: Layer, complaint: Complaint) -> None:
+        """Say what is odd about the entry of `layer`, which stays one."""
+        for _, name, known in self.outcomes():
+            if name == layer.name and known[1] is not None:
+                self._later[name] = (known[0], known[1], (*known[2], complaint), b"")
+        self._reporter.warn(complaint)
+
+
 class LayerReader:
     """Reads `.confext.d/` directories; each directory and entry once, however many instances share it."""
 
@@ -62,6 +115,7 @@ class LayerReader:
         "_access",
         "_entries",
         "_knows_vpick",
+        "_notes",
         "_pick_here",
         "_reporter",
         "_tree",
@@ -74,57 +128,72 @@ class LayerReader:
         self._reporter = reporter
         self._pick_here = pick_here
         self._knows_vpick = knows_vpick
-        # What each is: a layer, none for the reason that was given, or a mask.
-        self._entries: dict[bytes, Layer | ConfextError | None] = {}
+        self._entries: dict[bytes, Known] = {}
+        # About the one that is looked at.
+        self._notes: list[Complaint] = []
         self._access = Access(tree)
         self.listings = Listings(tree, self._access, reporter)
 
-    def read(self, unit: bytes, sources: list[Source], left_out: dict[bytes, ConfextError]) -> list[Layer]:
-        """Return the layers of `unit`, in order; raises ConfextError if a whole directory is refused.
-
-        What is the same as another one is added to `left_out`, by its name.
-        """
-        found: dict[bytes, Layer | ConfextError | None] = {}
+    def read(self, unit: bytes, sources: list[Source]) -> Entries:
+        """Return the entries of `unit`, and its layers in order; raises Complaint if a whole directory is refused."""
+        first: dict[bytes, tuple[bytes, Known]] = {}
+        found: list[tuple[bytes, bytes, Known]] = []
         for source in sources:
             listing = self.listings.read(unit, source)
+            parent = source.path + b"/"
             for name in listing.names:
-                if name in found:
-                    continue
-                path = source.path + b"/" + name
-                if path not in self._entries:
-                    self._entries[path] = self._classify(source.name, path, name, listing)
-                found[name] = self._entries[path]
-        layers = [layer for layer in found.values() if isinstance(layer, Layer)]
-        if len(layers) > 1:
-            layers.sort(key=_sort_key)
-            layers = self._without_duplicates(unit, layers, left_out)
-            self._check_order(unit, layers)
-        return layers
+                path = parent + name
+                if name in first:
+                    hiding, known = first[name]
+                    known = ("masked" if known[0] == "mask" else "shadowed", None, (), hiding)
+                else:
+                    if path not in self._entries:
+                        self._entries[path] = self._classify(source.name, path, name, listing)
+                    known = self._entries[path]
+                    first[name] = path, known
+                found.append((path, name, known))
+            found += [(parent + name, name, _SIDECAR) for name in listing.sidecars]
+            found += [(parent + name, name, _TEMPORARY) for name in listing.temporary]
+        entries = Entries(found, self._reporter)
+        if len(entries.layers) > 1:
+            entries.layers.sort(key=_sort_key)
+            entries.layers = self._without_duplicates(unit, entries)
+            self._check_order(unit, entries.layers)
+        return entries
 
-    def outcome(self, source: Source, name: bytes) -> Layer | ConfextError | None:
-        """Return what read() has found the entry `name` to be: a layer, none for this reason, or a mask."""
-        return self._entries[source.path + b"/" + name]
-
-    def _classify(self, unit: bytes, path: bytes, name: bytes, listing: Listing) -> Layer | ConfextError | None:
-        """Return the layer that the entry at `path` is, why it is none, having said so, or None for a mask."""
+    def _classify(self, unit: bytes, path: bytes, name: bytes, listing: Listing) -> Known:
+        """Return what the entry at `path` becomes, having made the complaints about it."""
+        self._notes = []
         try:
-            return self._layer(unit, path, name, listing)
-        except ConfextError as e:
-            error = e
+            layer = self._layer(unit, path, name, listing)
+            if layer is None:
+                return "mask", None, (), b""
+            return "image" if layer.image else "directory", layer, tuple(self._notes), b""
+        except Complaint as e:
+            complaint = e
         except SilentError:
             # The directory itself is on such a file system, which has gone silent just now.
             if not listing.unread:
                 self.listings.say_unread(unit, path.rpartition(b"/")[0], listing.place)
             listing.unread = True
-            return ConfextError(unit, path, f"ignored, {self._tree.excuse(listing.place)}")
+            excuse = self._tree.excuse(listing.place)
+            return "ignored", None, (Complaint("ignored", "entry-silent", unit, path, excuse),), b""
         except OSError as e:
-            error = ConfextError(unit, path, f"ignored, cannot be examined ({e.strerror or e})")
-        self._reporter.warn(error)
-        return error
+            complaint = Complaint("ignored", "entry-unreadable", unit, path, reason_of(e))
+        self._reporter.warn(complaint)
+        became: Became = "refused" if complaint.effect == "refused" else "ignored"
+        if complaint.code == "not-an-image":
+            became = "not-an-image"
+        return became, None, (complaint,), b""
+
+    def _note(self, complaint: Complaint) -> None:
+        """Say what is odd about the entry that is looked at, which may be a layer all the same."""
+        self._notes.append(complaint)
+        self._reporter.warn(complaint)
 
     def _layer(self, unit: bytes, path: bytes, name: bytes, listing: Listing) -> Layer | None:
         if not entrynames.is_expressible(path):
-            raise ConfextError(unit, path, "refused, the name cannot be written into a unit file", "rename it")
+            raise Complaint("refused", "entry-name", unit, path)
         place = listing.place + b"/" + name
         own = self._tree.lstat(place)
         mounts = (listing.mount,) if listing.mount else ()
@@ -139,20 +208,18 @@ class LayerReader:
                 return None  # A mask.
             place, status, problem = self._access.follow(beside(link, held))
             if problem:
-                raise ConfextError(unit, path, f"refused, {problem}", access.hint(problem))
+                raise Complaint("refused", problem.code, unit, path, *problem.details)
             while target != place and (held := self._tree.readlink(target)):
                 target = self._tree.follow(target, held)
                 if target == DEV_NULL:
                     return None
             excuse = self._tree.excuse(place)
             if excuse:
-                text = f"taken by its name, {excuse}; it is judged when the service starts or is reloaded"
-                hint = "mend or unmount that, then run systemctl daemon-reload"
-                self._reporter.warn(ConfextError(unit, path, text, hint))
+                self._note(Complaint("noted", "target-silent", unit, path, excuse))
         except OSError:
-            raise ConfextError(unit, path, "ignored, is a loop of links") from None
+            raise Complaint("ignored", "loop", unit, path) from None
         if not entrynames.is_expressible(target):
-            raise ConfextError(unit, path, f"refused, {inexpressible(target)}", "rename it")
+            raise Complaint("refused", "target-name", unit, path, quoted(target))
         return self._decide(unit, path, target, place, status, mounts)
 
     def _decide(
@@ -184,12 +251,7 @@ class LayerReader:
         else:
             problem = self._access.problem(status, place)
             if problem:
-                raise ConfextError(
-                    unit,
-                    path,
-                    f"refused, {problem}",
-                    access.hint(problem),
-                )
+                raise Complaint("refused", problem.code, unit, path, *problem.details)
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFDIR:
                 is_directory = True
@@ -205,15 +267,10 @@ class LayerReader:
                     shape = shape_of(path)
                 if kind not in (stat.S_IFREG, stat.S_IFBLK) or shape != IMAGE:
                     what = _KINDS.get(kind, "of an unknown kind")
-                    raise ConfextError(unit, path, f"ignored, is {what}", _LAYERS_ARE)
+                    raise Complaint("ignored", "not-an-image", unit, path, what)
         image = shape & IMAGE != 0
         if image and given.startswith(API_FILE_SYSTEMS):
-            raise ConfextError(
-                unit,
-                path,
-                f"ignored, leads to {quoted(given)}, where systemd takes no image from",
-                "give the link a name that ends in .raw",
-            )
+            raise Complaint("ignored", "api-file-system", unit, path, quoted(given))
         if target is not path:
             # A directory may be a mount point itself, a file is on its parent's mount.
             needed, resolved = target, place
@@ -221,7 +278,7 @@ class LayerReader:
                 needed, resolved = target.rpartition(b"/")[0], place.rpartition(b"/")[0]
             # What the links on the way hold, nobody has looked at yet.
             if resolved != needed and not entrynames.is_expressible(resolved):
-                raise ConfextError(unit, path, f"refused, {inexpressible(resolved)}", "rename it")
+                raise Complaint("refused", "target-name", unit, path, quoted(resolved))
             mounts = (*mounts, needed, resolved)
         versioned = shape & VERSIONS != 0 or vpick.is_versioned(given)
         if versioned and self._pick_here:
@@ -235,41 +292,33 @@ class LayerReader:
     def _newest(self, unit: bytes, path: bytes, versions: bytes, image: bool) -> bytes:
         """Return the newest version, or `versions` itself, for systemd to pick, if it cannot be read now.
 
-        Raises ConfextError if there is none for this machine, or none that root alone can write.
+        Raises Complaint if there is none for this machine, or none that root alone can write.
         """
         try:
             picked = vpick.pick(self._tree, versions, image=image)
         except OSError as e:
-            text = f"cannot be read now ({e.strerror or e})"
-            hint = "run systemctl daemon-reload when its file system is mounted"
             if not self._knows_vpick:
-                text = f"ignored, {text}, and this systemd picks no version itself"
-                raise ConfextError(unit, path, text, hint) from None
-            text += "; until the next daemon-reload this systemd may refresh the service natively"
-            self._reporter.warn(ConfextError(unit, path, text, hint))
+                raise Complaint("ignored", "versions-unreadable", unit, path, reason_of(e)) from None
+            self._note(Complaint("noted", "versions-left", unit, path, reason_of(e)))
             return versions
         if picked is None:
-            raise ConfextError(unit, path, "ignored, holds no version for this machine", "see systemd.v(7)")
+            raise Complaint("ignored", "no-version", unit, path)
         if not entrynames.is_expressible(picked):
-            text = f"refused, its newest version {quoted(picked)} cannot be written into a unit file"
-            raise ConfextError(unit, path, text, "rename it")
+            raise Complaint("refused", "version-name", unit, path, quoted(picked))
         place = self._tree.chase(picked)
         status = self._tree.lstat(place)
         kind = stat.S_IFMT(status.st_mode)
         if (kind == stat.S_IFDIR) if image else (kind != stat.S_IFDIR):
-            raise ConfextError(unit, path, f"ignored, its newest version {quoted(picked)} is of the wrong kind")
+            raise Complaint("ignored", "version-kind", unit, path, quoted(picked))
         problem = self._access.problem(status, place)
         if problem:
-            raise ConfextError(
-                unit,
-                path,
-                f"refused, its newest version {quoted(picked)} {problem}",
-                access.hint(problem),
-            )
+            subject = f"its newest version {quoted(picked)} "
+            raise Complaint("refused", problem.code, unit, path, *problem.details, subject=subject)
         return picked
 
-    def _without_duplicates(self, unit: bytes, layers: list[Layer], left_out: dict[bytes, ConfextError]) -> list[Layer]:
-        """Drop all but the topmost of layers that are the same: overlayfs takes no directory twice."""
+    def _without_duplicates(self, unit: bytes, entries: Entries) -> list[Layer]:
+        """Return the layers but for all but the topmost of those that are the same: overlayfs takes none twice."""
+        layers = entries.layers
         last = {_identity(layer): layer for layer in layers}
         if len(last) == len(layers):
             return layers
@@ -279,9 +328,9 @@ class LayerReader:
             if top is layer:
                 kept.append(layer)
             else:
-                text = f"{quoted(layer.name)} and {quoted(top.name)} are the same, the first is ignored"
-                left_out[layer.name] = ConfextError(unit, layer.path, text, "remove one of them")
-                self._reporter.warn(left_out[layer.name])
+                names = quoted(layer.name), quoted(top.name)
+                complaint = Complaint("ignored", "duplicate", unit, layer.path, *names)
+                entries.leave_out(layer, complaint, "duplicate")
         return kept
 
     def _check_order(self, unit: bytes, layers: list[Layer]) -> None:
@@ -290,19 +339,9 @@ class LayerReader:
             if not layer.image:
                 below = below or layer
             elif below is not None:
-                self._reporter.warn(
-                    ConfextError(
-                        unit,
-                        b"",
-                        f"the directory {quoted(below.name)} lies above the image {quoted(layer.name)}, "
-                        "although its name sorts before it",
-                        "systemd puts all directories above all images; use one kind, or names in that order",
-                    )
-                )
+                names = quoted(below.name), quoted(layer.name)
+                self._reporter.warn(Complaint("noted", "order", unit, b"", *names))
                 return
-
-
-_LAYERS_ARE = "layers are NAME.raw, NAME.raw.v/, NAME/, NAME.v/ and links to these"
 
 
 def _sort_key(layer: Layer) -> VersionKey:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from confext_generator import access, entrynames
+from confext_generator import entrynames
 from confext_generator.lookout import SilentError
-from confext_generator.report import ConfextError, quoted
+from confext_generator.report import Complaint, quoted, reason_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 class Listing:
-    """The names in one `.confext.d/`, those that may be layers, where it is, and what to mount if it is a link.
+    """What is in one `.confext.d/`, where it is, and what to mount if it is a link.
 
+    `names` may be layers; `temporary` and `sidecars` are none by their names.
     `unread` says that nobody knows what is in it.
     """
 
-    __slots__ = ("found", "is_there", "mount", "names", "place", "unread")
+    __slots__ = ("is_there", "mount", "names", "place", "sidecars", "temporary", "unread")
 
-    def __init__(
-        self, found: list[bytes], names: list[bytes], place: bytes, mount: bytes, is_there: bool, unread: bool
-    ) -> None:
-        self.found = found
+    def __init__(self, place: bytes, mount: bytes, is_there: bool, unread: bool) -> None:
         self.is_there = is_there
-        self.names = names
-        self.place = place
         self.mount = mount
+        self.names: list[bytes] = []
+        self.place = place
+        self.sidecars: list[bytes] = []
+        self.temporary: list[bytes] = []
         self.unread = unread
 
 
@@ -46,71 +46,54 @@ class Listings:
         self._listings: dict[bytes, Listing] = {}
 
     def read(self, unit: bytes, source: Source) -> Listing:
-        """Return what is in the directory `source` of `unit`; raises ConfextError if it is refused."""
+        """Return what is in the directory `source` of `unit`; raises Complaint if it is refused."""
         known = self._listings.get(source.path)
         if known is not None:
             return known
         if not entrynames.is_expressible(source.path):
-            raise ConfextError(
-                unit,
-                source.path,
-                "the unit is left alone, this path cannot be written into a unit file",
-                "rename it",
-            )
+            raise Complaint("left-alone", "directory-name", unit, source.path)
         mount = place = b""
-        listing: list[bytes] = []
+        names: list[bytes] = []
         is_there = unread = False
         try:
             if source.is_link:
                 mount, _, problem = self._access.follow(source.path)
                 if problem:
-                    raise ConfextError(unit, source.path, f"the unit is left alone, {problem}", access.hint(problem))
+                    raise Complaint("left-alone", problem.code, unit, source.path, *problem.details)
                 if not entrynames.is_expressible(mount):
-                    text = f"the unit is left alone, {inexpressible(mount)}"
-                    raise ConfextError(unit, source.path, text, "rename it")
+                    raise Complaint("left-alone", "target-name", unit, source.path, quoted(mount))
             place = mount or self._tree.chase_nofollow(source.path)
             problem = self._access.problem(self._tree.lstat(place), place)
             if problem:
-                raise ConfextError(
-                    unit,
-                    source.path,
-                    f"the unit is left alone, the directory {problem}",
-                    access.hint(problem),
+                raise Complaint(
+                    "left-alone", problem.code, unit, source.path, *problem.details, subject="the directory "
                 )
-            listing = self._tree.listdir(place)
+            names = self._tree.listdir(place)
             is_there = True
         except SilentError:
             unread = True
             self.say_unread(unit, source.path, place)
         except FileNotFoundError:
             # At boot, a link into a file system that is mounted later.  The drop-in is still worth having.
-            self._reporter.warn(
-                ConfextError(
-                    unit,
-                    source.path,
-                    f"has no layers, leads to {quoted(mount)}, which is not there now",
-                    "run systemctl daemon-reload when it is",
-                )
-            )
+            self._reporter.warn(Complaint("noted", "directory-missing", unit, source.path, quoted(mount)))
         except OSError as e:
-            raise ConfextError(
-                unit, source.path, f"the unit is left alone, the directory cannot be read ({e.strerror or e})"
-            ) from None
-        names = []
-        for name in listing:
+            raise Complaint("left-alone", "directory-unreadable", unit, source.path, reason_of(e)) from None
+        listing = self._listings[source.path] = Listing(place, mount, is_there, unread)
+        for name in names:
             if entrynames.is_temporary(name):
+                listing.temporary.append(name)
                 if self._reporter.debugging:
-                    self._reporter.debug(ConfextError(unit, source.path + b"/" + name, "hidden or temporary, ignored"))
-            elif not name.endswith(entrynames.SIDECAR_SUFFIXES):
-                names.append(name)
-        names.sort()
-        known = self._listings[source.path] = Listing(listing, names, place, mount, is_there, unread)
-        return known
+                    self._reporter.debug(Complaint("ignored", "temporary", unit, source.path + b"/" + name))
+            elif name.endswith(entrynames.SIDECAR_SUFFIXES):
+                listing.sidecars.append(name)
+            else:
+                listing.names.append(name)
+        listing.names.sort()
+        return listing
 
     def say_unread(self, unit: bytes, source: bytes, place: bytes) -> None:
         """Say that nobody knows what is in the directory `source`, which is at `place`."""
-        text = f"what is in it is not known, {self._tree.excuse(place)}: the service is neither started nor reloaded"
-        self._reporter.warn(ConfextError(unit, source, text, "mend or unmount that, then run systemctl daemon-reload"))
+        self._reporter.warn(Complaint("noted", "directory-silent", unit, source, self._tree.excuse(place)))
 
     def safe_source(self, sources: list[Source]) -> bytes:
         """Return the path of the first directory that systemd can look at without being kept waiting, empty if none.
@@ -123,15 +106,6 @@ class Listings:
                 return source.path
         return b""
 
-    def names(self, source: Source) -> list[bytes]:
-        """Return the names of everything in a directory that read() has read."""
-        return self._listings[source.path].found
-
     def unread(self, sources: list[Source]) -> list[bytes]:
         """Return the paths of those directories of which nobody knows what is in them."""
         return [source.path for source in sources if self._listings[source.path].unread]
-
-
-def inexpressible(path: bytes) -> str:
-    """Return what is wrong with a link that leads to `path`."""
-    return f"leads to {quoted(path)}, which cannot be written into a unit file"

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from confext_generator.complaints import Code, Effect
+
 # <syslog.h>: LOG_DAEMON | LOG_WARNING and LOG_DAEMON | LOG_DEBUG, as systemd's own generators use.
 _PRIORITY_WARNING = 3 << 3 | 4
 _PRIORITY_DEBUG = 3 << 3 | 7
@@ -22,23 +24,31 @@ _PRIORITY_DEBUG = 3 << 3 | 7
 _LINE_MAX = 900
 
 
-class ConfextError(Exception):
+class Complaint(Exception):
     """Something about one unit that the user has to know.
 
-    `unit` and `path` name what it is about (either may be empty), `text` says what is wrong and what that
-    means, `hint` says what to do.
+    `effect` and `code` are for programs.  `unit` and `path` name what it is about (either may be empty), `details` is
+    what the message of the code has blanks for, `subject` is put before it.
     """
 
-    def __init__(self, unit: bytes, path: bytes, text: str, hint: str = "") -> None:
-        super().__init__(text)
+    def __init__(self, effect: Effect, code: Code, unit: bytes, path: bytes, *details: str, subject: str = "") -> None:
+        super().__init__(code)
+        self.effect = effect
+        self.code = code
         self.unit = unit
         self.path = path
-        self.text = text
-        self.hint = hint
+        self.details = details
+        self.subject = subject
+
+    @property
+    def text(self) -> str:
+        """What is wrong and what that means, and after a semicolon what to do."""
+        from confext_generator.complaints import word  # Most runs have nothing to say.
+
+        return word(self.effect, self.code, self.details, self.subject)
 
     def __str__(self) -> str:
-        parts = [printable(part) for part in (self.unit, self.path) if part]
-        return ": ".join([*parts, f"{self.text}; {self.hint}" if self.hint else self.text])
+        return ": ".join([*(printable(part) for part in (self.unit, self.path) if part), self.text])
 
 
 def printable(data: bytes) -> str:
@@ -54,6 +64,17 @@ def quoted(data: bytes) -> str:
     return f"'{printable(data)}'"
 
 
+def described(error: Exception) -> str:
+    """Return the type of an error that nobody expected, and what it says, in one line."""
+    text = printable(str(error).encode(errors="backslashreplace"))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def reason_of(error: OSError) -> str:
+    """Return why a system call failed."""
+    return error.strerror or str(error)
+
+
 class Reporter:
     """Where messages go."""
 
@@ -66,17 +87,24 @@ class Reporter:
         self._said: set[str] = set()
         self.debugging = debugging
 
-    def warn(self, error: ConfextError) -> None:
-        """Report `error`, once: what a template's directory holds concerns each of its instances."""
-        line = str(error)
+    def warn(self, complaint: Complaint) -> None:
+        """Report `complaint`, once: what a template's directory holds concerns each of its instances."""
+        line = str(complaint)
         if line not in self._said:
             self._said.add(line)
             self._write(line, _PRIORITY_WARNING)
 
-    def debug(self, error: ConfextError) -> None:
+    def debug(self, complaint: Complaint) -> None:
         """Report what only a person looking for a fault wants to see."""
         if self.debugging:
-            self._write(str(error), _PRIORITY_DEBUG)
+            self._write(str(complaint), _PRIORITY_DEBUG)
+
+    def trace(self) -> None:
+        """Print where the exception that is being handled comes from, if somebody looks for a fault."""
+        if self.debugging:
+            from traceback import format_exc
+
+            _write_quietly(2, format_exc().encode(errors="backslashreplace"))
 
     def _write(self, line: str, priority: int) -> None:
         encoded = f"unit-confext-generator: {line}".encode(errors="backslashreplace")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from confext_generator import imagepolicy, unitfile, words
 from confext_generator.constants import DROPIN
 from confext_generator.lookout import SilentError
-from confext_generator.report import ConfextError
+from confext_generator.report import Complaint, reason_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,15 +109,13 @@ class SettingsReader:
         self._silent: dict[bytes, str] = {}
 
     def read(self, unit: bytes, fragment: bytes) -> Settings:
-        """Return the settings of `unit`; raises ConfextError if it is masked or cannot be read."""
+        """Return the settings of `unit`; raises Complaint if it is masked or cannot be read."""
         try:
             data = self._tree.read(fragment)
         except OSError as e:
-            raise ConfextError(
-                unit, fragment, f"the unit is left alone, its unit file cannot be read ({e.strerror or e})"
-            ) from None
+            raise Complaint("left-alone", "unit-file-unreadable", unit, fragment, reason_of(e)) from None
         if not data:
-            raise ConfextError(unit, fragment, "the unit is left alone, it is masked")
+            raise Complaint("left-alone", "unit-file-masked", unit, fragment)
 
         settings = Settings()
         _apply(

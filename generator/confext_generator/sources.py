@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from confext_generator import names
-from confext_generator.report import ConfextError
+from confext_generator.report import Complaint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,15 +36,7 @@ def find_targets(dirs: UnitDirs, reporter: Reporter) -> list[Target]:
     for source in dirs.sources:
         unit = dirs.unit_id(source.name)
         if unit is None:
-            reporter.warn(
-                ConfextError(
-                    source.name,
-                    source.path,
-                    "the unit is left alone, it has no unit file",
-                    "units made by other generators or from SysV scripts cannot be seen here: "
-                    "give the service a unit file",
-                )
-            )
+            reporter.warn(Complaint("left-alone", "unit-file-missing", source.name, source.path))
             continue
         by_name.setdefault(source.name, []).append(source)
         units[unit] = True

@@ -12,11 +12,12 @@ from __future__ import annotations
 import posix as os
 
 from confext_generator import names
-from confext_generator.report import ConfextError
+from confext_generator.report import Complaint
 from confext_generator.tree import DEV_NULL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from confext_generator.complaints import Code
     from confext_generator.report import Reporter
     from confext_generator.tree import Tree
 
@@ -91,12 +92,14 @@ def _entries(tree: Tree, directory: bytes) -> list[os.DirEntry[bytes]]:
 class UnitDirs:
     """What the unit directories hold."""
 
-    __slots__ = ("_aliases", "_dropin_dirs", "_expanded", "_ids", "_instances", "sources", "tree")
+    __slots__ = ("_aliases", "_dropin_dirs", "_expanded", "_ids", "_instances", "passed_over", "sources", "tree")
 
     def __init__(self, tree: Tree, path: list[tuple[bytes, bool]], reporter: Reporter) -> None:
         """List the directories of `path`; raises nothing, what cannot be read is not there."""
         self.tree = tree
         self.sources: list[Source] = []
+        # `.confext.d/` directories that nobody looks into for a mask: the path, and whether it is the mask itself.
+        self.passed_over: list[tuple[bytes, bool]] = []
         # Unit name to the path of its unit file, or, for an alias, to another name.
         self._ids: dict[bytes, bytes] = {}
         # "foo.service.d" to the directories of that name, in order.
@@ -132,16 +135,22 @@ class UnitDirs:
             confexts.sort()
             for name, is_link, is_dir in confexts:
                 if name in masked:
+                    self._pass_over(directory, name, is_mask=False)
                     continue
                 try:
                     is_mask = is_link and tree.chase(directory + b"/" + name) == DEV_NULL
                 except OSError:
-                    reporter.warn(ConfextError(b"", directory + b"/" + name, "ignored, is a loop of links"))
+                    reporter.warn(Complaint("ignored", "loop", b"", directory + b"/" + name))
                     continue
                 if is_mask:
                     masked.add(name)
+                    self._pass_over(directory, name, is_mask=True)
                 else:
                     self._add_source(directory, name, rank, is_link, is_dir, reporter)
+
+    def _pass_over(self, directory: bytes, name: bytes, *, is_mask: bool) -> None:
+        if not name.startswith(b"."):
+            self.passed_over.append((directory + b"/" + name, is_mask))
 
     def _add_source(
         self, directory: bytes, name: bytes, rank: int, is_link: bool, is_dir: bool, reporter: Reporter
@@ -150,32 +159,28 @@ class UnitDirs:
         path = directory + b"/" + name
         stem = name[: -len(CONFEXT_SUFFIX)]
         if stem.startswith(b".") or not stem:
-            reporter.debug(ConfextError(b"", path, "hidden, ignored"))
+            reporter.debug(Complaint("ignored", "directory-hidden", b"", path))
             return
         suffix = stem.rpartition(b".")[2]
         without_type = suffix != b"service" or stem == suffix
         unit = stem + names.SERVICE if without_type else stem
-        problem = hint = ""
+        code: Code | None = None
+        detail = ""
         if without_type and suffix in names.UNIT_TYPES:
             if stem == suffix:
-                problem = f"ignored, applies to all units of type {stem.decode()}"
-                hint = "make one directory per service"
+                code, detail = "for-all-units", stem.decode()
             else:
-                problem = f"ignored, is for a unit of type {suffix.decode()}"
-                hint = "only services have confexts of their own"
+                code, detail = "for-other-type", suffix.decode()
         elif not names.is_valid_service(unit):
-            problem = "ignored, does not name a valid unit"
-            hint = "the name must be UNIT.service.confext.d"
+            code = "no-unit-name"
         elif names.split(unit)[0].endswith(b"-"):
             # The drop-in directory of a unit called foo-.service is read by every unit whose name starts with
             # "foo-".
-            problem = "ignored, the drop-ins of a unit of that name apply to all units with that prefix"
-            hint = "make one directory per service"
+            code = "for-prefix"
         elif not is_dir:
-            problem = "ignored, is not a directory"
-            hint = "put images into a directory of that name"
-        if problem:
-            reporter.warn(ConfextError(b"", path, problem, hint))
+            code = "not-a-directory"
+        if code:
+            reporter.warn(Complaint("ignored", code, b"", path, detail))
             return
         self.sources.append(Source(path, unit, rank, without_type, is_link))
 

@@ -9,10 +9,14 @@ A case is a directory:
                Python's escapes in the paths
     env        the environment of the run, one NAME=VALUE per line
     expected/  the whole output directory; left out where nothing is written
-    stderr     the messages, each on a line; left out where nothing is said
+    complaints what is complained about, in order: effect, code, unit and path, `-` for none; left out where there is
+               nothing
     README     what the case is about
 
-`UPDATE_GOLDEN=1 pytest tests/golden` writes `expected/` and `stderr` anew, to be read before they are
+How complaints are worded is in one place for each: messages/CODE has the lines that are printed in any case, after the
+number of the case. What no tree leads to is in tests/unit/generator/test_complaints.py.
+
+`UPDATE_GOLDEN=1 pytest tests/golden` writes `expected/`, `complaints` and `messages/` anew, to be read before they are
 committed.
 """
 
@@ -24,45 +28,106 @@ import socket
 import stat
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
 from confext_generator import cli
-from confext_generator.report import Reporter
+from confext_generator.report import Complaint, Reporter, printable
+from golden.recorder import Recorder
 
 HERE = Path(__file__).parent
 CASES = sorted(path.name for path in HERE.iterdir() if path.name[:2].isdigit())
+MESSAGES = HERE / "messages"
+CODES = sorted(path.name for path in MESSAGES.iterdir())
 UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
+
+
+class Ran(NamedTuple):
+    """What the generator made of a case: the exit status, what it said, and its output directory."""
+
+    status: int
+    recorder: Recorder
+    is_untouched: bool
+    output: Path
+
+
+_RUNS: dict[str, Ran] = {}
 
 
 def test_cases_are_numbered() -> None:
     assert [name[:3] for name in CASES] == [f"{number:02}-" for number in range(1, len(CASES) + 1)]
 
 
+def ran(name: str, factory: pytest.TempPathFactory) -> Ran:
+    """Run the generator on a case, once."""
+    if name not in _RUNS:
+        directory = factory.mktemp(name)
+        root, output = directory / "root", directory / "output"
+        output.mkdir()
+        build(HERE / name, root)
+        before = snapshot(root)
+        environ = dict(line.split("=", 1) for line in read(HERE / name / "env").splitlines())
+        recorder = Recorder()
+        # Versions are picked for the machine.
+        with mock.patch.object(os, "uname", lambda: SimpleNamespace(machine="x86_64")):
+            status = cli.main([f"--root={root}", str(output)], environ=environ, reporter=recorder)
+        _RUNS[name] = Ran(status, recorder, snapshot(root) == before, output)
+    return _RUNS[name]
+
+
+def as_line(complaint: Complaint) -> str:
+    """What of a complaint is for programs."""
+    words = (complaint.effect, complaint.code, printable(complaint.unit) or "-", printable(complaint.path) or "-")
+    return " ".join(words) + "\n"
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_golden(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_golden(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     case = HERE / name
-    root = tmp_path / "root"
-    output = tmp_path / "output"
-    output.mkdir()
-    build(case, root)
-    before = snapshot(root)
-    # Versions are picked for the machine.
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
-
-    messages: list[str] = []
-    environ = dict(line.split("=", 1) for line in read(case / "env").splitlines())
-    status = cli.main([f"--root={root}", str(output)], environ=environ, reporter=Reporter(emit=messages.append))
-
+    status, recorder, is_untouched, output = ran(name, tmp_path_factory)
     assert status == 0
-    assert snapshot(root) == before, "the generator wrote below --root="
-    stderr = "".join(message + "\n" for message in messages)
+    assert is_untouched, "the generator wrote below --root="
+    complaints = "".join(map(as_line, recorder.complaints))
     if UPDATE:
-        update(case, output, stderr)
-    assert stderr == read(case / "stderr")
+        update(case, output, complaints)
+    assert complaints == read(case / "complaints")
     assert snapshot(output) == (snapshot(case / "expected") if (case / "expected").exists() else {})
     for path in output.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644)
+
+
+def _messages(factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The messages in all cases that can be run here, by code."""
+    found: dict[str, str] = {}
+    for name in CASES:
+        if not needs_root(HERE / name) or os.geteuid() == 0:
+            recorder = ran(name, factory).recorder
+            for complaint, line in zip(recorder.complaints, recorder.lines, strict=True):
+                found[complaint.code] = found.get(complaint.code, "") + f"{name[:2]} {line}\n"
+    return found
+
+
+def test_messages_are_of_all_codes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = _messages(tmp_path_factory)
+    if UPDATE:
+        for code in {*found, *CODES}:
+            (MESSAGES / code).unlink(missing_ok=True)
+            if code in found:
+                (MESSAGES / code).write_text(found[code])
+        return
+    if os.geteuid() == 0:
+        assert set(CODES) == set(found)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_message(code: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """How it is worded."""
+    said = _messages(tmp_path_factory).get(code, "")
+    skipped = tuple(name[:2] + " " for name in CASES if needs_root(HERE / name) and os.geteuid() != 0)
+    lines = read(MESSAGES / code).splitlines(keepends=True)
+    assert said == "".join(line for line in lines if not (skipped and line.startswith(skipped)))
 
 
 def test_dry_run_prints_what_would_be_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -82,9 +147,14 @@ def test_dry_run_prints_what_would_be_written(tmp_path: Path, capfd: pytest.Capt
     )
 
 
+def needs_root(case: Path) -> bool:
+    """Whether a tree has files of several users."""
+    return "owner " in read(case / "tree")
+
+
 def build(case: Path, root: Path) -> None:
     """Make the root tree of `case`, with the modes of a package's files whatever the checkout's umask was."""
-    if os.geteuid() != 0 and "owner " in read(case / "tree"):
+    if os.geteuid() != 0 and needs_root(case):
         pytest.skip("only root can give files away")
     if (case / "root").exists():
         shutil.copytree(case / "root", root, symlinks=True)
@@ -146,11 +216,11 @@ def read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def update(case: Path, output: Path, stderr: str) -> None:
+def update(case: Path, output: Path, complaints: str) -> None:
     """Make the outcome of this run the expected one."""
     shutil.rmtree(case / "expected", ignore_errors=True)
     if any(output.iterdir()):
         shutil.copytree(output, case / "expected")
-    (case / "stderr").unlink(missing_ok=True)
-    if stderr:
-        (case / "stderr").write_text(stderr)
+    (case / "complaints").unlink(missing_ok=True)
+    if complaints:
+        (case / "complaints").write_text(complaints)

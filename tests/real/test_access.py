@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from confext_generator.access import Problem
+from confext_generator.report import Complaint
 from lab import images, services
 from lab.machine import Machine
 
@@ -61,9 +64,9 @@ def test_judged_at_a_start_where_it_was_not_mounted_before(unit: Machine) -> Non
     mount(unit, "daemon")
 
     assert not start(unit)
+    problem = Problem("way-others-write", f"'{DATA}/user'")
     assert said(unit) == (
-        f"{UNIT}: not started, its layer leads into '{DATA}/user', which others than root can write "
-        f"({DATA}/user/{IMAGE}); chown root:root, chmod go-w, or take it away"
+        f"{UNIT}: not started, its layer {problem} ({DATA}/user/{IMAGE}); chown root:root, chmod go-w, or take it away"
     )
 
     unit.sh(f"chown root {DATA}/user")
@@ -105,9 +108,9 @@ def test_the_newest_version_is_judged(unit: Machine) -> None:
 
     # 258 and 259 aside, systemd picks it itself, so that a start has to be refused as well.
     assert not reload(unit)
-    assert f"{stem}_2.raw of its layer belongs to user " in said(unit)
+    assert f"{stem}_2.raw of its layer {Problem('other-owner', '')}" in said(unit)
     assert not start(unit)
-    assert f"not started, {stem}_2.raw of its layer belongs to user " in said(unit)
+    assert f"not started, {stem}_2.raw of its layer {Problem('other-owner', '')}" in said(unit)
 
     unit.sh(f"chown root {versions}/{stem}_2.raw")
     assert start(unit)
@@ -197,10 +200,11 @@ def test_what_is_accepted_is_said(unit: Machine) -> None:
     unit.systemctl("daemon-reload")
     assert start(unit)
     assert services.version(unit, UNIT) == "v1"
-    listed = unit.run("unit-confext", "list", UNIT, check=False)
+    listed = unit.run("unit-confext", "list", "--json=short", UNIT, check=False)
     told = unit.run("/usr/lib/systemd/system-generators/unit-confext-generator", "--dry-run").stderr
-    assert f"{IMAGE}: UnsafeDeviceAllow=yes lets the service open every loop" in told
+    assert f"{IMAGE}: {Complaint('noted', 'devices-opened', b'', b'').text}" in told
     assert listed.returncode == 0
+    assert [entry["code"] for entry in json.loads(listed.stdout)[0]["entries"]] == ["devices-opened"]
 
 
 def test_a_directory_is_no_layer_where_images_are_signed(unit: Machine) -> None:
@@ -210,7 +214,8 @@ def test_a_directory_is_no_layer_where_images_are_signed(unit: Machine) -> None:
     unit.systemctl("daemon-reload")
     assert unit.show(UNIT, "ExtensionDirectories") == ""
     assert start(unit)
-    assert "a directory cannot be signed" in unit.run("unit-confext", "list", UNIT, check=False).stdout
+    (listed,) = json.loads(unit.run("unit-confext", "list", "--json=short", UNIT, check=False).stdout)
+    assert [(entry["verdict"], entry["code"]) for entry in listed["entries"]] == [("ignored", "unsigned")]
 
     # One that the generator could not know of.
     unit.write(f"/etc/systemd/system/{UNIT}.d/zzz.conf", "[Service]\nExtensionDirectories=/var/lib/confexts/access-d\n")

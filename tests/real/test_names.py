@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from confext_generator.report import Complaint
 from lab import images, manager, services
 from lab.machine import Machine
 
@@ -230,7 +231,7 @@ def test_refusal_is_in_the_journal(machine: Machine, judge: Judge) -> None:
     assert judge([entry]) == 0
     said = [line for line in machine.journal("-t", "unit-confext-generator").splitlines() if "i7777777i" in line]
     path = f"{DIRECTORY}/\\n\\x1b[31mJournal: i7777777i.raw"
-    assert set(said) == {f"{UNIT}: {path}: refused, the name cannot be written into a unit file; rename it"}
+    assert set(said) == {f"{UNIT}: {path}: {Complaint('refused', 'entry-name', b'', b'').text}"}
 
 
 ODD_UNITS = [

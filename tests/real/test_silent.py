@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from confext_generator.report import Complaint
 from lab import images, services, silent
 from lab.machine import Machine
 
@@ -57,13 +59,16 @@ def test_silent_storage_costs_its_own_units_alone(units: Machine) -> None:
         begin = time.monotonic()
         listed = machine.run("unit-confext", "list", "silent-b", "silent-d", "silent-f", check=False)
         assert time.monotonic() - begin < LIMIT_SEC
-    remedy = "mend or unmount that, then run systemctl daemon-reload"
+        told = machine.run("unit-confext", "list", "--json=short", "silent-b", "silent-d", "silent-f", check=False)
     for entry, mount in (("20-b.raw", FIRST), ("20-d", FIRST)):
         line = next(line for line in listed.stdout.splitlines() if entry in line)
-        assert f"taken by its name, '{mount}' does not answer" in line and remedy in line
-    assert f"what is in it is not known, '{SECOND}' does not answer" in listed.stderr
+        assert Complaint("noted", "target-silent", b"", b"", f"'{mount}' does not answer").text in line
+    assert Complaint("noted", "directory-silent", b"", b"", f"'{SECOND}' does not answer").text in listed.stderr
+    codes = {entry["name"]: entry["code"] for unit in json.loads(told.stdout) for entry in unit["entries"]}
+    assert codes["20-b.raw"] == codes["20-d"] == "target-silent"
+    taken = Complaint("noted", "target-silent", b"", b"", f"'{FIRST}' does not answer").text
     said = machine.journal("-t", "unit-confext-generator", "--no-full")
-    assert f"silent-b.service: {services.entry_directory('silent-b.service')}/20-b.raw: taken by its name" in said
+    assert f"silent-b.service: {services.entry_directory('silent-b.service')}/20-b.raw: {taken}" in said
     # Mended, they have what they should.
     machine.systemctl("daemon-reload")
     assert machine.show("silent-f.service", "ExtensionDirectories") == ""

@@ -48,12 +48,14 @@ def check(unit: str, properties: ServiceProperties, path: str, places: Places | 
     if not ways:
         return
     from confext_generator import access  # Most services have no such place.
+    from confext_generator.constants import ROOTS_ALONE
     from confext_generator.tree import Tree
 
     for place, rest in ways:
         end_of_way, status = b"", None
         for way in (place, rest) if rest else (place,):
             judge = access.Access(Tree(end_of_way))
+            problem: access.Problem | str | None
             try:
                 end_of_way, status, problem = judge.follow(os.fsencode(way))
             except OSError as error:
@@ -65,5 +67,5 @@ def check(unit: str, properties: ServiceProperties, path: str, places: Places | 
                     f"the new one cannot be built below a directory that others can change: {way} {problem}",
                     unit=unit,
                     path=place,
-                    hint=f"{access.HINT}, or restart the service instead",
+                    hint=f"{ROOTS_ALONE}, or restart the service instead",
                 )

@@ -13,8 +13,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from confext_generator import access
 from confext_generator.access import Access
+from confext_generator.constants import ROOTS_ALONE
 from confext_generator.tree import Tree
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import resolve
@@ -58,7 +58,7 @@ def _check(judge: Access, unit: str, layer: str, path: str) -> None:
         problem = judge.problem(status, place)
     if problem:
         what = "its layer" if path == layer else f"{os.path.basename(path)} of its layer"
-        raise ConfextError(f"{what} {problem}", unit=unit, path=layer, hint=f"{access.HINT}, or take it away")
+        raise ConfextError(f"{what} {problem}", unit=unit, path=layer, hint=f"{ROOTS_ALONE}, or take it away")
 
 
 def check_before_start(unit: str, manager: Manager, timeout_sec: float) -> None:

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from confext_generator import cli, words
-from confext_generator.report import Reporter
+from confext_generator import cli, layers, words
+from confext_generator.report import Complaint
 from confext_helpers.command import main
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.entries import LAYERS, Disk, Verdict
 from golden import test_golden as golden
+from golden.recorder import Recorder
 
 UNIT = "foo.service"
 DROP = f"etc/systemd/system/{UNIT}.confext.d"
@@ -39,14 +43,14 @@ def test_list_says_what_the_generator_does(name: str, tmp_path: Path, monkeypatc
     case = golden.HERE / name
     golden.build(case, tmp_path / "root")
     environ = environment(case)
-    messages: list[str] = []
+    recorder = Recorder()
     tree = cli.open_tree(os.fsencode(tmp_path / "root"), environ)
-    written = {os.fsdecode(unit): text for unit, text in cli.generate(tree, environ, Reporter(emit=messages.append))}
+    written = {os.fsdecode(unit): text for unit, text in cli.generate(tree, environ, recorder)}
     try:
         disk = Disk(str(tmp_path / "root"), environ)
     except ConfextError as error:
         assert written == {}
-        assert [f"unit-confext-generator: {error}"] == messages
+        assert [complaint.text for complaint in recorder.complaints] == [str(error)]
         return
 
     assert {unit.name: unit.dropin for unit in disk.units if unit.dropin is not None} == written
@@ -74,8 +78,11 @@ def test_list_says_what_the_generator_does(name: str, tmp_path: Path, monkeypatc
     # Whatever the generator says is said here as well, but that it does not know the version of systemd.
     reasons = [entry.reason for unit in disk.units for entry in unit.entries]
     reasons += [text for unit in disk.units for text in (unit.problem, *unit.warnings)]
-    for message in messages:
-        assert "the version of systemd" in message or any(text and text in message for text in reasons), message
+    codes = {entry.code for unit in disk.units for entry in unit.entries} | {unit.code for unit in disk.units}
+    for complaint in recorder.complaints:
+        if complaint.code != "systemd-unknown":
+            assert complaint.text in reasons
+            assert complaint.effect == "noted" or complaint.code in codes
 
 
 @pytest.fixture
@@ -105,40 +112,72 @@ def test_list(system: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert (status, err) == (0, "")
     (said,) = json.loads(out)
     vendor = f"/usr/lib/systemd/system/{UNIT}.confext.d"
-    hint = "chown it to root and take write permission from all others"
-    writable = next(entry["reason"] for entry in said["entries"] if entry["name"] == "20-writable.raw")
-    assert writable.startswith("refused, ") and hint[:5] in writable
-    text = next(entry["reason"] for entry in said["entries"] if entry["name"] == "notes.txt")
+    writable = Complaint("refused", "everybody-writes", b"", b"").text
+    assert "chown" in writable
+    same = Complaint("ignored", "duplicate", b"", b"", "'05-same.raw'", "'10-a.raw'").text
+    below = Complaint("ignored", "below-etc", b"", b"").text
+    text = Complaint("ignored", "not-an-image", b"", b"", layers._KINDS[stat.S_IFREG]).text
     assert {key: value for key, value in said.items() if key != "entries"} == {
         "unit": UNIT,
         "directories": [f"/{DROP}", vendor],
         "problem": None,
+        "code": None,
         "warnings": [],
         "replaced_by": None,
         "daemon_reload_needed": None,
     }
-    assert [(one["name"], one["verdict"], one["layer"], one["reason"]) for one in said["entries"]] == [
-        ("10-a.raw", "image", f"/{DROP}/10-a.raw", None),
-        ("60-vendor.raw", "image", f"{vendor}/60-vendor.raw", None),
-        ("70-tree", "directory", "/srv/tree", None),
-        (".hidden.raw", "ignored", None, "hidden or temporary"),
-        (
-            "05-same.raw", "duplicate", None,
-            "'05-same.raw' and '10-a.raw' are the same, the first is ignored; remove one of them",
-        ),
-        ("10-a.raw", "shadowed", None, f"shadowed by /{DROP}/10-a.raw"),
-        ("10-a.verity", "sidecar", None, "belongs to the image of this name"),
-        ("20-writable.raw", "refused", None, writable),
-        ("30-off.raw", "mask", None, "masks the entries of this name"),
-        ("30-off.raw", "masked", None, f"masked by /{DROP}/30-off.raw"),
-        (
-            "80-below", "ignored", None,
-            "ignored, a directory below /etc cannot be laid over /etc; "
-            "move it to /var/lib/confexts/ and leave a symlink here",
-        ),
-        ("notes.txt", "not-an-image", None, text),
-    ]  # fmt: skip
-    assert text.startswith("ignored, is a file whose name does not end in .raw; ")
+    keys = ("name", "verdict", "layer", "reason", "code")
+    assert [tuple(one[key] for key in keys) for one in said["entries"]] == [
+        ("10-a.raw", "image", f"/{DROP}/10-a.raw", None, None),
+        ("60-vendor.raw", "image", f"{vendor}/60-vendor.raw", None, None),
+        ("70-tree", "directory", "/srv/tree", None, None),
+        (".hidden.raw", "ignored", None, "hidden or temporary", None),
+        ("05-same.raw", "duplicate", None, same, "duplicate"),
+        ("10-a.raw", "shadowed", None, f"shadowed by /{DROP}/10-a.raw", None),
+        ("10-a.verity", "sidecar", None, "belongs to the image of this name", None),
+        ("20-writable.raw", "refused", None, writable, "everybody-writes"),
+        ("30-off.raw", "mask", None, "masks the entries of this name", None),
+        ("30-off.raw", "masked", None, f"masked by /{DROP}/30-off.raw", None),
+        ("80-below", "ignored", None, below, "below-etc"),
+        ("notes.txt", "not-an-image", None, text, "not-an-image"),
+    ]
+
+
+def test_list_tells_what_is_odd_about_a_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the entry, by whichever way it is reached, and once, however many instances have it."""
+    monkeypatch.setenv("UNIT_CONFEXT_SYSTEMD_VERSION", "257")
+    units = tmp_path / "etc/systemd/system"
+    (units / "bar@.service.confext.d").mkdir(parents=True)
+    (units / "bar@.service").write_text("[Service]\nDevicePolicy=closed\n[X-Confext]\nUnsafeDeviceAllow=yes\n")
+    (units / "bar@1.service.d").mkdir()
+    (units / "bar@1.service.d/10.conf").write_text("[Service]\nNice=1\n")
+    (tmp_path / "image.raw").touch()
+    (units / "bar@.service.confext.d/a.raw").touch()
+    (units / "bar@.service.confext.d/b.raw").symlink_to("/image.raw")
+    status, out, err = run(capsys, "list", f"--root={tmp_path}", "--json=short")
+    opened = Complaint("noted", "devices-opened", b"", b"").text
+    assert (status, err) == (0, "")
+    assert [(unit["unit"], unit["warnings"]) for unit in json.loads(out)] == [
+        ("bar@.service", []),
+        ("bar@1.service", []),
+    ]
+    said = [(one["verdict"], one["reason"], one["code"]) for unit in json.loads(out) for one in unit["entries"]]
+    assert said == [("image", opened, "devices-opened")] * 4
+
+
+def test_verdicts_are_the_generators() -> None:
+    told = set(ast.literal_eval(f"[{_literals('Became')}]"))
+    assert told == set(Verdict)
+
+
+def _literals(name: str) -> str:
+    """What is in a Literal[] that is there for the type checker only."""
+    text = inspect.getsource(layers)
+    found = re.search(rf"    {name} = Literal\[([^\]]+)\]", text)
+    assert found is not None
+    return found[1]
 
 
 def test_list_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +203,7 @@ def test_list_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     ]
     assert err.splitlines() == [
         f"unit-confext: {UNIT}: /etc/systemd/system/{UNIT}.d/zz-unit-confext.conf is read instead of the drop-in",
-        "unit-confext: gone.service: the unit is left alone, it has no unit file; units made by other generators or "
-        "from SysV scripts cannot be seen here: give the service a unit file",
+        f"unit-confext: gone.service: {Complaint('left-alone', 'unit-file-missing', b'', b'').text}",
         "unit-confext: off.service: masks the directories of this name",
         "unit-confext: off.service: masked by a link to /dev/null",
     ]

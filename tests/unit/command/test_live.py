@@ -107,7 +107,7 @@ def generated(tmp_path: Path, *paths: str) -> tuple[str, bytes]:
 
 def on_disk(disk: Disk, text: bytes, *paths: str) -> None:
     entries = [Entry(os.path.basename(path), path, Verdict.IMAGE, path) for path in paths]
-    disk.units.append(Unit(UNIT, [f"/{DROP}"], entries, "", text))
+    disk.units.append(Unit(UNIT, [f"/{DROP}"], entries, dropin=text))
 
 
 @pytest.fixture(autouse=True)

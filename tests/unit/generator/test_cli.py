@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from confext_generator import cli, constants, systemdversion
 from confext_generator.decide import Decider, Dropin
-from confext_generator.report import ConfextError, Reporter, printable
+from confext_generator.report import Complaint, Reporter, printable
 from confext_generator.sources import Target
 from confext_generator.tree import Tree
+from golden.recorder import Recorder
 
 GENERATOR = Path(__file__).parents[3] / "generator"
 MAIN = GENERATOR / "confext_generator/__main__.py"
@@ -42,10 +43,11 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def run(root: Path, *argv: str) -> tuple[int, list[str]]:
-    messages: list[str] = []
-    reporter = Reporter(emit=messages.append)
-    return cli.main([f"--root={root}", *argv], environ=ENVIRON, reporter=reporter), messages
+def run(root: Path, *argv: str) -> tuple[int, list[tuple[str, str, bytes]]]:
+    """Run the generator; return its status, and effect, code and path of what it complains about."""
+    recorder = Recorder()
+    status = cli.main([f"--root={root}", *argv], environ=ENVIRON, reporter=recorder)
+    return status, recorder.codes
 
 
 def test_three_directories_write_to_the_first(root: Path, tmp_path: Path) -> None:
@@ -71,8 +73,7 @@ def test_writing_again_replaces_the_file_and_leaves_nothing_behind(root: Path, t
 def test_output_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "gone"
     path = output / "foo.service.d/zz-unit-confext.conf"
-    message = f"unit-confext-generator: foo.service: {path}: cannot be written (No such file or directory)"
-    assert run(root, str(output)) == (1, [message])
+    assert run(root, str(output)) == (1, [("noted", "dropin-unwritten", os.fsencode(path))])
 
 
 def test_no_output_is_needed_where_there_is_nothing_to_do(tmp_path: Path) -> None:
@@ -110,36 +111,42 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_messages_go_to_stderr_and_the_kernel_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     kmsg = tmp_path / "kmsg"
     kmsg.touch()
-    error = ConfextError(b"foo.service", b"/a\nb", "is wrong", "mend it")
+    complaint = Complaint("refused", "entry-name", b"foo.service", b"/a\nb")
     reporter = Reporter(kmsg=str(kmsg))
-    reporter.warn(error)
-    reporter.warn(error)
-    reporter.debug(error)
-    line = "foo.service: /a\\nb: is wrong; mend it\n"
+    reporter.warn(complaint)
+    reporter.warn(complaint)
+    reporter.debug(complaint)
+    line = f"foo.service: /a\\nb: {complaint.text}\n"
     assert capfd.readouterr().err == f"unit-confext-generator: {line}"
     assert kmsg.read_text() == f"<28>unit-confext-generator[{os.getpid()}]: {line}"
 
 
 def test_debug_messages_are_for_debugging() -> None:
     messages: list[str] = []
-    Reporter(emit=messages.append, debugging=True).debug(ConfextError(b"", b"/x", "hidden"))
-    assert messages == ["unit-confext-generator: /x: hidden"]
+    complaint = Complaint("ignored", "directory-hidden", b"", b"/x")
+    Reporter(emit=messages.append, debugging=True).debug(complaint)
+    assert messages == [f"unit-confext-generator: /x: {complaint.text}"]
 
 
 def test_messages_are_cut() -> None:
     messages: list[str] = []
-    Reporter(emit=messages.append).warn(ConfextError(b"", "/é".encode() * 1000, "x"))
+    Reporter(emit=messages.append).warn(Complaint("ignored", "loop", b"", "/é".encode() * 1000))
     assert len(messages[0].encode()) <= 903
     assert messages[0].endswith("é…") or messages[0].endswith("/…")
 
 
 def test_messages_can_have_any_text() -> None:
     messages: list[str] = []
-    Reporter(emit=messages.append).warn(ConfextError(b"", b"", "x \udcff"))
-    assert messages == ["unit-confext-generator: x \\udcff"]
+    complaint = Complaint("noted", "target-silent", b"", b"", "x \udcff")
+    Reporter(emit=messages.append).warn(complaint)
+    assert messages == [f"unit-confext-generator: {complaint.text}".replace("\udcff", "\\udcff")]
+    assert "x \\udcff" in messages[0]
 
 
-def test_an_unexpected_error_is_one_units(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("debugging", [False, True])
+def test_an_unexpected_error_is_one_units(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], debugging: bool
+) -> None:
     units = root / "etc/systemd/system"
     (units / "bar.service").write_text("[Service]\n")
     (units / "bar.service.confext.d").mkdir()
@@ -151,9 +158,30 @@ def test_an_unexpected_error_is_one_units(root: Path, tmp_path: Path, monkeypatc
         return decide(decider, target)
 
     monkeypatch.setattr(Decider, "decide", fail_for_bar)
-    text = "the unit is left alone, unexpected ValueError: a\\nb \\udcff; please report this"
-    assert run(root, str(tmp_path)) == (0, [f"unit-confext-generator: bar.service: {text}"])
+    recorder = Recorder(debugging=debugging)
+    assert cli.main([f"--root={root}", str(tmp_path)], environ=ENVIRON, reporter=recorder) == 0
+    (complaint,) = recorder.complaints
+    assert (complaint.effect, complaint.code, complaint.unit) == ("left-alone", "unexpected", b"bar.service")
+    assert complaint.details == ("ValueError: a\\nb \\udcff",)
     assert (tmp_path / "foo.service.d/zz-unit-confext.conf").exists()
+    assert ("in fail_for_bar" in capfd.readouterr().err) is debugging
+
+
+@pytest.mark.parametrize("debugging", [False, True])
+def test_an_unexpected_error_of_the_whole_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], debugging: bool
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr(cli, "find_targets", fail)
+    environ = {**ENVIRON, "SYSTEMD_LOG_LEVEL": "debug" if debugging else "info"}
+    assert cli.main([f"--root={root}", str(tmp_path)], environ=environ) == 1
+    said = capfd.readouterr().err
+    text = Complaint("noted", "unexpected", b"", b"", "TypeError").text
+    assert said.startswith(f"unit-confext-generator: {text}\n")
+    assert ("in fail" in said) is debugging
+    assert (said.count("\n") == 1) is not debugging
 
 
 @given(st.binary())
@@ -183,8 +211,9 @@ def test_nothing_heavy_is_imported(root: Path, tmp_path: Path) -> None:
     loaded = set(done.stdout.split())
     own = {name for name in loaded if name.partition(".")[0] == "confext_generator"}
     modules = {path.stem for path in (GENERATOR / "confext_generator").glob("*.py")}
-    # The table of machines is for versions that only some systemds let the generator pick.
-    others = {"__init__", "__main__", "architectures"}
+    # The table of machines is for versions that only some systemds let the generator pick, the messages are for runs
+    # that have something to say.
+    others = {"__init__", "__main__", "architectures", "complaints"}
     assert own == {"confext_generator"} | {f"confext_generator.{name}" for name in modules - others}
     assert loaded - own - LIGHT == set()
 
@@ -303,8 +332,7 @@ def test_an_access_control_list_is_seen(root: Path, tmp_path: Path, writable: bo
         os.setxattr(image, "system.posix_acl_access", acl)
     except OSError as e:
         pytest.skip(f"no access control lists here: {e}")
-    text = "refused, has an access control list that lets others write it; chown root:root, chmod go-w"
-    complaint = f"unit-confext-generator: foo.service: /{image.relative_to(root)}: {text}"
+    complaint = ("refused", "acl-writes", os.fsencode(f"/{image.relative_to(root)}"))
     assert run(root, str(tmp_path)) == (0, [complaint] if writable else [])
 
 
@@ -359,6 +387,8 @@ def test_link_of_somebody_else_on_the_way(root: Path, tmp_path: Path) -> None:
     os.chown(directory / "link", OTHER, OTHER, follow_symlinks=False)
     entry = "etc/systemd/system/foo.service.confext.d/b.raw"
     (root / entry).symlink_to("/var/tmp/link")
-    text = "refused, leads to '/var/tmp/link', a link that belongs to user 4242; chown root:root, chmod go-w"
-    assert run(root, str(tmp_path)) == (0, [f"unit-confext-generator: foo.service: /{entry}: {text}"])
+    recorder = Recorder()
+    assert cli.main([f"--root={root}", str(tmp_path)], environ=ENVIRON, reporter=recorder) == 0
+    assert recorder.codes == [("refused", "way-other-owner", os.fsencode(f"/{entry}"))]
+    assert recorder.complaints[0].details == ("'/var/tmp/link'", "4242")
     assert "image.raw" not in (tmp_path / "foo.service.d/zz-unit-confext.conf").read_text()

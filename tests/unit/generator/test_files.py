@@ -24,22 +24,23 @@ def status(mode: int, uid: int = 0, gid: int = 0) -> os.stat_result:
 
 
 @pytest.mark.parametrize(
-    ("status", "problem"),
+    ("status", "problem", "details"),
     [
-        (status(stat.S_IFREG | 0o644), ""),
-        (status(stat.S_IFREG | 0o664), ""),
-        (status(stat.S_IFREG | 0o644, os.geteuid(), os.getegid()), ""),
-        (status(stat.S_IFREG | 0o600, OTHER), "belongs to user 4242"),
-        (status(stat.S_IFREG | 0o666), "can be written by everybody"),
-        (status(stat.S_IFDIR | 0o1777), "can be written by everybody"),
-        (status(stat.S_IFREG | 0o664, 0, OTHER), "can be written by group 4242"),
-        (status(stat.S_IFREG | 0o640, 0, OTHER), ""),
-        (status(stat.S_IFBLK | 0o660, 0, OTHER), ""),
-        (status(stat.S_IFBLK | 0o666, 0, OTHER), "can be written by everybody"),
+        (status(stat.S_IFREG | 0o644), "", ()),
+        (status(stat.S_IFREG | 0o664), "", ()),
+        (status(stat.S_IFREG | 0o644, os.geteuid(), os.getegid()), "", ()),
+        (status(stat.S_IFREG | 0o600, OTHER), "other-owner", ("4242",)),
+        (status(stat.S_IFREG | 0o666), "everybody-writes", ()),
+        (status(stat.S_IFDIR | 0o1777), "everybody-writes", ()),
+        (status(stat.S_IFREG | 0o664, 0, OTHER), "group-writes", ("4242",)),
+        (status(stat.S_IFREG | 0o640, 0, OTHER), "", ()),
+        (status(stat.S_IFBLK | 0o660, 0, OTHER), "", ()),
+        (status(stat.S_IFBLK | 0o666, 0, OTHER), "everybody-writes", ()),
     ],
 )
-def test_access(status: os.stat_result, problem: str) -> None:
-    assert Access(Tree()).problem(status, b"/nonexistent") == problem
+def test_access(status: os.stat_result, problem: str, details: tuple[str, ...]) -> None:
+    found = Access(Tree()).problem(status, b"/nonexistent")
+    assert (found.code if found else "", found.details if found else ()) == (problem, details)
 
 
 NAMES = st.binary(min_size=1, max_size=40).filter(lambda n: b"\0" not in n and b"/" not in n and n not in (b".", b".."))

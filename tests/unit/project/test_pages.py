@@ -17,8 +17,7 @@ from unittest import mock
 import pytest
 
 from confext_generator import cli, entrynames, unitdirs
-from confext_generator.report import ConfextError as Complaint
-from confext_generator.report import Reporter
+from confext_generator.report import Complaint, Reporter
 from confext_helpers.checks import section
 from confext_helpers.checks.commandline import SPECIFIERS
 from confext_helpers.errors import ConfextError
@@ -374,8 +373,9 @@ def test_catalog() -> None:
 
 def test_messages_of_the_generator() -> None:
     said: list[str] = []
-    Reporter(emit=said.append).warn(Complaint(b"a.service", b"/x", "is wrong", "mend it"))
-    assert said == ["unit-confext-generator: a.service: /x: is wrong; mend it"]
+    complaint = Complaint("refused", "entry-name", b"a.service", b"/x")
+    Reporter(emit=said.append).warn(complaint)
+    assert said == [f"unit-confext-generator: a.service: /x: {complaint.text}"]
     assert "`unit-confext-generator:`, the unit, the path, what is wrong and what to do" in one_line(
         generator_page().sections["MESSAGES"]
     )

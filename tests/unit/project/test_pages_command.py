@@ -23,6 +23,7 @@ import confext_helpers.command.verbs.list
 import confext_helpers.command.verbs.status
 import confext_helpers.command.verbs.verify
 import confext_helpers.command.verbs.which
+from confext_generator.complaints import MESSAGES
 from confext_helpers import command
 from confext_helpers.builder.sourcetree import Allow, Offence
 from confext_helpers.command.exitcodes import Exit
@@ -122,6 +123,17 @@ def test_environment_of_the_command() -> None:
     assert "get_terminal_size().lines" in text
     # What the generator reads, `list` and `status` read too.
     assert set(told) == read | {"LINES"} | (generator_environment() - {"SYSTEMD_LOG_LEVEL"})
+
+
+# No complaints about an entry, or about a unit that is left alone, so that they have no place for a code.
+_WITHOUT_PLACE = {
+    "systemd-unknown", "systemd-too-old", "unexpected", "temporary", "order", "taken-back", "own-versions",
+    "dropin-silent", "dropin-unwritten", "directory-hidden", "directory-missing", "directory-silent",
+}  # fmt: skip
+
+
+def test_codes() -> None:
+    assert set(command_page().words("CODES")) == set(MESSAGES) - _WITHOUT_PLACE
 
 
 def test_files_of_the_command() -> None:

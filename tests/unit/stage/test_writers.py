@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from confext_generator.access import Problem
+from confext_generator.report import quoted
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import writers
 from confext_helpers.system.bus import Manager, Properties
 
 UNIT = "foo.service"
+WRITABLE = Problem("everybody-writes")
 
 
 def images(*paths: Path) -> ServiceProperties:
@@ -47,7 +50,7 @@ def test_root_s_own_are_fine(image: Path) -> None:
 
 def test_a_file_that_others_can_write(image: Path) -> None:
     image.chmod(0o666)
-    assert refused(images(image)) == f"its layer can be written by everybody ({image})"
+    assert refused(images(image)) == f"its layer {WRITABLE} ({image})"
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
@@ -56,8 +59,8 @@ def test_a_directory_that_others_can_write(image: Path, mode: int, there: bool) 
     image.parent.chmod(mode)
     if not there:
         image.unlink()
-    text = f"its layer leads into '{image.parent}', which others than root can write ({image})"
-    assert refused(images(image)) == text
+    problem = Problem("way-others-write", quoted(bytes(image.parent)))
+    assert refused(images(image)) == f"its layer {problem} ({image})"
 
 
 def test_a_link_on_the_way(image: Path, own_path: Path) -> None:
@@ -66,8 +69,8 @@ def test_a_link_on_the_way(image: Path, own_path: Path) -> None:
     (own_path / "open/store").symlink_to(image.parent)
     (own_path / "way").symlink_to("open/store")
     path = own_path / "way/10-a.raw"
-    text = f"its layer leads into '{own_path}/open', which others than root can write ({path})"
-    assert refused(images(path)) == text
+    problem = Problem("way-others-write", quoted(bytes(own_path / "open")))
+    assert refused(images(path)) == f"its layer {problem} ({path})"
 
 
 def test_the_version_that_is_picked(own_path: Path) -> None:
@@ -79,7 +82,7 @@ def test_the_version_that_is_picked(own_path: Path) -> None:
     (versions / "10-a_1.raw").chmod(0o666)
     writers.check(UNIT, images(versions))
     (versions / "10-a_2.raw").chmod(0o666)
-    assert refused(images(versions)) == f"10-a_2.raw of its layer can be written by everybody ({versions})"
+    assert refused(images(versions)) == f"10-a_2.raw of its layer {WRITABLE} ({versions})"
 
 
 @pytest.mark.parametrize("suffix", [".verity", ".roothash", ".roothash.p7s", ".usrhash", ".usrhash.p7s"])
@@ -88,7 +91,7 @@ def test_files_beside_an_image(image: Path, suffix: str) -> None:
     beside.touch(0o644)
     writers.check(UNIT, images(image))
     beside.chmod(0o602)
-    assert refused(images(image)) == f"10-a{suffix} of its layer can be written by everybody ({image})"
+    assert refused(images(image)) == f"10-a{suffix} of its layer {WRITABLE} ({image})"
 
 
 def test_a_loop_of_links(own_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_file_systems_are_waited_for(image: Path) -> None:
     jobs = [{"srv.mount", UNIT}, {"srv.automount"}, {UNIT, "home.mount", "basic.target"}]
     writers.check_before_start(UNIT, Jobs(told(image), jobs), 60)
     image.chmod(0o666)
-    with pytest.raises(ConfextError, match="can be written by everybody"):
+    with pytest.raises(ConfextError, match=str(WRITABLE)):
         writers.check_before_start(UNIT, Jobs(told(image), jobs), 60)
 
 

@@ -68,6 +68,7 @@ def as_data(unit: Unit) -> dict[str, object]:
         "unit": unit.name or None,
         "directories": unit.directories,
         "problem": unit.problem or None,
+        "code": unit.code or None,
         "warnings": list(unit.warnings),
         "replaced_by": unit.replaced_by or None,
         "daemon_reload_needed": unit.stale,
@@ -78,6 +79,7 @@ def as_data(unit: Unit) -> dict[str, object]:
                 "verdict": entry.verdict,
                 "layer": entry.layer or None,
                 "reason": entry.reason or None,
+                "code": entry.code or None,
             }
             for entry in unit.entries
         ],

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The messages of the generator, each by its code: the only place that words them.
+
+Nothing looks into these texts: what a complaint means for a unit or an entry is in its code and its effect.
+"""
+
+from __future__ import annotations
+
+from confext_generator.constants import BUGS, OLDEST_SYSTEMD, ROOTS_ALONE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    # What a complaint means for what it is about.
+    Effect = Literal["noted", "ignored", "refused", "left-alone"]
+
+    # What is wrong, in a word that stays when the message is reworded.  Words as these cost nothing at the start, which
+    # an enum would, and the type checker knows each of them.
+    Code = Literal[
+        # Whole runs.
+        "systemd-unknown",
+        "systemd-too-old",
+        "unexpected",
+        # Units.
+        "unit-name",
+        "unit-file-missing",
+        "unit-file-masked",
+        "unit-file-unreadable",
+        "unit-paths",
+        "went-away",
+        "dropin-unwritten",
+        "dropin-silent",
+        "taken-back",
+        "own-versions",
+        # `.confext.d/` directories.
+        "for-all-units",
+        "for-other-type",
+        "for-prefix",
+        "no-unit-name",
+        "not-a-directory",
+        "directory-hidden",
+        "directory-name",
+        "directory-missing",
+        "directory-unreadable",
+        "directory-silent",
+        # Who can write, of directories, entries and versions.
+        "other-owner",
+        "everybody-writes",
+        "group-writes",
+        "acl-writes",
+        "way-other-owner",
+        "way-others-write",
+        "way-hidden",
+        # Ways, of directories and entries.
+        "loop",
+        "target-name",
+        # Entries.
+        "temporary",
+        "entry-name",
+        "entry-unreadable",
+        "entry-silent",
+        "target-silent",
+        "not-an-image",
+        "api-file-system",
+        "no-version",
+        "version-name",
+        "version-kind",
+        "versions-unreadable",
+        "versions-left",
+        # Layers, of one unit.
+        "duplicate",
+        "order",
+        "below-etc",
+        "leads-to-etc",
+        "unsigned",
+        "devices-restricted",
+        "devices-opened",
+    ]
+
+# What becomes of what the message is about comes first.
+_LEADS: dict[Effect, str] = {
+    "noted": "",
+    "ignored": "ignored, ",
+    "refused": "refused, ",
+    "left-alone": "the unit is left alone, ",
+}
+
+_DAEMON_RELOAD = "mend or unmount that, then run systemctl daemon-reload"
+_ONE_DIRECTORY_EACH = "make one directory per service"
+_RENAME = "rename it"
+_MOVE = "move it to /var/lib/confexts/ and leave a symlink here"
+_WHEN_MOUNTED = "run systemctl daemon-reload when its file system is mounted"
+_DEVICES = "every loop, device mapper and NVMe device of this machine, other services' images and disks included"
+
+# What is wrong, with a blank for each of the complaint's details, and what to do.
+MESSAGES: dict[Code, tuple[str, str]] = {
+    "systemd-unknown": (
+        "cannot find out the version of systemd, taking it for a new one",
+        "set UNIT_CONFEXT_SYSTEMD_VERSION",
+    ),
+    "systemd-too-old": ("systemd {} has no confexts for services, nothing done", f"{OLDEST_SYSTEMD} has them"),
+    "unexpected": ("unexpected {}", BUGS),
+    "unit-name": ("no unit that re-stacks it can be named after it", "give it a shorter name of its own"),
+    "unit-file-missing": (
+        "it has no unit file",
+        "units made by other generators or from SysV scripts cannot be seen here: give the service a unit file",
+    ),
+    "unit-file-masked": ("it is masked", ""),
+    "unit-file-unreadable": ("its unit file cannot be read ({})", ""),
+    "unit-paths": ("one of its paths cannot be written into a unit file", _RENAME),
+    "went-away": ("the unit is left alone: {}", ""),
+    "dropin-unwritten": ("cannot be written ({})", ""),
+    "dropin-silent": ("is a part of the unit that was not read, {}: systemd itself will wait for it", _DAEMON_RELOAD),
+    "taken-back": (
+        "is read after the generated drop-in and takes back its {}",
+        'give it a name that sorts before "zz-unit-confext.conf"',
+    ),
+    "own-versions": (
+        "its {}= may name versions and {}: systemd's own refresh at a reload, which 258 and 259 begin then, takes off "
+        "what the sandbox has mounted below /etc",
+        "name the version itself there",
+    ),
+    "for-all-units": ("applies to all units of type {}", _ONE_DIRECTORY_EACH),
+    "for-other-type": ("is for a unit of type {}", "only services have confexts of their own"),
+    "for-prefix": ("the drop-ins of a unit of that name apply to all units with that prefix", _ONE_DIRECTORY_EACH),
+    "no-unit-name": ("does not name a valid unit", "the name must be UNIT.service.confext.d"),
+    "not-a-directory": ("is not a directory", "put images into a directory of that name"),
+    "directory-hidden": ("hidden, ignored", ""),
+    "directory-name": ("this path cannot be written into a unit file", _RENAME),
+    "directory-missing": (
+        "has no layers, leads to {}, which is not there now",
+        "run systemctl daemon-reload when it is",
+    ),
+    "directory-unreadable": ("the directory cannot be read ({})", ""),
+    "directory-silent": (
+        "what is in it is not known, {}: the service is neither started nor reloaded",
+        _DAEMON_RELOAD,
+    ),
+    "other-owner": ("belongs to user {}", ROOTS_ALONE),
+    "everybody-writes": ("can be written by everybody", ROOTS_ALONE),
+    "group-writes": ("can be written by group {}", ROOTS_ALONE),
+    "acl-writes": ("has an access control list that lets others write it", ROOTS_ALONE),
+    "way-other-owner": ("leads to {}, a link that belongs to user {}", ROOTS_ALONE),
+    "way-others-write": ("leads into {}, which others than root can write", ROOTS_ALONE),
+    # No change of modes would mend it.
+    "way-hidden": ("leads into '/tmp', and systemd's generators have a /tmp of their own", "put it elsewhere"),
+    "loop": ("is a loop of links", ""),
+    "target-name": ("leads to {}, which cannot be written into a unit file", _RENAME),
+    "temporary": ("hidden or temporary, ignored", ""),
+    "entry-name": ("the name cannot be written into a unit file", _RENAME),
+    "entry-unreadable": ("cannot be examined ({})", ""),
+    "entry-silent": ("{}", ""),
+    "target-silent": (
+        "taken by its name, {}; it is judged when the service starts or is reloaded",
+        _DAEMON_RELOAD,
+    ),
+    "not-an-image": ("is {}", "layers are NAME.raw, NAME.raw.v/, NAME/, NAME.v/ and links to these"),
+    "api-file-system": (
+        "leads to {}, where systemd takes no image from",
+        "give the link a name that ends in .raw",
+    ),
+    "no-version": ("holds no version for this machine", "see systemd.v(7)"),
+    "version-name": ("its newest version {} cannot be written into a unit file", _RENAME),
+    "version-kind": ("its newest version {} is of the wrong kind", ""),
+    "versions-unreadable": ("cannot be read now ({}), and this systemd picks no version itself", _WHEN_MOUNTED),
+    "versions-left": (
+        "cannot be read now ({}); until the next daemon-reload this systemd may refresh the service natively",
+        _WHEN_MOUNTED,
+    ),
+    "duplicate": ("{} and {} are the same, the first is ignored", "remove one of them"),
+    "order": (
+        "the directory {} lies above the image {}, although its name sorts before it",
+        "systemd puts all directories above all images; use one kind, or names in that order",
+    ),
+    "below-etc": ("a directory below /etc cannot be laid over /etc", _MOVE),
+    "leads-to-etc": ("is {}, which cannot be laid over /etc", _MOVE),
+    "unsigned": (
+        "a directory cannot be signed, and ExtensionImagePolicy= asks for a signature",
+        "use a signed image",
+    ),
+    "devices-restricted": (
+        f"the service's device restrictions would have to let it open {_DEVICES}",
+        "set PrivateDevices=yes, use a directory, or accept it by UnsafeDeviceAllow=yes in [X-Confext]",
+    ),
+    "devices-opened": (
+        f"UnsafeDeviceAllow=yes lets the service open {_DEVICES}, for as long as it has an image",
+        "use PrivateDevices=yes, or a directory instead of an image",
+    ),
+}
+
+# These say themselves what becomes of what they are about.
+_WHOLE: tuple[Code, ...] = ("systemd-too-old", "went-away", "directory-hidden", "temporary", "duplicate")
+
+
+def say(code: Code, *details: str) -> str:
+    """Return what is wrong, in words."""
+    return MESSAGES[code][0].format(*details)
+
+
+def word(effect: Effect, code: Code, details: tuple[str, ...], subject: str = "") -> str:
+    """Return the message of a complaint, without the unit and the path; see report.Complaint."""
+    lead = "" if code in _WHOLE else _LEADS[effect]
+    hint = MESSAGES[code][1]
+    text = f"{lead}{subject}{say(code, *details)}"
+    return f"{text}; {hint}" if hint else text
