@@ -30,3 +30,12 @@ class ConfextError(Exception):
             + (f" ({self.path})" if self.path else "")
             + (f"; {self.hint}" if self.hint else "")
         )
+
+
+def unexpected(error: Exception) -> ConfextError:
+    """A fault of this project, told as the generator tells one: the type, what Python says, and where to report it."""
+    # Hardly ever needed.
+    from confext_generator.constants import BUGS
+    from confext_generator.report import described
+
+    return ConfextError(f"unexpected {described(error)}", hint=BUGS)

@@ -12,7 +12,7 @@ from confext_helpers import __version__
 from confext_helpers.command import options
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Output
-from confext_helpers.errors import ConfextError
+from confext_helpers.errors import ConfextError, unexpected
 
 
 def main(argv: list[str]) -> int:
@@ -30,15 +30,16 @@ def main(argv: list[str]) -> int:
     except BrokenPipeError:
         _silence()
         return Exit.ERROR
-    except (ConfextError, OSError) as error:
+    except Exception as error:
         if arguments.debug:
             raise
+        told = error if isinstance(error, ConfextError | OSError) else unexpected(error)
         try:
             output.flush()
             sys.stdout.flush()
         except OSError:
             _silence()
-        print(f"{options.PROGRAM}: {error}", file=sys.stderr)
+        print(f"{options.PROGRAM}: {told}", file=sys.stderr)
         return Exit.ERROR
     except KeyboardInterrupt:
         return 130

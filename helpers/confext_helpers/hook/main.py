@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from confext_helpers.checks import run as checks
-from confext_helpers.errors import ConfextError
+from confext_helpers.errors import ConfextError, unexpected
 from confext_helpers.hook import messages
 from confext_helpers.hook.deadline import Line, Progress, supervise
 from confext_helpers.hook.reloadjob import Reload, SupersededError, cancel, give_up, report
@@ -295,10 +295,11 @@ def run(options: Options) -> int:
 
 
 def _as_confext_error(error: Exception, unit: str) -> ConfextError:
-    if isinstance(error, ConfextError):
-        error.unit = error.unit or unit
-        return error
-    return ConfextError(f"it cannot be re-stacked: {error}", unit=unit)
+    if isinstance(error, OSError):
+        return ConfextError(f"it cannot be re-stacked: {error}", unit=unit)
+    told = error if isinstance(error, ConfextError) else unexpected(error)
+    told.unit = told.unit or unit
+    return told
 
 
 def look_before_start(unit: str) -> int:

@@ -24,16 +24,18 @@ import confext_helpers.command.verbs.status
 import confext_helpers.command.verbs.verify
 import confext_helpers.command.verbs.which
 from confext_generator.complaints import MESSAGES
+from confext_generator.constants import BUGS
 from confext_helpers import command
 from confext_helpers.builder.sourcetree import Allow, Offence
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import OPTIONS, VERBS, Option
+from confext_helpers.errors import unexpected
 from confext_helpers.image import policy, trust, verdict
 from confext_helpers.image.findings import MEANINGS
 from confext_helpers.service.entries import Verdict
 from confext_helpers.view import origin
 from confext_helpers.view import status as status_view
-from unit.project.manpages import CHECKOUT, codes, command_page, generator_environment, plain
+from unit.project.manpages import CHECKOUT, codes, command_page, generator_environment, one_line, plain
 
 # A compiled module, which only the booted systems have. Nothing is sent here.
 _JOURNAL = types.ModuleType("systemd._journal")
@@ -134,6 +136,12 @@ _WITHOUT_PLACE = {
 
 def test_codes() -> None:
     assert set(command_page().words("CODES")) == set(MESSAGES) - _WITHOUT_PLACE
+
+
+def test_where_faults_are_reported() -> None:
+    assert "BUGS in unit-confext(1)" in BUGS
+    assert '"unexpected" and a type' in one_line(command_page().sections["BUGS"])
+    assert str(unexpected(TypeError("x"))).startswith("unexpected TypeError: x; ")
 
 
 def test_files_of_the_command() -> None:
