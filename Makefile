@@ -45,7 +45,8 @@ pages := $(wildcard docs/*.[1-8].md)
 # What is installed, by its installed path; uninstall removes this and nothing else.
 generator := $(generatordir)/unit-confext-generator
 hook := $(libdir)/restack
-guard := $(libdir)/restack-if-changed
+# The shell scripts before and after it.
+scripts := $(libdir)/restack-if-changed $(libdir)/cancel-unless-done
 command := $(bindir)/unit-confext
 installed_packages := $(addprefix $(libdir)/,$(notdir $(packages)))
 installed_units := $(addprefix $(unitdir)/,$(notdir $(units:.in=)))
@@ -67,7 +68,7 @@ help: ## Show this list
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 	@echo 'Variables: DESTDIR PREFIX PYTHON SITEDIR bindir libdir generatordir unitdir catalogdir sysusersdir mandir docdir' \
-		'bashcompletiondir zshcompletiondir SYSUSERS'
+		'bashcompletiondir zshcompletiondir SYSUSERS ARGS JOBS ROWS'
 
 # ---- Installing ----
 
@@ -82,7 +83,8 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 	$(PYTHON) -I -m compileall -q -f --invalidation-mode unchecked-hash $(if $(DESTDIR),-s $(DESTDIR) -p /) \
 		$(addprefix $(DESTDIR),$(installed_packages))
 	$(substitute) helpers/restack.in | install -m 755 /dev/stdin $(DESTDIR)$(hook)
-	$(substitute) helpers/restack-if-changed.in | install -m 755 /dev/stdin $(DESTDIR)$(guard)
+	$(foreach script,$(scripts),$(substitute) helpers/$(notdir $(script)).in | \
+		install -m 755 /dev/stdin $(DESTDIR)$(script) && ) :
 	$(substitute) helpers/unit-confext.in | install -D -m 755 /dev/stdin $(DESTDIR)$(command)
 	$(foreach unit,$(units),$(substitute) $(unit) | \
 		install -D -m 644 /dev/stdin $(DESTDIR)$(unitdir)/$(notdir $(unit:.in=)) && ) :
@@ -102,7 +104,7 @@ install: man ## Install below $DESTDIR$PREFIX, PREFIX=/usr
 
 .PHONY: uninstall
 uninstall: ## Remove what install put there
-	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(guard) $(command) $(installed_units) $(installed_dropins) \
+	rm -f $(addprefix $(DESTDIR),$(generator) $(hook) $(scripts) $(command) $(installed_units) $(installed_dropins) \
 		$(installed_pages) $(installed_catalog) $(installed_sysusers) $(installed_documents) $(installed_completions))
 	rm -rf $(addprefix $(DESTDIR),$(installed_packages))
 # Directories that are the distribution's too go only from a DESTDIR, and nowhere if something is in them.

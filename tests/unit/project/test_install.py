@@ -38,6 +38,7 @@ def expected() -> set[str]:
         "lib/systemd/catalog/unit-confext.catalog",
         "lib/systemd/system-generators/unit-confext-generator",
         "lib/sysusers.d/unit-confext.conf",
+        "lib/unit-confext/cancel-unless-done",
         "lib/unit-confext/restack",
         "lib/unit-confext/restack-if-changed",
         "share/bash-completion/completions/unit-confext",
@@ -63,7 +64,7 @@ def test_destdir(tmp_path: Path) -> None:
     for name in installed:
         path = tmp_path / name
         executable = name.startswith(("usr/bin/", "usr/lib/systemd/system-generators/")) or path.name in (
-            "restack", "restack-if-changed",
+            "restack", "restack-if-changed", "cancel-unless-done",
         )  # fmt: skip
         assert path.stat().st_mode & 0o7777 == (0o755 if executable else 0o644), name
         content = path.read_bytes()
@@ -124,6 +125,7 @@ def test_runs_from_a_prefix(tmp_path: Path) -> None:
     assert "PropagatesReloadTo=unit-confext-restack@%n.service\n" in done.stdout
     unit = (prefix / "lib/systemd/system/unit-confext-restack@.service").read_text()
     assert f"ExecReload=-{prefix}/lib/unit-confext/restack-if-changed %i\n" in unit
+    assert f"ExecReload={prefix}/lib/unit-confext/cancel-unless-done %i\n" in unit
 
 
 @pytest.mark.parametrize("variable", ["DESTDIR", "PREFIX"])
