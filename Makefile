@@ -153,14 +153,15 @@ $(VENV)/installed: pyproject.toml
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
-# One after the other: the booted systems share the loop devices and the kernel's log, from which each journal takes the
-# generator's messages, so that two at a time see each other's.
+# How many booted systems run at a time.
+JOBS ?= $(shell nproc)
+
 .PHONY: test
 test: $(VENV)/installed ## Run all tests, or ARGS="tests/real/test_x.py"; as root on Debian, installs what they need
 	tests/lab/need.sh $(lab) $(tools) $(emulator)
 # On Debian 12 it comes with the emulator.
 	tests/lab/need.sh virtiofsd:virtiofsd
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n $(JOBS) $(ARGS)
 
 .PHONY: test-fast
 test-fast: ## Run the tests that need neither root nor network

@@ -39,6 +39,14 @@ def install(machine: Machine) -> None:
     machine.systemctl("daemon-reload")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Say what has to be run by one process, where several share the tests."""
+    from lab.together import Scheduling
+
+    return Scheduling(config, log)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Keep the promise for modules that are skipped as a whole."""

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Boots the tree $LOWER as a system of its own, on an overlay that is gone with it. Called by machine.py with
-#   LOWER=tree CGROUP=cgroup2-directory NOTIFY=socket NAME=hostname [SHARE=directory] boot.sh
+#   LOWER=tree CGROUP=cgroup2-directory NOTIFY=socket KMSG=terminal NAME=hostname [SHARE=directory] [COPY=1] [UDEV=1] boot.sh
 # Why like this: see machine.py.
 set -eu
 
@@ -31,10 +31,18 @@ mount --rbind /dev "$root/dev"
 # A node of its own: systemd locks it (flock(2)) around each loop device, and would wait for other machines' systemds.
 mknod "$new/loop-control" c 10 237
 mount --bind "$new/loop-control" "$root/dev/loop-control"
+mount --bind "$KMSG" "$root/dev/kmsg"
+mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs "$root/dev/shm"
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mkdir -p "$root/run/host" "$root/run/lab"
 touch "$root/run/host/notify"
+if [ -z "${UDEV-}" ]; then
+    mkdir -p "$root/run/systemd/system"
+    for unit in "$LOWER"/usr/lib/systemd/system/systemd-udev*.service "$LOWER"/usr/lib/systemd/system/systemd-udevd-*.socket; do
+        ln -s /dev/null "$root/run/systemd/system/${unit##*/}"
+    done
+fi
 mount --bind "$NOTIFY" "$root/run/host/notify"
 if [ -n "${SHARE-}" ]; then
     mkdir -p "$root/run/host/share"

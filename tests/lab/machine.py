@@ -9,6 +9,10 @@ nspawn's nor machined's conveniences are taken for granted. What matters is:
 - Everything is mounted in a mount namespace that dies with PID 1; the cached tree is only ever a lower directory.
 - Readiness is systemd's own READY=1 on `$NOTIFY_SOCKET`, as for any container manager: nothing is polled.
 - Files are read and written through `/proc/PID/root`, commands run through nsenter(1).
+- Several may run at a time. What the kernel has once for all of them is theirs alone as far as it goes: the log (see
+  kernellog.py) and the lock of /dev/loop-control. Loop devices everybody sees; `file_systems` tells whose.
+- udevd does not run: it would open each loop device of every machine, and PID 1 make a unit of it. That is half of
+  what a reload costs here. systemd needs it for no image of a service.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import time
 from pathlib import Path
 
 from lab import rootfs
+from lab.kernellog import KernelLog
 
 BOOT = Path(__file__).with_name("boot.sh")
 READY_TIMEOUT_SEC = 120
@@ -62,10 +67,17 @@ class Machine:
             overlays nest two deep at most).
         share: a directory of the host to show at /run/host/share.
         more: packages to have besides those of every machine, see rootfs.ensure().
+        udev: run udevd in it.
     """
 
     def __init__(
-        self, suite: str, *, copy: bool = False, share: Path | None = None, more: tuple[str, ...] = ()
+        self,
+        suite: str,
+        *,
+        copy: bool = False,
+        share: Path | None = None,
+        more: tuple[str, ...] = (),
+        udev: bool = False,
     ) -> None:
         self.suite = suite
         self.version = rootfs.SUITES[suite]
@@ -73,6 +85,9 @@ class Machine:
         self._copy = copy
         self._share = share
         self._more = more
+        self._udev = udev
+        self._root_device = 0
+        self._log: KernelLog | None = None
         self._unshare: subprocess.Popen[bytes] | None = None
         self._cgroup: Path | None = None
 
@@ -92,6 +107,7 @@ class Machine:
         cgroup2 = _cgroup2()
         assert cgroup2 is not None
         self._cgroup = Path(tempfile.mkdtemp(prefix="unit-confext-lab-", dir=cgroup2))
+        self._log = KernelLog()
         with tempfile.TemporaryDirectory(prefix="unit-confext-lab-") as scratch:
             notify = Path(scratch) / "notify"
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
@@ -101,10 +117,13 @@ class Machine:
                     "LOWER": str(lower),
                     "CGROUP": str(self._cgroup),
                     "NOTIFY": str(notify),
+                    "KMSG": self._log.path,
                     "NAME": f"lab-{self.suite}",
                 }
                 if self._copy:
                     environment["COPY"] = "1"
+                if self._udev:
+                    environment["UDEV"] = "1"
                 if self._share is not None:
                     environment["SHARE"] = str(self._share)
                 console = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the machine
@@ -118,6 +137,9 @@ class Machine:
                     output = console.read().decode(errors="replace")[-3000:]
                     raise RuntimeError(f"{self.suite} did not boot:\n{output}") from None
         self.pid = self._find_pid1()
+        # Of a file in an overlay, the device is that of the directory it is written to.
+        with tempfile.NamedTemporaryFile(dir=self.path("/var/tmp")) as file:
+            self._root_device = os.fstat(file.fileno()).st_dev
 
     def _await_ready(self, ready: socket.socket) -> None:
         assert self._unshare is not None
@@ -147,6 +169,9 @@ class Machine:
             self._unshare.wait()
             self._unshare = None
             self.pid = 0
+        if self._log is not None:
+            self._log.close()
+            self._log = None
         if self._cgroup is not None:
             for directory, _, _ in os.walk(self._cgroup, topdown=False):
                 with contextlib.suppress(OSError):
@@ -157,6 +182,13 @@ class Machine:
     def root(self) -> Path:
         """The machine's root directory, as seen from outside."""
         return Path(f"/proc/{self.pid}/root")
+
+    @property
+    def file_systems(self) -> set[str]:
+        """The file systems that its files are on, as MAJOR:MINOR."""
+        mounted = Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()
+        root = f"{os.major(self._root_device)}:{os.minor(self._root_device)}"
+        return {root, *(line.split()[2] for line in mounted)}
 
     def path(self, inside: str | Path) -> Path:
         """The outside path of the absolute path `inside`. Absolute links in it would lead out of the machine."""

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -235,9 +236,16 @@ def leftovers(machine: Machine) -> list[str]:
 
 
 def loop_devices(machine: Machine, image: str) -> int:
-    """How many loop devices an image is attached to. They are the whole host's, so look for names of one's own."""
-    listed = machine.sh("losetup -l -n -O BACK-FILE").splitlines()
-    return sum(image in line for line in listed)
+    """How many loop devices an image of this machine is attached to; other machines have files of the same path."""
+    listed = machine.sh(f"""
+        for entry in /sys/block/loop*/loop/backing_file; do
+            case $(cat "$entry" 2>/dev/null) in
+            *{shlex.quote(image)}*) losetup -l -n -O BACK-MAJ:MIN "/dev/$(echo "$entry" | cut -d/ -f4)" || : ;;
+            esac
+        done
+    """)
+    ours = machine.file_systems
+    return sum(line.strip() in ours for line in listed.splitlines())
 
 
 def mounts_total(machine: Machine, unit: str) -> int:
