@@ -11,7 +11,7 @@ import pytest
 from lab import machine as lab_machine
 from lab import rootfs
 from lab.machine import Machine
-from lab.promise import keep, need
+from lab.requirements import keep, need
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -20,15 +20,15 @@ CHECKOUT = Path(__file__).parent.parent
 def bare_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A booted system without unit-confext, for the facts about systemd itself. One for each suite and module."""
     need(lab_machine.missing_capability())
-    with Machine(request.param, share=CHECKOUT) as machine:
+    with Machine(request.param, share=CHECKOUT, udev=True) as machine:
         yield machine
 
 
 @pytest.fixture(scope="module", params=list(rootfs.SUITES))
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted system with this build installed. One for each suite and module."""
+    """A booted system with this build installed. One for each suite and module; with udevd if the module has UDEV."""
     need(lab_machine.missing_capability())
-    with Machine(request.param, share=CHECKOUT) as machine:
+    with Machine(request.param, share=CHECKOUT, udev=getattr(request.module, "UDEV", False)) as machine:
         install(machine)
         yield machine
 

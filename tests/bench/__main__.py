@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
-from bench import commands, daemonreload, generators, memory, reloads, serving, table, watching
+from bench import commands, daemonreload, generators, memory, reloads, serving, table, torn_reads
 from bench.results import Report, Row
 from lab import rootfs
 from lab.machine import Machine, missing_capability
@@ -42,13 +42,13 @@ MEASURES: tuple[tuple[tuple[str, ...], Measure], ...] = (
 )
 # In machines of their own: what needs no overlay, and what measures no time and so runs in all systems at once.
 COPIED = (reloads.COPY_ROWS, reloads.measure_copy)
-TOGETHER = (watching.ROWS, watching.measure)
+TOGETHER = (torn_reads.ROWS, torn_reads.measure)
 
 ROWS = tuple(name for rows, _ in (*MEASURES, COPIED, TOGETHER) for name in rows)
 
 
 def _boot(suite: str, *, copy: bool = False) -> Machine:
-    return Machine(suite, copy=copy, share=CHECKOUT, more=commands.PACKAGES[suite])
+    return Machine(suite, copy=copy, share=CHECKOUT, more=commands.PACKAGES[suite], udev=True)
 
 
 def _install(machine: Machine) -> None:

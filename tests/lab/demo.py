@@ -185,7 +185,7 @@ def main() -> int:
         print("Fetching Debian 13 (once, a minute or two).", flush=True)
     started = time.monotonic()
     try:
-        with Machine(SUITE, share=CHECKOUT) as machine:
+        with Machine(SUITE, share=CHECKOUT, udev=True) as machine:
             version = machine.run("systemctl", "--version").stdout.split()[1]
             machine.run("make", "-s", "-C", "/run/host/share", "install")
             print(f"A throwaway Debian 13 runs, with systemd {version}; `make install` has put this build into it.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import termios
 import threading
 import time
@@ -28,6 +29,7 @@ class KernelLog:
     def __init__(self) -> None:
         self._ours, self._theirs = os.openpty()
         self.path = os.ttyname(self._theirs)
+        os.set_blocking(self._ours, False)
         # Lines are all that is asked of it: no echo, no signals, and no characters with a meaning of their own.
         speed = termios.B38400
         characters: list[bytes] = [b"\0"] * termios.NCCS
@@ -44,13 +46,20 @@ class KernelLog:
         os.close(self._ours)
 
     def _relay(self) -> None:
-        rest, number = b"", 0
+        rest, number, waiting = b"", 0, b""
         with contextlib.suppress(OSError):
             while True:
+                # Who writes to the log never waits for a journal that does not read.
+                readable, writable, _ = select.select([self._ours], [self._ours] if waiting else [], [])
+                if writable:
+                    with contextlib.suppress(BlockingIOError):
+                        waiting = waiting[os.write(self._ours, waiting) :]
+                if not readable:
+                    continue
                 *lines, rest = (rest + os.read(self._ours, 1 << 16)).split(b"\n")
                 for line in lines:
                     if len(line) < _RECORD_MAX:
-                        os.write(self._ours, record(line, number, time.monotonic_ns() // 1000))
+                        waiting += record(line, number, time.monotonic_ns() // 1000)
                         number += 1
 
 

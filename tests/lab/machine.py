@@ -11,8 +11,8 @@ nspawn's nor machined's conveniences are taken for granted. What matters is:
 - Files are read and written through `/proc/PID/root`, commands run through nsenter(1).
 - Several may run at a time. What the kernel has once for all of them is theirs alone as far as it goes: the log (see
   kernellog.py) and the lock of /dev/loop-control. Loop devices everybody sees; `file_systems` tells whose.
-- udevd does not run: it would open each loop device of every machine, and PID 1 make a unit of it. That is half of
-  what a reload costs here. systemd needs it for no image of a service.
+- udevd runs only where it is asked for: it opens each loop device of every machine, and PID 1 makes a unit of it. That
+  is half of what a reload costs here, and systemd needs it for no image of a service.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from lab import images, services
 from lab.machine import Machine
 
 STORE = "/var/lib/confexts"
+# As on a machine that is not a test's: it opens each loop device, and PID 1 makes a unit of it.
+UDEV = True
 
 
 def make(machine: Machine, name: str, settings: str, *arguments: str) -> tuple[str, str]:
