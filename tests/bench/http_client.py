@@ -20,7 +20,7 @@ ADDRESS = ("127.0.0.1", 8080)
 WAIT_SEC = 30
 
 
-class Visitor(threading.Thread):
+class Client(threading.Thread):
     """The client."""
 
     def __init__(self) -> None:
@@ -63,23 +63,23 @@ def _ask() -> str | None:
 
 def main() -> int:
     """Do as the docstring says; return 1 if a version never came."""
-    visitor = Visitor()
-    visitor.start()
+    client = Client()
+    client.start()
     results = []
     for preparation, command, version in json.load(sys.stdin):
         subprocess.run(["sh", "-euc", preparation], check=True)
-        failed_before, requests_before = visitor.failed_sec, visitor.requests
+        failed_before, requests_before = client.failed_sec, client.requests
         begin = time.monotonic()
         subprocess.run(command, check=True)
-        while visitor.last[0] != version:
+        while client.last[0] != version:
             if time.monotonic() > begin + WAIT_SEC:
-                print(f"no answer {version!r} after {command}, but {visitor.last[0]!r}", file=sys.stderr)
+                print(f"no answer {version!r} after {command}, but {client.last[0]!r}", file=sys.stderr)
                 return 1
             time.sleep(0.0005)
-        seen = visitor.last[1]
+        seen = client.last[1]
         # What the server does after its first new answer counts as well: old workers that go.
         time.sleep(0.2)
-        results.append((seen - begin, visitor.failed_sec - failed_before, visitor.requests - requests_before))
+        results.append((seen - begin, client.failed_sec - failed_before, client.requests - requests_before))
     json.dump(results, sys.stdout)
     return 0
 

@@ -2,7 +2,7 @@
 """How long it takes until nginx serves what a new image says: a reload against a restart, and who goes unanswered.
 
 The image is replaced, the command is run, and the clock stops at the first answer from the new configuration; see
-visitor.py. The reload has the check in it that comes with unit-confext (`nginx -t` in the stage).
+http_client.py. The reload has the check in it that comes with unit-confext (`nginx -t` in the stage).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS = ("reload-image", "reload-image-unanswered")
 
 UNIT = "nginx.service"
 RUNS = 20
-VISITOR = "/usr/lib/lab/visitor.py"
+CLIENT = "/usr/lib/lab/http_client.py"
 _SERVER = 'server {{ listen 8080; location / {{ default_type text/plain; return 200 "{version}\\n"; }} }}\n'
 
 
@@ -29,7 +29,7 @@ def measure(machine: Machine, names: frozenset[str]) -> Iterator[Row]:
     if not names & set(ROWS):
         return
     image = f"/etc/systemd/system/{UNIT}.confext.d/site.raw"
-    machine.write(VISITOR, (Path(__file__).parent / "visitor.py").read_text())
+    machine.write(CLIENT, (Path(__file__).parent / "http_client.py").read_text())
     for version in ("v1", "v2"):
         images.build(machine, f"{KEPT}/{version}/site.raw", {"nginx/conf.d/site.conf": _SERVER.format(version=version)})
     machine.sh(f"mkdir -p $(dirname {image}); cp {KEPT}/v1/site.raw {image}; echo v1 >{KEPT}/site.version")
@@ -44,7 +44,7 @@ def measure(machine: Machine, names: frozenset[str]) -> Iterator[Row]:
     # systemd does not start a service that was started too often.
     machine.write(f"/run/systemd/system/{UNIT}.d/10-bench.conf", "[Unit]\nStartLimitIntervalSec=0\n")
     machine.systemctl("daemon-reload")
-    output = machine.run("python3", "-I", VISITOR, input=json.dumps(steps), timeout=600).stdout
+    output = machine.run("python3", "-I", CLIENT, input=json.dumps(steps), timeout=600).stdout
     results = json.loads(output)
     machine.systemctl("stop", UNIT)
     machine.sh(f"rm -r /run/systemd/system/{UNIT}.d $(dirname {image})")

@@ -16,20 +16,20 @@ ROWS = ("reader-torn", "reader-failed", "reader-base")
 
 RELOADS = 1000
 TIMEOUT_SEC = 1800
-WATCHER = "/usr/lib/lab/watcher.py"
+SERVICE = "/usr/lib/lab/torn_reads_service.py"
 # How services.main_pid() knows the process, and what makes systemd reload it.
-_SERVICE = f"[Service]\nExecStart=/usr/bin/python3 -IS {WATCHER} {services.READER}\nExecReload=/usr/bin/true\n"
+_UNIT = f"[Service]\nExecStart=/usr/bin/python3 -IS {SERVICE} {services.READER}\nExecReload=/usr/bin/true\n"
 
 
 def measure(machine: Machine, names: frozenset[str]) -> Iterator[Row]:
     """Yield the rows in `names`."""
     if not names & set(ROWS):
         return
-    machine.write(WATCHER, (Path(__file__).parent / "watcher.py").read_text())
+    machine.write(SERVICE, (Path(__file__).parent / "torn_reads_service.py").read_text())
     services.prepare(machine)
     build_pair(machine, "watched")
     unit = "bench-watched.service"
-    define(machine, unit, [f"{STORE}/watched.raw"], ours=True, text=_SERVICE)
+    define(machine, unit, [f"{STORE}/watched.raw"], ours=True, text=_UNIT)
     script = f"for number in $(seq {RELOADS}); do {replace('watched')}\nsystemctl reload {unit}; done"
     machine.run("sh", "-euc", script, timeout=TIMEOUT_SEC)
     check_version(machine, unit, "watched")

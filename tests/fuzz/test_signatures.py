@@ -24,7 +24,7 @@ from confext_helpers.image.findings import Code
 from confext_helpers.image.signature import AlgorithmError
 from fuzz import ddi, libcrypto, signatures, structures
 from fuzz.libcrypto import Libcrypto
-from lab.promise import need
+from lab.requirements import need
 
 MUTANTS = 3 * int(os.environ.get("UNIT_CONFEXT_FUZZ", "1000"))
 BATCH = 30_000

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.promise import need
+from lab.requirements import need
 
 _CANDIDATES = (Path(__file__).parents[2], Path("/run"), Path.home())
 

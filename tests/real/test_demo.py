@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import machine as lab_machine
-from lab.promise import need
+from lab.requirements import need
 
 CHECKOUT = Path(__file__).parents[2]
 LINES_MAX = 40

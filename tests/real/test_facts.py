@@ -15,7 +15,7 @@ from lab import images, services
 from lab import machine as lab_machine
 from lab.images import STORE, Format
 from lab.machine import Machine
-from lab.promise import need
+from lab.requirements import need
 from lab.sleepers import build_versions, define, drop_in, image, read, reload_error, start_status
 
 EXIT_NAMESPACE = "226"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import pytest
 
 from confext_generator.report import Complaint
-from lab import manager
+from lab import loaded
+from lab.loaded import Properties
 from lab.machine import Machine
-from lab.manager import Properties
 
 ETC = "/etc/systemd/system"
 GENERATOR = "/usr/lib/systemd/system-generators/unit-confext-generator"
@@ -70,16 +70,16 @@ def manager_messages(machine: Machine) -> list[str]:
 def packaged(machine: Machine) -> Round:
     """Give each service of the packages an image."""
     units = [*installed_services(machine), *INSTANCES]
-    before = {unit: now for unit, now in manager.properties(machine, units).items() if now["LoadState"] == "loaded"}
+    before = {unit: now for unit, now in loaded.properties(machine, units).items() if now["LoadState"] == "loaded"}
     # What systemd says about these units as they are, it says at every daemon-reload.
     machine.systemctl("daemon-reload")
-    manager.properties(machine, before)
+    loaded.properties(machine, before)
     said = set(manager_messages(machine))
     ids = {now["Id"] for now in before.values()}
     for unit in ids:
         machine.write(f"{source_of(unit)}/{IMAGE}", "")
     machine.systemctl("daemon-reload")
-    after = manager.properties(machine, before)
+    after = loaded.properties(machine, before)
     new = [line for line in manager_messages(machine) if line not in said]
     return Round(before, after, new + machine.run(GENERATOR, "--dry-run").stderr.splitlines())
 
@@ -99,8 +99,8 @@ def problems(before: Properties, after: Properties) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = [
         (name, before[name], after[name]) for name in SAME if _sorted(before[name]) != _sorted(after[name])
     ]
-    reload_before = manager.commands(before["ExecReloadEx"])
-    reload_after = manager.commands(after["ExecReloadEx"])
+    reload_before = loaded.commands(before["ExecReloadEx"])
+    reload_after = loaded.commands(after["ExecReloadEx"])
     # CanReload is systemd's own opinion: it is true for Type=notify-reload, for which nothing must be run.
     expected = reload_before if before["CanReload"] else [*reload_before, DUMMY]
     if reload_after != expected:
@@ -185,22 +185,22 @@ def test_template_and_instances(machine: Machine) -> None:
     machine.write(f"{ETC}/tmpl@two.service.d/10-reload.conf", "[Service]\nExecReload=\nExecReload=/usr/bin/true own\n")
     machine.write(f"{ETC}/tmpl@three.service.d/10-reload.conf", "[Service]\nExecReload=\n")
     units = [f"tmpl@{name}.service" for name in ("one", "two", "three", "four")]
-    before = manager.properties(machine, units)
+    before = loaded.properties(machine, units)
     template, own = f"{ETC}/tmpl@.service.confext.d", f"{ETC}/tmpl@four.service.confext.d"
     machine.write(f"{template}/{IMAGE}", "")
     machine.write(f"{template}/b.raw", "")
     machine.write(f"{own}/b.raw", "")
     machine.write(f"{own}/c.raw", "")
     machine.systemctl("daemon-reload")
-    after = manager.properties(machine, units)
+    after = loaded.properties(machine, units)
     machine.path(f"{template}/b.raw").unlink()
     found = {unit: [entry[0] for entry in now["ExtensionImages"]] for unit, now in after.items()}
     assert found == {
         **{unit: [f"{template}/a.raw", f"{template}/b.raw"] for unit in units[:3]},
         units[3]: [f"{template}/a.raw", f"{own}/b.raw", f"{own}/c.raw"],
     }
-    reloads = {unit: manager.commands(now["ExecReloadEx"]) for unit, now in after.items()}
-    assert reloads == {unit: manager.commands(now["ExecReloadEx"]) or [DUMMY] for unit, now in before.items()}
+    reloads = {unit: loaded.commands(now["ExecReloadEx"]) for unit, now in after.items()}
+    assert reloads == {unit: loaded.commands(now["ExecReloadEx"]) or [DUMMY] for unit, now in before.items()}
     assert reloads[units[0]][0][1] == ["/usr/bin/true", "one"]
     assert reloads[units[2]] == [DUMMY]
     for unit in units:
@@ -213,19 +213,19 @@ def test_alias(machine: Machine) -> None:
     machine.path(f"{ETC}/other-name.service").symlink_to("real-name.service")
     machine.write(f"{ETC}/other-name.service.d/10-reload.conf", "[Service]\nExecReload=/usr/bin/true again\n")
     machine.systemctl("daemon-reload")
-    before = manager.properties(machine, ["other-name.service"])["other-name.service"]
+    before = loaded.properties(machine, ["other-name.service"])["other-name.service"]
     assert len(before["ExecReloadEx"]) == 2
     machine.write(f"{ETC}/real-name.service.confext.d/b.raw", "")
     machine.write(f"{ETC}/other-name.service.confext.d/{IMAGE}", "")
     machine.systemctl("daemon-reload")
-    both = manager.properties(machine, ["other-name.service", "real-name.service"])
+    both = loaded.properties(machine, ["other-name.service", "real-name.service"])
     after = both["real-name.service"]
     assert after["Id"] == both["other-name.service"]["Id"] == "real-name.service"
     assert [entry[0] for entry in after["ExtensionImages"]] == [
         f"{ETC}/other-name.service.confext.d/{IMAGE}",
         f"{ETC}/real-name.service.confext.d/b.raw",
     ]
-    assert manager.commands(after["ExecReloadEx"]) == manager.commands(before["ExecReloadEx"])
+    assert loaded.commands(after["ExecReloadEx"]) == loaded.commands(before["ExecReloadEx"])
     assert [unit for unit in after["Upholds"] if "restack" in unit] == [restack_of("real-name.service")]
 
 
@@ -298,10 +298,10 @@ def write_odd_units(machine: Machine, rnd: random.Random, count: int) -> list[st
 def test_units_with_a_dozen_odd_dropins(machine: Machine) -> None:
     units = write_odd_units(machine, random.Random(f"odd units of {machine.suite}"), 150)
     machine.systemctl("daemon-reload")
-    before = {unit: now for unit, now in manager.properties(machine, units).items() if now["LoadState"] == "loaded"}
+    before = {unit: now for unit, now in loaded.properties(machine, units).items() if now["LoadState"] == "loaded"}
     assert len(before) > len(units) / 2
     assert max(len(now["DropInPaths"]) for now in before.values()) >= 8
     for unit in before:
         machine.write(f"{source_of(unit)}/{IMAGE}", "")
     machine.systemctl("daemon-reload")
-    assert all_problems(Round(before, manager.properties(machine, before), [])) == {}
+    assert all_problems(Round(before, loaded.properties(machine, before), [])) == {}

@@ -19,7 +19,7 @@ from confext_helpers.image import policy
 from confext_helpers.image.partitiontypes import Designator
 from confext_helpers.image.policy import Flag
 from lab import machine, rootfs
-from lab.promise import need
+from lab.requirements import need
 
 pytestmark = pytest.mark.real
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from confext_generator.report import Complaint
-from lab import images, manager, services
+from lab import images, loaded, services
 from lab.machine import Machine
 
 UNIT = "names.service"
@@ -110,7 +110,7 @@ def messages(machine: Machine) -> list[str]:
     return machine.run(GENERATOR, "--dry-run").stderr.splitlines()
 
 
-def loaded(properties: manager.Properties) -> tuple[list[bytes], list[bytes]]:
+def loaded_layers(properties: loaded.Properties) -> tuple[list[bytes], list[bytes]]:
     """The images and directories of a unit. Each of them may be missing, so each says so, or this fails."""
     found = []
     for path, ignore_missing, options in properties["ExtensionImages"]:
@@ -121,16 +121,16 @@ def loaded(properties: manager.Properties) -> tuple[list[bytes], list[bytes]]:
     return found, [path[1:] for path in directories]
 
 
-def check(machine: Machine, before: manager.Properties, entries: list[Entry]) -> int:
+def check(machine: Machine, before: loaded.Properties, entries: list[Entry]) -> int:
     """Let systemd judge `entries`; return how many it has loaded."""
     make(machine, entries)
     machine.systemctl("daemon-reload")
-    after = manager.properties(machine, [UNIT])[UNIT]
+    after = loaded.properties(machine, [UNIT])[UNIT]
     unexpected = {name: after[name] for name, value in before.items() if after[name] != value}
     assert unexpected.keys() - MAY_CHANGE == set(), unexpected
     needed = set(after["Requires"]) - set(before["Requires"]) - {f"unit-confext-access@{UNIT}.service"}
     assert all(unit.endswith(".mount") for unit in needed)
-    found_images, found_directories = loaded(after)
+    found_images, found_directories = loaded_layers(after)
     said = messages(machine)
     expected_images: set[bytes] = set()
     expected_directories: set[bytes] = set()
@@ -159,7 +159,7 @@ def judge(machine: Machine) -> Judge:
     """Gives entries to systemd, which knows the unit without any now; see check()."""
     machine.write(f"/etc/systemd/system/{UNIT}", "[Service]\nExecStart=/usr/bin/true\nExecReload=/usr/bin/true %n\n")
     machine.systemctl("daemon-reload")
-    before = manager.properties(machine, [UNIT])[UNIT]
+    before = loaded.properties(machine, [UNIT])[UNIT]
     return lambda entries: check(machine, before, entries)
 
 
@@ -259,7 +259,7 @@ def test_odd_units_are_restacked(machine: Machine) -> None:
     images.build(machine, image, images.pair("v2"))
     reloaded = machine.systemctl("reload", "--", *units)
     assert reloaded.stderr == ""
-    for unit, after in manager.properties(machine, units).items():
+    for unit, after in loaded.properties(machine, units).items():
         assert [path for path, _, _ in after["ExtensionImages"]] == [image], unit
         restack = f"unit-confext-restack@{unit}.service"
         for name in ("After", "Upholds", "PropagatesReloadTo"):

@@ -15,7 +15,7 @@ import pytest
 from confext_generator import architectures
 from confext_helpers.image import partitiontypes
 from lab import machine, rootfs
-from lab.promise import need
+from lab.requirements import need
 
 pytestmark = pytest.mark.real
 

@@ -10,7 +10,7 @@ import pytest
 
 from lab import hashtrees, rootfs, signed
 from lab import vm as lab_vm
-from lab.promise import need
+from lab.requirements import need
 from lab.signed import Case, Key
 from lab.vm import Vm
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from lab.promise import VARIABLE
+from lab.requirements import VARIABLE
 
 TESTS = Path(__file__).parents[2]
-HEAD = "import unittest\nimport pytest\nfrom lab.promise import need\n"
+HEAD = "import unittest\nimport pytest\nfrom lab.requirements import need\n"
 # Each skips all that is in it.
 SKIPS = {
     "mark": "@pytest.mark.skip(reason='R')\ndef test(): pass",
