@@ -154,15 +154,18 @@ field = open("/proc/self/stat").read().rpartition(")")[2].split()
 ctypes.memset(int(field[47]), 0x78, int(field[48]) - int(field[47]) - 1)
 time.sleep(100000)
 """
-# Moves that one into its own control group, by being its owner, and calls it its main process.
-MOVER = """
-import os, socket, time
-victim = open("/srv/victim.pid").read().strip()
-with open("/sys/fs/cgroup/system.slice/own.service/cgroup.procs", "w") as file:
-    file.write(victim)
-notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-notify.connect(os.environ["NOTIFY_SOCKET"])
-notify.send(f"MAINPID={victim}\\nREADY=1".encode())
+# A service names a process as its main one, after it has moved it into its own control group, or without that.
+THIEF = """
+import os, socket, sys, time
+victim, moves = sys.argv[1:]
+def tell(text):
+    path = os.environ["NOTIFY_SOCKET"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+        to.sendto(text.encode(), "\\0" + path[1:] if path[0] == "@" else path)
+if moves == "yes":
+    group = open("/proc/self/cgroup").read().splitlines()[-1].partition("::")[2]
+    open(f"/sys/fs/cgroup{group}/cgroup.procs", "w").write(victim)
+tell(f"READY=1\\nMAINPID={victim}")
 time.sleep(100000)
 """
 
@@ -175,16 +178,15 @@ def mounts_of_etc(machine: Machine, pid: int) -> list[str]:
 def test_command_without_setuid_cannot_steal_another_service(machine: Machine) -> None:
     """With `!`, a service with `User=` has a process that is root, without the power that root has."""
     machine.write("/srv/victim.py", RETITLED)
-    machine.write("/srv/thief.py", MOVER)
+    machine.write("/srv/thief.py", THIEF)
     command = "/usr/bin/python3 -IS /srv/victim.py"
     start(machine, "own-retitled.service", command, "PrivateMounts=yes", "InaccessiblePaths=/etc/shadow")
     try:
         victim = int(machine.show("own-retitled.service", "MainPID"))
         services.eventually(lambda: machine.path(f"/proc/{victim}/environ").read_bytes().startswith(b"xxx"))
         before = mounts_of_etc(machine, victim)
-        machine.write("/srv/victim.pid", str(victim))
         settings = ("Type=notify", "NotifyAccess=all", "User=daemon", "CapabilityBoundingSet=", "ExecReload=/bin/true")
-        start(machine, UNIT, "!/usr/bin/python3 -IS /srv/thief.py", *settings)
+        start(machine, UNIT, f"!/usr/bin/python3 -IS /srv/thief.py {victim} yes", *settings)
         services.eventually(lambda: int(machine.show(UNIT, "MainPID")) == victim)
         status, said = reload(machine)
         assert before
@@ -240,20 +242,6 @@ def test_child_that_works_in_a_directory_below_etc(machine: Machine) -> None:
     assert f"its process {child} keeps the /etc that it has: it works in a directory below /etc" in said
 
 
-# A service names a process as its main one, after it has moved it into its own control group, or without that.
-THIEF = """
-import os, socket, sys, time
-victim, moves = sys.argv[1:]
-def tell(text):
-    path = os.environ["NOTIFY_SOCKET"]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
-        to.sendto(text.encode(), "\\0" + path[1:] if path[0] == "@" else path)
-if moves == "yes":
-    group = open("/proc/self/cgroup").read().splitlines()[-1].partition("::")[2]
-    open(f"/sys/fs/cgroup{group}/cgroup.procs", "w").write(victim)
-tell(f"READY=1\\nMAINPID={victim}")
-time.sleep(100000)
-"""
 VICTIM = "own-victim.service"
 # What other services are: with more power than the thief, with a sandbox, with the very layers of it, a container.
 VICTIMS = {

@@ -16,20 +16,14 @@ import pytest
 
 from confext_generator import cli, layers, words
 from confext_generator.report import Complaint
-from confext_helpers.command import main
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.entries import LAYERS, Disk, Verdict
 from golden import test_golden as golden
 from golden.recorder import Recorder
+from unit.command.invocation import run
 
 UNIT = "foo.service"
 DROP = f"etc/systemd/system/{UNIT}.confext.d"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = main.main([*arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def environment(case: Path) -> dict[str, str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from confext_helpers.command import main
 from confext_helpers.command.output import Output
 from confext_helpers.command.verbs import diff, which
 from confext_helpers.errors import ConfextError
@@ -29,16 +28,11 @@ from confext_helpers.view.preview import FileChange, Preview, Side
 from confext_helpers.view.runningstack import Running, RunningStack, Since
 from confext_helpers.view.services import Service
 from confext_helpers.view.status import State, status_of
+from unit.command.invocation import run
 
 IMAGES = "ExtensionImages"
 UNIT = "foo.service"
 DROP = f"etc/systemd/system/{UNIT}.confext.d"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = main.main([*arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 # ---- status ----

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from confext_helpers.command import main
 from confext_helpers.command.verbs.verify import Bar
 from confext_helpers.system import programs
 from fuzz import ddi
+from unit.command.invocation import run
 
 TESTER = ddi.identity("tester")
 SIGNED = ddi.image(TESTER)
@@ -30,12 +30,6 @@ def image(tmp_path: Path) -> str:
     (tmp_path / "trust.pem").write_bytes(TESTER.pem)
     (tmp_path / "root").mkdir()
     return str(tmp_path / "demo.raw")
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = main.main([*arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def test_good(image: str, capsys: pytest.CaptureFixture[str]) -> None:

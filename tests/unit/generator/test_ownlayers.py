@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from confext_generator.ownlayers import Inexact
 from confext_generator.tree import Tree
 
 UNIT = b"foo@bar.service"
+Resolve = Callable[[Tree, bytes, bytes], bytes]
 
 
 @pytest.fixture(scope="module")
@@ -27,35 +29,34 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     return Tree(os.fsencode(root))
 
 
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (b"/srv/a.raw", b"/srv/a.raw"),
-        (b"/srv/own.raw.v", b"/srv/own.raw.v/own_2.raw"),
-        (b"/srv//own.raw.v/", b"/srv/own.raw.v/own_2.raw"),
-        (b"-/srv/own.raw.v:root:ro  /srv/%H/a.raw", b"-/srv/own.raw.v/own_2.raw:root:ro /srv/%H/a.raw"),
-        (b"'/srv/own.raw.v:root:a b'", b"/srv/own.raw.v/own_2.raw:root:a\\x20b"),
-        (b"/srv/%i.raw.v", b"/srv/bar.raw.v/bar_3.raw"),
-        (b"/srv/own.raw.v 'x", b"/srv/own.raw.v/own_2.raw"),
-        (b"-/srv/empty.v /srv/own.raw.v", b"/srv/own.raw.v/own_2.raw"),
-        (b"'x /srv/own.raw.v", b"'x /srv/own.raw.v"),
-    ],
-)
-def test_images(tree: Tree, value: bytes, said: bytes) -> None:
-    assert ownlayers.resolve_images(tree, UNIT, value) == said
+IMAGES = {
+    b"/srv/a.raw": b"/srv/a.raw",
+    b"/srv/own.raw.v": b"/srv/own.raw.v/own_2.raw",
+    b"/srv//own.raw.v/": b"/srv/own.raw.v/own_2.raw",
+    b"-/srv/own.raw.v:root:ro  /srv/%H/a.raw": b"-/srv/own.raw.v/own_2.raw:root:ro /srv/%H/a.raw",
+    b"'/srv/own.raw.v:root:a b'": b"/srv/own.raw.v/own_2.raw:root:a\\x20b",
+    b"/srv/%i.raw.v": b"/srv/bar.raw.v/bar_3.raw",
+    b"/srv/own.raw.v 'x": b"/srv/own.raw.v/own_2.raw",
+    b"-/srv/empty.v /srv/own.raw.v": b"/srv/own.raw.v/own_2.raw",
+    b"'x /srv/own.raw.v": b"'x /srv/own.raw.v",
+}
+DIRECTORIES = {
+    b"/srv/a": b"/srv/a",
+    b"-+/srv/tree.v": b"-+/srv/tree.v/tree_1",
+    b"/srv/tree.v '/srv/a b'": b'/srv/tree.v/tree_1 "/srv/a b"',
+    b"-/srv/empty.v": b"",
+}
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("resolve", "value", "said"),
     [
-        (b"/srv/a", b"/srv/a"),
-        (b"-+/srv/tree.v", b"-+/srv/tree.v/tree_1"),
-        (b"/srv/tree.v '/srv/a b'", b'/srv/tree.v/tree_1 "/srv/a b"'),
-        (b"-/srv/empty.v", b""),
+        *((ownlayers.resolve_images, *case) for case in IMAGES.items()),
+        *((ownlayers.resolve_directories, *case) for case in DIRECTORIES.items()),
     ],
 )
-def test_directories(tree: Tree, value: bytes, said: bytes) -> None:
-    assert ownlayers.resolve_directories(tree, UNIT, value) == said
+def test_newest_version(tree: Tree, resolve: Resolve, value: bytes, said: bytes) -> None:
+    assert resolve(tree, UNIT, value) == said
 
 
 @pytest.mark.parametrize(

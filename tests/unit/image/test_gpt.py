@@ -6,31 +6,20 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confext_helpers.image import filesystems, gpt, partitiontypes
-from confext_helpers.image.bytesource import ShortReadError, Source
+from confext_helpers.image.bytesource import ShortReadError
 from confext_helpers.image.filesystems import Kind
 from confext_helpers.image.findings import Code
 from confext_helpers.image.partitiontypes import Designator
 from fuzz import ddi
+from unit.image.sources import source
 
 GOOD = ddi.image(ddi.identity("tester"))
-
-
-@contextmanager
-def source(raw: bytes) -> Iterator[Source]:
-    fd = os.memfd_create("image")
-    try:
-        os.write(fd, raw)
-        yield Source(fd, 0, len(raw))
-    finally:
-        os.close(fd)
 
 
 def codes(raw: bytes) -> set[Code]:

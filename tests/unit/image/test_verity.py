@@ -3,31 +3,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confext_helpers.image import verity
-from confext_helpers.image.bytesource import Source
 from confext_helpers.image.findings import Code, Finding
 from fuzz import ddi
+from unit.image.sources import source
 
 DATA = bytes(range(256)) * 128  # 64 blocks of 512: three levels below a root of 16 digests each
 TREE, ROOT = ddi.hash_tree(DATA)
-
-
-@contextmanager
-def source(raw: bytes) -> Iterator[Source]:
-    fd = os.memfd_create("image")
-    try:
-        os.write(fd, raw)
-        yield Source(fd, 0, len(raw))
-    finally:
-        os.close(fd)
 
 
 def compare(data: bytes, tree: bytes, root: bytes) -> list[Finding]:

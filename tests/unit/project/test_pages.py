@@ -9,10 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import sys
-import types
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -21,11 +18,16 @@ from confext_generator.report import Complaint, Reporter
 from confext_helpers.checks import section
 from confext_helpers.checks.commandline import SPECIFIERS
 from confext_helpers.errors import ConfextError
-from confext_helpers.hook import deadline
-from confext_helpers.service.layers import Layer
+from confext_helpers.hook import deadline, main, messages
+from confext_helpers.hook.messages import Id
+from confext_helpers.service import belonging
+from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.service.notes import Notes
 from confext_helpers.stage.process import LOADER
+from confext_helpers.swap.change import FILES_MAX
 from confext_helpers.swap.treediff import Difference, Files
+from confext_helpers.system.journal import Message
+from confext_helpers.transaction.steps import Step
 from unit.project.manpages import (
     CHECKOUT,
     DOCS,
@@ -38,18 +40,6 @@ from unit.project.manpages import (
     page,
     plain,
 )
-
-# A compiled module, which only the booted systems have. Nothing is sent here.
-_JOURNAL = types.ModuleType("systemd._journal")
-vars(_JOURNAL)["sendv"] = None
-with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
-    from confext_helpers.hook import main, messages
-    from confext_helpers.hook.messages import Id
-    from confext_helpers.service import belonging
-    from confext_helpers.service.layers import LayerChange
-    from confext_helpers.swap.change import FILES_MAX
-    from confext_helpers.system.journal import Message
-    from confext_helpers.transaction.steps import Step
 
 PAGES = sorted(DOCS.glob("*.[1-8].md"))
 UNIT = "demo.service"

@@ -6,18 +6,16 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 import textwrap
-import types
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 import confext_helpers.command.main
 import confext_helpers.command.verbs.build
 import confext_helpers.command.verbs.cat
+import confext_helpers.command.verbs.diff
 import confext_helpers.command.verbs.inspect
 import confext_helpers.command.verbs.list
 import confext_helpers.command.verbs.status
@@ -36,12 +34,6 @@ from confext_helpers.service.entries import Verdict
 from confext_helpers.view import origin
 from confext_helpers.view import status as status_view
 from unit.project.manpages import CHECKOUT, codes, command_page, generator_environment, one_line, plain
-
-# A compiled module, which only the booted systems have. Nothing is sent here.
-_JOURNAL = types.ModuleType("systemd._journal")
-vars(_JOURNAL)["sendv"] = None
-with mock.patch.dict(sys.modules, {"systemd": types.ModuleType("systemd"), "systemd._journal": _JOURNAL}):
-    import confext_helpers.command.verbs.diff
 
 
 def test_verbs() -> None:
