@@ -26,11 +26,12 @@ from confext_helpers.service.properties import (
     mount_setting,
 )
 from confext_helpers.system import bus
-from confext_helpers.system.bus import Manager, Value
+from confext_helpers.system.bus import Value
 
 if TYPE_CHECKING:
     from confext_helpers.checks.commandline import Command
     from confext_helpers.checks.section import CheckSettings
+    from confext_helpers.system.manager import ServiceManager
 
 NAME_PREFIX = "unit-confext-check-"
 SECTION = b"X-Confext"
@@ -56,7 +57,7 @@ def _kept_directories(properties: ServiceProperties) -> tuple[list[Item], list[I
     return writable, read_only
 
 
-def context(manager: Manager, unit: str, properties: ServiceProperties) -> dict[str, Value]:
+def context(manager: ServiceManager, unit: str, properties: ServiceProperties) -> dict[str, Value]:
     """What a command of `unit` is run with, beside what shapes `/etc`, as StartTransientUnit() takes it.
 
     Raises:
@@ -77,7 +78,7 @@ def context(manager: Manager, unit: str, properties: ServiceProperties) -> dict[
     return found | UnitProperties(manager.unit_properties(unit)).settings(settinglists.UNIT_CONTEXT)
 
 
-def _refuse_unknown(manager: Manager, unit: str, said: dict[str, Value]) -> None:
+def _refuse_unknown(manager: ServiceManager, unit: str, said: dict[str, Value]) -> None:
     """Refuse what is set that nothing is known of, as a newer systemd may have it.
 
     What is constant between two daemon-reloads is a setting. Of the rest, limits and filters of control groups are
@@ -132,7 +133,7 @@ def build_properties(
     ]
 
 
-def hook_timeout_usec(manager: Manager, unit: str) -> int | None:
+def hook_timeout_usec(manager: ServiceManager, unit: str) -> int | None:
     """How long the hook may take, if a file of `unit` says it: TimeoutSec= in [X-Confext], in microseconds."""
     files = manager.unit_files(unit)
     if not any(_mentions_section(path, b"TimeoutSec") for path in files):
@@ -142,7 +143,7 @@ def hook_timeout_usec(manager: Manager, unit: str) -> int | None:
     return section.read_hook_timeout(files, unit=unit)
 
 
-def read(manager: Manager, unit: str) -> CheckSettings | None:
+def read(manager: ServiceManager, unit: str) -> CheckSettings | None:
     """What the [X-Confext] sections of `unit` say; None if it has none.
 
     Raises:
@@ -166,7 +167,7 @@ def _mentions_section(path: str, setting: bytes = b"") -> bool:
     return SECTION in data and setting in data
 
 
-def run(manager: Manager, unit: str, properties: ServiceProperties, settings: CheckSettings) -> None:
+def run(manager: ServiceManager, unit: str, properties: ServiceProperties, settings: CheckSettings) -> None:
     """Run the checks of the service `unit` in order, until one fails; if there are none, do nothing.
 
     Raises:

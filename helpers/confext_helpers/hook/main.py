@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from confext_helpers.checks import run as checks
 from confext_helpers.errors import ConfextError, unexpected
@@ -43,6 +43,9 @@ from confext_helpers.system.journal import say
 from confext_helpers.transaction import prepare
 from confext_helpers.transaction.prepare import Present
 from confext_helpers.transaction.steps import Listener, Step
+
+if TYPE_CHECKING:
+    from confext_helpers.system.manager import ServiceManager
 
 USAGE = """\
 usage: restack [--alone|--refuse|--recover|--access|--report] [--] UNIT
@@ -140,7 +143,7 @@ class _Listener(Listener):
             with contextlib.suppress(OSError):
                 self._notes.write_warnings(warnings)
 
-    def may_swap(self, manager: Manager) -> None:
+    def may_swap(self, manager: ServiceManager) -> None:
         self._reload.begin_swap(manager)
 
     def swapped(self) -> None:
@@ -149,7 +152,7 @@ class _Listener(Listener):
     def leaves(self, place: str) -> None:
         say(self._unit, messages.grave_kept(self._unit, place))
 
-    def committed(self, manager: Manager) -> None:
+    def committed(self, manager: ServiceManager) -> None:
         self._progress.end()
         self._reload.swapped(manager, self._notes)
 
@@ -170,7 +173,7 @@ def _note_files(notes: Notes, files: Files, processes: list[Process]) -> None:
         notes.write_files(files.paths, files.digest())
 
 
-def restack(manager: Manager, notes: Notes, present: Present, progress: Progress, reload: Reload) -> bool:
+def restack(manager: ServiceManager, notes: Notes, present: Present, progress: Progress, reload: Reload) -> bool:
     """Give a service the `/etc` that a restart would give it, unless it has that already.
 
     Returns:

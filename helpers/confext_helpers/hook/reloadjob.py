@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import TYPE_CHECKING
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.hook import messages
@@ -24,6 +25,9 @@ from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.bus import Job, Manager
 from confext_helpers.system.journal import say
 from confext_helpers.transaction.steps import Step
+
+if TYPE_CHECKING:
+    from confext_helpers.system.manager import ServiceManager
 
 RESTACK_UNIT = "unit-confext-restack@{}.service"
 REPORT_UNIT = "unit-confext-report@{}.service"
@@ -55,7 +59,7 @@ class Reload:
         self._job = job
         self._line = line
 
-    def begin_swap(self, manager: Manager) -> None:
+    def begin_swap(self, manager: ServiceManager) -> None:
         """Return when the swap may be made.
 
         Raises:
@@ -76,7 +80,7 @@ class Reload:
             time.sleep(0.05)
         self._line.ask()
 
-    def swapped(self, manager: Manager, notes: Notes) -> None:
+    def swapped(self, manager: ServiceManager, notes: Notes) -> None:
         """See to it that the service is reloaded after a swap, and that somebody looks at what comes of it."""
         self._line.swapped()
         if self._job is None:
@@ -93,7 +97,7 @@ class Reload:
                 manager.start_unit(REPORT_UNIT.format(self._unit))
 
 
-def cancel(manager: Manager, notes: Notes, unit: str, *, unless_repeated: bool = False) -> bool:
+def cancel(manager: ServiceManager, notes: Notes, unit: str, *, unless_repeated: bool = False) -> bool:
     """Cancel the reload of `unit` that waits for the hook, if there is one; return whether there was.
 
     Args:

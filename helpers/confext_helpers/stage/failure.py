@@ -7,12 +7,15 @@ import errno
 import os
 import re
 import time
+from typing import TYPE_CHECKING
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there, resolve
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import refusals
-from confext_helpers.system.bus import Manager
+
+if TYPE_CHECKING:
+    from confext_helpers.system.manager import ServiceManager
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
 _MEANINGS = {
@@ -143,7 +146,7 @@ def _begin_usec(stage: str) -> int:
     return (time.time_ns() - time.monotonic_ns() + begin_ns) // 1000
 
 
-def of_stage(manager: Manager, name: str, unit: str, properties: ServiceProperties) -> ConfextError:
+def of_stage(manager: ServiceManager, name: str, unit: str, properties: ServiceProperties) -> ConfextError:
     """The error that tells why the stage `name` of the service `unit`, with these properties, could not be started."""
 
     reason, path = explain(messages_about(name, _begin_usec(name)), numbers(properties, manager.version()))

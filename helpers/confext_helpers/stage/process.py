@@ -10,12 +10,14 @@ import contextlib
 import functools
 import os
 import select
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import RUN_DIRECTORY
 from confext_helpers.service.properties import ServiceProperties
-from confext_helpers.system.bus import Manager
+
+if TYPE_CHECKING:
+    from confext_helpers.system.manager import ServiceManager
 
 # Where the stage has the host's loader.
 LOADER = f"{RUN_DIRECTORY}/loader"
@@ -82,7 +84,7 @@ class Pending(NamedTuple):
     uid: int
     pipe: int
 
-    def wait(self, manager: Manager) -> Stage:
+    def wait(self, manager: ServiceManager) -> Stage:
         """Wait until the stage's `/etc` is there.
 
         Raises:

@@ -22,6 +22,7 @@ import contextlib
 import fcntl
 import os
 import time
+from typing import TYPE_CHECKING
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import has_strict_name
@@ -31,7 +32,10 @@ from confext_helpers.stage import confinement, loader, rootimage, targets
 from confext_helpers.stage.process import LOADER, PAGE, PROGRAM, TIMEOUT_SEC, Pending, host_loader
 from confext_helpers.stage.targets import Places
 from confext_helpers.system import bus
-from confext_helpers.system.bus import Manager, Value
+from confext_helpers.system.bus import Value
+
+if TYPE_CHECKING:
+    from confext_helpers.system.manager import ServiceManager
 
 NAME_PREFIX = "unit-confext-stage-"
 RECOVER_UNIT = "unit-confext-recover@{}.service"
@@ -97,7 +101,7 @@ def build_properties(
     return [*stage, *(shaping | layers).items()]
 
 
-def begin(manager: Manager, unit: str, properties: ServiceProperties, namespace: int | None = None) -> Pending:
+def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, namespace: int | None = None) -> Pending:
     """Have the manager start the stage of the service `unit`.
 
     Args:

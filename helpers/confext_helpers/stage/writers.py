@@ -23,7 +23,7 @@ from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system import patience
 
 if TYPE_CHECKING:
-    from confext_helpers.system.bus import Manager
+    from confext_helpers.system.manager import ServiceManager
 
 _INTERVAL_SEC = 0.1
 _ANSWER_SEC = 10.0
@@ -61,7 +61,7 @@ def _check(judge: Access, unit: str, layer: str, path: str) -> None:
         raise ConfextError(f"{what} {problem}", unit=unit, path=layer, hint=f"{ROOTS_ALONE}, or take it away")
 
 
-def check_before_start(unit: str, manager: Manager, timeout_sec: float) -> None:
+def check_before_start(unit: str, manager: ServiceManager, timeout_sec: float) -> None:
     """Do what check() does, once all file systems that the service waits for are mounted, or could not be.
 
     This runs before the service starts and after nothing at all: which file systems that service waits for is

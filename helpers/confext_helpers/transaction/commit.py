@@ -13,12 +13,12 @@ from confext_helpers.swap import exchange
 from confext_helpers.transaction.steps import Step
 
 if TYPE_CHECKING:
-    from confext_helpers.system.bus import Manager
+    from confext_helpers.system.manager import ServiceManager
     from confext_helpers.transaction.prepare import Prepared
     from confext_helpers.transaction.steps import Listener
 
 
-def commit(manager: Manager, prepared: Prepared, notes: Notes, listener: Listener) -> bool:
+def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: Listener) -> bool:
     """Put it in place.
 
     Args:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from confext_helpers.service.properties import ServiceProperties
 
 if TYPE_CHECKING:
-    from confext_helpers.system.bus import Manager
+    from confext_helpers.system.manager import ServiceManager
 
 
-def reload_result(manager: Manager, unit: str) -> str:
+def reload_result(manager: ServiceManager, unit: str) -> str:
     """ReloadResult= of a service, org.freedesktop.systemd1(5): "success", or how its last reload failed."""
     return ServiceProperties(manager.service_properties(unit)).reload_result

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from confext_helpers.service.properties import ServiceProperties
     from confext_helpers.stage.process import Stage
     from confext_helpers.swap.change import Change
-    from confext_helpers.system.bus import Manager
     from confext_helpers.system.filewords import Files
+    from confext_helpers.system.manager import ServiceManager
     from confext_helpers.transaction.steps import Listener
 
 _WORKS_BELOW = "works in a directory below /etc, which for it is the old one"
@@ -101,7 +101,7 @@ def look(
 
 @contextlib.contextmanager
 def prepare(
-    manager: Manager, present: Present, listener: Listener, *, run_checks: bool = True, show: bool = False
+    manager: ServiceManager, present: Present, listener: Listener, *, run_checks: bool = True, show: bool = False
 ) -> Iterator[Prepared]:
     """Build the future `/etc` of a service, judge it and compare it; throw it away at the end.
 
@@ -173,7 +173,7 @@ def _refuse_at_once(present: Present, listener: Listener) -> None:
 
 
 def _judge(
-    manager: Manager,
+    manager: ServiceManager,
     prepared: Prepared,
     unchecked: list[str],
     wanted: CheckSettings | None,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from confext_helpers.system.bus import Manager
+    from confext_helpers.system.manager import ServiceManager
 
 
 class Step(StrEnum):
@@ -37,7 +37,7 @@ class Listener:
     def warns(self, warnings: Sequence[str]) -> None:
         """Something in the [X-Confext] sections means nothing. An empty sequence says that nothing does not."""
 
-    def may_swap(self, manager: Manager) -> None:
+    def may_swap(self, manager: ServiceManager) -> None:
         """Return when the new `/etc` may be put in place. An exception keeps the old one."""
 
     def swapped(self) -> None:
@@ -46,5 +46,5 @@ class Listener:
     def leaves(self, place: str) -> None:
         """The service keeps a directory that was made for a swap, since it has put something there."""
 
-    def committed(self, manager: Manager) -> None:
+    def committed(self, manager: ServiceManager) -> None:
         """All mount namespaces have the new `/etc`."""

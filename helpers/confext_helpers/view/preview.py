@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from confext_generator.constants import DROPIN
 from confext_helpers.errors import ConfextError
@@ -18,12 +18,14 @@ from confext_helpers.service import fingerprint
 from confext_helpers.service.layers import LayerChange
 from confext_helpers.swap import change
 from confext_helpers.system import patience
-from confext_helpers.system.bus import Manager
 from confext_helpers.transaction import prepare
 from confext_helpers.transaction.prepare import Prepared
 from confext_helpers.transaction.steps import Listener
 from confext_helpers.view.running import last_swap
 from confext_helpers.view.services import Service, not_running
+
+if TYPE_CHECKING:
+    from confext_helpers.system.manager import ServiceManager
 
 TEXT_MAX = 1 << 20
 _SILENT = "bring back the storage that it is on, or take it away"
@@ -88,7 +90,7 @@ class Preview(NamedTuple):
         return bool(self.files) or replaced or self.base_changed
 
 
-def preview(manager: Manager, service: Service, *, check: bool) -> Preview:
+def preview(manager: ServiceManager, service: Service, *, check: bool) -> Preview:
     """Build the future `/etc` of `service`, compare it, and throw it away.
 
     Args:

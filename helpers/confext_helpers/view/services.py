@@ -11,14 +11,16 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from confext_generator import names
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.processes import Process, find_processes, key_of, start_ticks
 from confext_helpers.service.properties import ServiceProperties, UnitProperties
-from confext_helpers.system.bus import Manager
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
+
+if TYPE_CHECKING:
+    from confext_helpers.system.manager import ServiceManager
 
 _LAYERS_OF_ETC = re.compile(r"/unit-extensions/\d+/etc(?=[:,]|$)")
 
@@ -96,7 +98,7 @@ def need_root(verb: str) -> None:
         raise ConfextError(f"only root can look into running services; run '{verb}' as root")
 
 
-def find(manager: Manager, word: str) -> Service:
+def find(manager: ServiceManager, word: str) -> Service:
     """The service that `word` names.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HELPERS = Path(__file__).parents[3] / "helpers/confext_helpers"
-DOORS = {HELPERS / "system/bus.py", HELPERS / "service/properties.py"}
+DOORS = {HELPERS / "system/bus.py", HELPERS / "system/manager.py", HELPERS / "service/properties.py"}
 # Of Manager: what returns an answer as it came, and what makes it typed.
 ANSWERS = {"service_properties", "unit_properties"}
 TYPED = {"ServiceProperties", "UnitProperties"}

@@ -21,7 +21,8 @@ from confext_helpers.stage import limits, refusals, transient, writers
 from confext_helpers.stage.process import Stage
 from confext_helpers.swap import change, exchange
 from confext_helpers.swap.change import Change
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.bus import Properties
+from confext_helpers.system.manager import ServiceManager
 from confext_helpers.transaction import commit, prepare
 from confext_helpers.transaction.prepare import Present
 from confext_helpers.transaction.steps import Listener, Step
@@ -172,7 +173,7 @@ def look(world: World) -> Present:
 
 def reload(world: World) -> bool:
     """All of it, as the hook does it."""
-    manager, notes = cast(Manager, world), cast(Notes, world)
+    manager, notes = cast(ServiceManager, world), cast(Notes, world)
     with prepare.prepare(manager, look(world), world) as prepared:
         return commit.commit(manager, prepared, notes, world)
 
@@ -181,7 +182,7 @@ def preview(world: World, *, run_checks: bool = True) -> tuple[ConfextError | No
     """What `diff` does: why it would be refused, and whether what would change is known."""
     try:
         with prepare.prepare(
-            cast(Manager, world), look(world), Listener(), run_checks=run_checks, show=True
+            cast(ServiceManager, world), look(world), Listener(), run_checks=run_checks, show=True
         ) as prepared:
             return prepared.refused, prepared.found is not None
     except ConfextError as error:
@@ -326,7 +327,7 @@ def test_ephemeral_root_is_refused_before_anything_is_asked(world: World) -> Non
     world.asked.clear()
     with (
         pytest.raises(ConfextError, match="restart it instead"),
-        prepare.prepare(cast(Manager, world), present, world),
+        prepare.prepare(cast(ServiceManager, world), present, world),
     ):
         pass
     assert world.asked == []
