@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 import pytest
 
-from lab import services
+from lab import jsonshape, services
 from lab.machine import Machine
 
 pytestmark = pytest.mark.real
@@ -36,7 +36,8 @@ def make_tree(machine: Machine, name: str, files: dict[str, tuple[str, int]]) ->
 def build(machine: Machine, tree: str, output: str, *options: str, who: tuple[str, ...] = ()) -> dict[str, object]:
     """Build an erofs image and return what is said about it."""
     command = ("unit-confext", "build", "--json=short", "--force", "-o", output, *options, tree)
-    (told,) = json.loads(machine.run(*who, "sh", "-c", 'umask 022; exec "$@"', "-", *command).stdout)
+    done = machine.run(*who, "sh", "-c", 'umask 022; exec "$@"', "-", *command)
+    (told,) = jsonshape.check("build", json.loads(done.stdout))
     assert isinstance(told, dict)
     return told
 

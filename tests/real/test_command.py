@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lab import images, services
+from lab import images, jsonshape, services
 from lab.images import Format
 from lab.machine import Machine
 
@@ -35,7 +35,7 @@ def ours(machine: Machine, verb: str, *arguments: str) -> tuple[int, Any]:
     """Exit status and JSON of the command as it is installed."""
     done = machine.run("unit-confext", verb, "--json=short", *arguments, check=False)
     assert done.stderr == ""
-    return done.returncode, json.loads(done.stdout)
+    return done.returncode, jsonshape.check(verb, json.loads(done.stdout))
 
 
 def failing(machine: Machine, *arguments: str, user: str = "") -> tuple[int, str]:
@@ -106,7 +106,7 @@ def test_status(stack: Machine) -> None:
     assert code == 0
     assert found == {
         "unit": UNIT, "active_state": "active", "pid": int(stack.show(UNIT, "MainPID")), "since_is": "start",
-        "namespaces": 1, "in_host_namespace": False, "complete": True, "base_changed": False,
+        "namespaces": 1, "in_host_namespace": False, "complete": True, "base_changed": None,
         "reload_result": "success", "differs": False, "reasons": [], "commands": [],
     }  # fmt: skip
     assert since.endswith("+00:00")
@@ -131,7 +131,7 @@ def test_status(stack: Machine) -> None:
     ]
     # list says the same of the disk.
     code, (listed,) = ours(stack, "list", "cmd-demo")
-    assert (code, [one["layer"] for one in listed["entries"]]) == (0, [one["path"] for one in layers])
+    assert (code, [one["layer"]["path"] for one in listed["entries"]]) == (0, [one["path"] for one in layers])
     assert [one["reason"] for one in listed["entries"]] == [None] * 5
 
 
@@ -313,7 +313,7 @@ def diff(machine: Machine, *options: str) -> tuple[int, dict[str, Any]]:
 def test_diff(stack: Machine) -> None:
     code, found = diff(stack)
     nothing: dict[str, list[Any]] = {"added": [], "replaced": [], "removed": []}
-    same = {"unit": UNIT, "daemon_reload_needed": False, "differs": False, "base_changed": False, "refused": None}
+    same = {"unit": UNIT, "daemon_reload_needed": False, "differs": False, "base_changed": None, "refused": None}
     assert (code, found) == (0, {**same, "layers": nothing, "files": []})
     stack.write(f"{STORE}/cmd-40/etc/cmd/top", "40\nmore\n")
     images.build(stack, f"{STORE}/cmd-10.raw", {"cmd/new": "new\n"})
@@ -322,7 +322,7 @@ def test_diff(stack: Machine) -> None:
     code, found = diff(stack)
     assert (code, found["differs"], found["daemon_reload_needed"], found["refused"]) == (3, True, True, None)
     # What is written into a directory shows through at once, and cmd-60 is not loaded.
-    changes = {one["path"]: (one["change"], one["layer"], one["diff"]) for one in found["files"]}
+    changes = {one["path"]: (one["change"], (one["layer"] or {}).get("name"), one["diff"]) for one in found["files"]}
     assert changes == {
         "/etc/cmd/new": ("added", "cmd-10", "--- /dev/null\n+++ /etc/cmd/new\n@@ -0,0 +1 @@\n+new\n"),
         "/etc/cmd/of-10": ("removed", None, "--- /etc/cmd/of-10\n+++ /dev/null\n@@ -1 +0,0 @@\n-10\n"),
@@ -355,7 +355,7 @@ def test_diff_says_what_would_be_refused(stack: Machine) -> None:
     assert "/etc/cmd/new" in [one["path"] for one in found["files"]]
     stack.sh(f"rm -r {directory}; systemctl daemon-reload; truncate -s 2000 {STORE}/cmd-10.raw")
     code, found = diff(stack)
-    assert (code, found["files"]) == (4, [])
+    assert (code, found["files"], found["layers"], found["differs"]) == (4, None, None, None)
     assert f"({STORE}/cmd-10.raw)" in found["refused"]
     assert mounts(stack) == before
     services.eventually(lambda: services.leftovers(stack) == [])

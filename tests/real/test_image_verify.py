@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lab import jsonshape
 from lab.machine import Machine
 
 pytestmark = pytest.mark.real
@@ -50,7 +51,7 @@ def ours(machine: Machine, verb: str, *arguments: str) -> tuple[int, dict[str, A
     command = ("python3", "-B", "-W", "error", "-c", _RUN, verb, "--json=short", *arguments)
     done = machine.run(*drop, *command, check=False)
     assert done.stderr == ""
-    (said,) = json.loads(done.stdout)
+    (said,) = jsonshape.check(verb, json.loads(done.stdout))
     return done.returncode, said
 
 

@@ -60,17 +60,14 @@ class Output:
         """`text` in `color` if the output is to be coloured."""
         return f"{color}{text}{RESET}" if self._color and color else text
 
-    def data(self, value: object) -> None:
-        """Print `value` as JSON; only if `json` is not "off"."""
+    def data(self, value: Sequence[Mapping[str, object]]) -> None:
+        """Print the objects of a verb (command/data.py) as JSON; only if `json` is not "off"."""
         indent = {"pretty": 2, "short": None}[self.json]
         separators = None if indent else (",", ":")
-        sys.stdout.write(json.dumps(value, indent=indent, separators=separators, default=str) + "\n")
+        sys.stdout.write(json.dumps(value, indent=indent, separators=separators) + "\n")
 
     def table(self, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
-        """Print `rows` as a table of `columns`, keys of the rows; as JSON, an array with everything in the rows."""
-        if self.json != "off":
-            self.data(list(rows))
-            return
+        """Print `rows` as a table of `columns`, keys of the rows."""
         cells = [[printable(row.get(column)) for column in columns] for row in rows]
         if self.legend and rows:
             cells.insert(0, [column.upper().replace("_", " ") for column in columns])

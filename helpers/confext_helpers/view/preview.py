@@ -74,20 +74,21 @@ class Preview(NamedTuple):
         layers: which layers; None if the stage could not be had.
         files: which files, by path.
         refused: why the reload would be refused; None if it would not.
-        base_changed: whether anything happened in the host's `/etc` since the swap, files that look the same included.
+        base_changed: whether anything happened in the host's `/etc` since the swap, files that look the same included;
+            None if that is not known.
     """
 
     layers: LayerChange | None
     files: list[FileChange]
     refused: ConfextError | None
-    base_changed: bool = False
+    base_changed: bool | None = False
 
     @property
     def differs(self) -> bool:
         """Whether anything would change."""
         layers = self.layers
         replaced = layers is not None and any((layers.added, layers.replaced, layers.removed))
-        return bool(self.files) or replaced or self.base_changed
+        return bool(self.files) or replaced or bool(self.base_changed)
 
 
 def preview(manager: ServiceManager, service: Service, *, check: bool) -> Preview:
@@ -137,7 +138,7 @@ def _compare(prepared: Prepared) -> Preview:
         for fd in (old, new, base):
             if fd is not None:
                 os.close(fd)
-    changed = present.last is not None and present.last.identity.base != present.made_of.base
+    changed = present.last.identity.base != present.made_of.base if present.last is not None else None
     return Preview(found.layers, files, prepared.refused, changed)
 
 

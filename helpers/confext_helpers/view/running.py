@@ -128,14 +128,14 @@ def since(service: Service, view: View) -> Since:
     return Since(start, False, True)
 
 
-def _base_changed(service: Service, stacked: Since) -> bool:
+def _base_changed(service: Service, stacked: Since) -> bool | None:
     """Whether anything happened in what lies below the layers since the `/etc` of a service was stacked.
 
     Its overlay may not show that: see service/fingerprint.py.
     """
     # When exactly a start has mounted it, nobody knows.
     note = last_swap(service.name) if stacked.by_swap else None
-    return note is not None and fingerprint.base(service.properties).base != note.identity.base
+    return fingerprint.base(service.properties).base != note.identity.base if note is not None else None
 
 
 def read(service: Service, view: View) -> RunningStack:
@@ -151,7 +151,7 @@ def read(service: Service, view: View) -> RunningStack:
             os.close(etc)
     stacked, attached, kinds = since(service, view), loops(), image_paths(service.properties)
     # Without a stack, the host's own is seen.
-    changed = view.overlay is not None and _base_changed(service, stacked)
+    changed = _base_changed(service, stacked) if view.overlay is not None else False
     # What was removed from the disk may run.
     loaded = [Layered(path, resolve(path), path in kinds) for path in paths]
     matched = told(loaded, seen, lower_count(view.overlay))

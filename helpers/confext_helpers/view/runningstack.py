@@ -73,13 +73,13 @@ class RunningStack(NamedTuple):
         layers: those that are loaded, from bottom to top, and then those that are not.
         since: when it was stacked.
         complete: whether it is known which layer each one of the overlay is.
-        base_changed: whether anything happened in the `/etc` below the layers since then.
+        base_changed: whether anything happened in the `/etc` below the layers since then; None if that is not known.
     """
 
     layers: list[Running]
     since: Since
     complete: bool
-    base_changed: bool = False
+    base_changed: bool | None = False
 
 
 def version_of(name: str) -> str:

@@ -87,7 +87,7 @@ class Status(NamedTuple):
         pid: of the process that was looked at; None if there is none.
         since: when its `/etc` was stacked; None if nothing runs.
         complete: whether every layer of it is among the rows.
-        base_changed: whether anything happened in the `/etc` below the layers since then.
+        base_changed: whether anything happened in the `/etc` below the layers since then; None if that is not known.
         rows: its layers, from bottom to top, then those that have no place in what is loaded.
         reload_result: what became of the last reload of what runs, as systemd has it: `success`, `exit-code`...
         reasons: what differs, in words.
@@ -98,7 +98,7 @@ class Status(NamedTuple):
     pid: int | None
     since: Since | None
     complete: bool
-    base_changed: bool
+    base_changed: bool | None
     rows: list[Row]
     reload_result: str
     reasons: list[str]
@@ -115,7 +115,7 @@ def status_of(service: Service, disk: Disk) -> Status:
     pid: int | None = None
     since: Since | None = None
     complete = True
-    base_changed = False
+    base_changed: bool | None = None
     patience.silent(service.properties.layers)
     if service.processes:
         with seen(service) as view:

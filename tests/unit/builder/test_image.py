@@ -369,7 +369,8 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == [
         {
             "output": target, "format": "directory", "name": "site", "files": 4, "content": 20, "release": "ID=_any",
-            "signed_by": None, "left_out": None, "mode": None, "private": None,
+            "signed_by": None, "left_out": [], "mode": None, "private": [], "size": None, "root_hash": None,
+            "time": None,
         }
     ]  # fmt: skip
     assert not os.path.exists(target)

@@ -20,6 +20,7 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.service.entries import LAYERS, Disk, Verdict
 from golden import test_golden as golden
 from golden.recorder import Recorder
+from lab import jsonshape
 from unit.command.invocation import run
 
 UNIT = "foo.service"
@@ -121,7 +122,9 @@ def test_list(system: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         "daemon_reload_needed": None,
     }
     keys = ("name", "verdict", "layer", "reason", "code")
-    assert [tuple(one[key] for key in keys) for one in said["entries"]] == [
+    jsonshape.check("list", [said])
+    told = [{**one, "layer": one["layer"] and one["layer"]["path"]} for one in said["entries"]]
+    assert [tuple(one[key] for key in keys) for one in told] == [
         ("10-a.raw", "image", f"/{DROP}/10-a.raw", None, None),
         ("60-vendor.raw", "image", f"{vendor}/60-vendor.raw", None, None),
         ("70-tree", "directory", "/srv/tree", None, None),

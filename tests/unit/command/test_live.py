@@ -286,7 +286,7 @@ PLACE = Place("/etc/a", -1, os.stat("/"), OVERLAY)
 def test_which(origin: Origin, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     place = PLACE._replace(mount=BOUND) if origin.kind is Kind.MOUNT else PLACE
     output = Output(options())
-    which._show(which._as_data(place, origin, []), output)
+    which._show(which._as_data(UNIT, "/etc/a", place, origin, [], []), output)
     output.flush()
     assert capsys.readouterr().out.splitlines() == lines
 

@@ -16,6 +16,7 @@ import pytest
 from confext_helpers.command.verbs.verify import Bar
 from confext_helpers.system import programs
 from fuzz import ddi
+from lab import jsonshape
 from unit.command.invocation import run
 
 TESTER = ddi.identity("tester")
@@ -75,7 +76,8 @@ def test_json(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
     assert good["signers"][0]["subject"] == "CN=tester"
     assert gone["findings"] == [{"code": "unreadable", "message": "No such file or directory"}]
-    assert (gone["good"], gone["signers"]) == (False, [])
+    jsonshape.check("verify", [good, gone])
+    assert (gone["good"], gone["protection"], gone["signers"]) == (False, None, None)
 
 
 def test_os_release(image: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_inspect_judges_first(image: str, capsys: pytest.CaptureFixture[str]) ->
     empty = f"--trust={image.replace('demo.raw', 'root')}"
     status, out, _ = run(capsys, "inspect", "--json=short", empty, "--image-policy=root=signed", image)
     (facts,) = json.loads(out)
-    assert (status, facts["allowed"], facts["etc"], facts["release"]) == (0, False, [], None)
+    assert (status, facts["allowed"], facts["etc"], facts["release"]) == (0, False, None, None)
     assert [one["code"] for one in facts["findings"]] == ["signature-unknown-key", "policy"]
 
 
@@ -137,8 +139,12 @@ def test_inspect_no_image(image: str, capsys: pytest.CaptureFixture[str], tmp_pa
     assert [one["code"] for one in nothing["findings"]] == ["format"]
     assert [one["code"] for one in gone["findings"]] == ["unreadable"]
     assert nothing.keys() == gone.keys() == good.keys()
-    assert all(isinstance(one[key], list) for one in (nothing, gone, good) for key in
-               ("partitions", "signers", "certificates", "etc", "findings"))  # fmt: skip
+    jsonshape.check("inspect", [nothing, gone, good])
+    names = ("partitions", "signers", "certificates", "etc", "findings")
+    # What is not there is an empty list, what nobody could look at is null.
+    assert [nothing[name] for name in names[:4]] == [[], [], [], None]
+    assert [gone[name] for name in names[:4]] == [None] * 4
+    assert all(isinstance(good[name], list) for name in names)
 
 
 def test_bar(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,28 +3,20 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
+import json
 import re
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import confext_helpers.command.main
-import confext_helpers.command.verbs.build
-import confext_helpers.command.verbs.cat
-import confext_helpers.command.verbs.diff
-import confext_helpers.command.verbs.inspect
-import confext_helpers.command.verbs.list
 import confext_helpers.command.verbs.status
-import confext_helpers.command.verbs.verify
-import confext_helpers.command.verbs.which
 from confext_generator.complaints import MESSAGES
 from confext_generator.constants import BUGS
 from confext_helpers import command
-from confext_helpers.builder.sourcetree import Allow, Offence
+from confext_helpers.builder.sourcetree import Allow
+from confext_helpers.command import data
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import OPTIONS, VERBS, Option
 from confext_helpers.errors import unexpected
@@ -33,6 +25,7 @@ from confext_helpers.image.findings import MEANINGS
 from confext_helpers.service.entries import Verdict
 from confext_helpers.view import origin
 from confext_helpers.view import status as status_view
+from lab import jsonshape
 from unit.project.manpages import CHECKOUT, codes, command_page, generator_environment, one_line, plain
 
 
@@ -140,66 +133,64 @@ def test_files_of_the_command() -> None:
     assert list(command_page().words("FILES")) == list(trust.DIRECTORIES)
 
 
-# What makes up the JSON of each verb: every function that has a part of it.
-_OF_LAYER = (confext_helpers.command.verbs.status.layer_as_data, confext_helpers.command.verbs.status.signature_of)
-_VERIFY = confext_helpers.command.verbs.verify
-_INSPECT = confext_helpers.command.verbs.inspect
-_WHICH = confext_helpers.command.verbs.which
-_DIFF = confext_helpers.command.verbs.diff
-JSON: dict[str, tuple[Callable[..., object], ...]] = {
-    "list": (confext_helpers.command.verbs.list.as_data,),
-    "status": (confext_helpers.command.verbs.status.as_data, *_OF_LAYER, _VERIFY.signers_as_data),
-    "which": (_WHICH._look, _WHICH._as_data, _WHICH._link, *_OF_LAYER),
-    "cat": (confext_helpers.command.verbs.cat._as_data,),
-    "diff": (_DIFF.run, _DIFF._as_data, _DIFF._layer, _DIFF._side),
-    "inspect": (
-        _INSPECT.inspect, _INSPECT._table, _INSPECT._verity, _INSPECT._contents, _VERIFY.signers_as_data,
-        _VERIFY.findings_as_data,
-    ),
-    "verify": (_VERIFY._show, _VERIFY.signers_as_data, _VERIFY.findings_as_data),
-    "build": (confext_helpers.command.verbs.build._facts, confext_helpers.command.verbs.build.run),
-}  # fmt: skip
-# Words in code there that are values and not keys.
+# Words in what is told about the JSON of a verb that are values and no keys.
 VALUES: dict[str, set[str]] = {
-    "status": {"swap", "start", "image", "directory"},
-    "which": set(origin.Kind),
+    "status": {"swap", "start"},
+    "which": {str(kind) for kind in origin.Kind if kind is not origin.Kind.UNKNOWN},
     "cat": {"utf-8", "base64"},
-    "diff": {"added", "changed", "removed"},
+    "diff": {"added", "changed", "removed", "status"},
     "inspect": {"--image-policy="},
-    "verify": set(verdict.Protection),
+    "verify": {str(one) for one in verdict.Protection},
     "build": {"--dry-run"},
 }
+# What is the same for all verbs is told before them.
+_SHARED = (data.Layer, data.Signer)
 
 
-def _keys(function: Callable[..., object]) -> set[str]:
-    """The keys of all dictionaries that a function writes down."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        keys: list[ast.expr | None] = []
-        if isinstance(node, ast.Dict):
-            keys = list(node.keys)
-        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
-            keys = [node.slice]
-        found |= {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
-    return found
-
-
-@pytest.mark.parametrize("verb", [verb.name for verb in VERBS])
+@pytest.mark.parametrize("verb", jsonshape.VERBS)
 def test_json(verb: str) -> None:
-    keys = set().union(*map(_keys, JSON[verb]))
-    if verb == "inspect":
-        keys |= set(_INSPECT._EMPTY)
-    if verb == "build":
-        keys |= set(Offence._fields)
-    page = command_page().words("JSON")
+    """The page names every key of the verb's types, and no other."""
+    kinds = {one.__name__: one for kind in jsonshape.VERBS[verb] for one in jsonshape.parts(kind)}
+    keys = {key for kind in kinds.values() if kind not in _SHARED for key in jsonshape.keys(kind)}
+    told = set(codes(command_page().words("JSON")[verb]))
     values = VALUES.get(verb, set())
-    told = set(codes(page[verb]))
-    # What is the same for another verb need not be said again.
-    others = {other for other in page if f"as with `{other}`" in page[verb]}
-    known = told | {code for other in others for code in codes(page[other])}
-    assert told - others - keys <= values <= told
-    assert keys <= known
+    assert keys <= told
+    assert told - keys <= values <= told
+
+
+def test_json_of_layers_and_signers() -> None:
+    told = command_page().sections["JSON"].partition("`list`")[0]
+    layer, signer = re.findall(r"^A (?:layer|signer) is .*?\n\n", told, re.M | re.S)
+    others = ("image", "directory", "status")
+    assert [code for code in codes(layer) if code not in others] == [*jsonshape.keys(data.Layer)]
+    assert codes(signer) == [*jsonshape.keys(data.Signer)]
+
+
+def test_json_examples() -> None:
+    """There is one of each verb, and it is of that verb's type."""
+    example = r"^```\nunit-confext (\w+) [^\n]*--json=short\n(\[.*?)^```"
+    found = re.findall(example, command_page().sections["JSON"], re.M | re.S)
+    assert [verb for verb, _ in found] == [verb.name for verb in VERBS]
+    for verb, text in found:
+        jsonshape.check(verb, json.loads(text))
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"path": "/a", "resolved": "/a", "size": 1, "encoding": "utf-8", "content": ""}, ""),
+        ({"path": "/a", "resolved": "", "size": 1, "encoding": "utf-8", "content": ""}, "'' instead of null"),
+        ({"path": "/a", "resolved": "/a", "size": -1, "encoding": "utf-8", "content": ""}, "-1 instead of null"),
+        ({"path": "/a", "resolved": "/a", "size": None, "encoding": "utf-8", "content": ""}, "None and no int"),
+        ({"path": "/a", "resolved": "/a", "size": True, "encoding": "utf-8", "content": ""}, "True and no int"),
+        ({"path": "/a", "resolved": "/a", "size": 1, "encoding": "utf-8"}, ".content is there, or is not"),
+        ([], "is no object"),
+    ],
+)
+def test_what_is_not_of_a_type_is_seen(value: object, problem: str) -> None:
+    found = jsonshape.problems(value, data.Content)
+    assert len(found) == bool(problem)
+    assert not problem or problem in found[0]
 
 
 def test_json_is_told_for_each_verb() -> None:

@@ -7,10 +7,10 @@ import argparse
 import datetime
 import re
 import sys
-from collections.abc import Mapping
 
 from confext_helpers.builder.image import Format, Plan, Request, Times, build, image_mode, plan
-from confext_helpers.builder.sourcetree import Allow
+from confext_helpers.builder.sourcetree import Allow, Offence
+from confext_helpers.command import data
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Output, printable
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     if not arguments.dry_run:
         built = build(planned)
         time = datetime.datetime.fromtimestamp(built.time_sec, datetime.UTC).isoformat()
-        facts |= {"size": built.size or None, "root_hash": built.root_hash or None, "time": time}
+        facts["size"], facts["root_hash"], facts["time"] = built.size or None, built.root_hash or None, time
         if facts["mode"] is not None:
             facts["mode"] = f"{built.mode:04o}"
     _say_mode(planned, facts, output)
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         output.data([facts])
     else:
         for key, value in facts.items():
-            if value is not None:
+            if value is not None and value != []:
                 output.line(f"{key.replace('_', ' ').capitalize() + ':':<14}{printable(value)}")
     return Exit.OK
 
@@ -80,11 +80,11 @@ def _mode(text: str | None) -> int | None:
     return int(text, 8)
 
 
-def _say_mode(planned: Plan, facts: Mapping[str, object], output: Output) -> None:
+def _say_mode(planned: Plan, facts: data.Build, output: Output) -> None:
     """Say whom the mode of the image opens it to, or keeps from it."""
     if facts["mode"] is None:
         return
-    mode = int(str(facts["mode"]), 8)
+    mode = int(facts["mode"], 8)
     image = f"{PROGRAM}: {printable(planned.request.output)}"
     private = planned.scan.private
     if private:
@@ -107,13 +107,17 @@ def _allow(word: str) -> Allow:
 def _show_offences(planned: Plan, output: Output) -> None:
     offences = planned.scan.offences
     if output.json != "off":
-        output.data([offence._asdict() for offence in offences])
+        output.data([_offence(one) for one in offences])
         return
     for offence in offences:
         print(f"{PROGRAM}: {printable(offence.path)}: {offence.problem}; {offence.hint}", file=sys.stderr)
 
 
-def _facts(planned: Plan) -> dict[str, object]:
+def _offence(offence: Offence) -> data.Offence:
+    return {"path": offence.path, "problem": offence.problem, "hint": offence.hint}
+
+
+def _facts(planned: Plan) -> data.Build:
     """What is known before anything is built."""
     request = planned.request
     release = (planned.release or "").strip().replace("\n", " ")
@@ -126,7 +130,10 @@ def _facts(planned: Plan) -> dict[str, object]:
         "content": planned.scan.size + len(planned.release or ""),
         "release": release if planned.release is not None else f"as in {planned.release_file}",
         "signed_by": request.certificate,
-        "left_out": planned.scan.left_out or None,
+        "left_out": planned.scan.left_out,
         "mode": None if request.format is Format.DIRECTORY else f"{mode:04o}",
-        "private": planned.scan.private or None,
+        "private": planned.scan.private,
+        "size": None,
+        "root_hash": None,
+        "time": None,
     }

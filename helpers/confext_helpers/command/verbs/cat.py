@@ -7,6 +7,7 @@ import argparse
 import base64
 import sys
 
+from confext_helpers.command import data
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Output
 from confext_helpers.system.bus import Manager
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     unit, *paths = arguments.operands
     with Manager() as manager:
         service = find(manager, unit)
-    shown = []
+    shown: list[data.Content] = []
     with seen(service) as view:
         for path in paths:
             with walk(view, path, service.name) as (place, _):
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     return Exit.OK
 
 
-def _as_data(path: str, resolved: str, content: bytes) -> dict[str, object]:
+def _as_data(path: str, resolved: str, content: bytes) -> data.Content:
     """A file for JSON, which knows text only: what is none is encoded."""
     try:
         encoding, text = "utf-8", content.decode()

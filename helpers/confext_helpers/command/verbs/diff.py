@@ -6,13 +6,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from confext_helpers.command import data
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Color, Output, printable
 from confext_helpers.service.entries import Disk
-from confext_helpers.service.layers import Layer, LayerChange
+from confext_helpers.service.layers import Layer
 from confext_helpers.system.bus import Manager
 from confext_helpers.view import status
 from confext_helpers.view.preview import FileChange, Preview, Side, preview
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         found = preview(manager, service, check=arguments.check)
     _, _, stale = status.on_disk(service, Disk())
     if output.json != "off":
-        output.data([{"unit": service.name, "daemon_reload_needed": stale, **_as_data(found)}])
+        output.data([_as_data(service.name, stale, found, service.properties.image_layers)])
     else:
         _show(service.name, found, output)
         if stale:
@@ -70,7 +71,7 @@ def _lines(text: str) -> list[str]:
     return lines[:-1]
 
 
-def _side(side: Side | None) -> dict[str, object] | None:
+def _side(side: Side | None) -> data.Side | None:
     if side is None:
         return None
     return {
@@ -83,39 +84,40 @@ def _side(side: Side | None) -> dict[str, object] | None:
     }
 
 
-def _layer(layer: Layer) -> dict[str, object]:
-    return {
-        "label": layer.label,
-        "name": layer.name,
-        "version": layer.version or None,
-        "path": layer.path or None,
-        "file": layer.file or None,
-        "root_hash": layer.root_hash or None,
-    }
+def _as_data(unit: str, stale: bool, found: Preview, images: Collection[str]) -> data.Diff:
+    """What would change, for JSON; where the future `/etc` could not be had, that is not known."""
 
+    def layer(one: Layer) -> data.Layer:
+        # Of what is not loaded any more, it is not known.
+        return data.of_layer(one, one.path in images if one.path else None)
 
-def _as_data(found: Preview) -> dict[str, object]:
-    layers = found.layers or LayerChange([], [], [], [])
+    named = {one.name: layer(one) for one in found.layers.all} if found.layers is not None else {}
+    files: list[data.File] = [
+        {
+            "path": one.path,
+            "change": _kind(one),
+            "layer": named.get(one.layer),
+            "before": _side(one.before),
+            "after": _side(one.after),
+            "diff": _joined(lines_of(one)),
+        }
+        for one in found.files
+    ]
+    known = found.layers is not None
     return {
-        "differs": found.differs,
-        "base_changed": found.base_changed,
+        "unit": unit,
+        "daemon_reload_needed": stale,
+        "differs": found.differs if known else None,
+        "base_changed": found.base_changed if known else None,
         "refused": str(found.refused) if found.refused is not None else None,
         "layers": {
-            "added": [_layer(one) for one in layers.added],
-            "replaced": [_layer(one) for one in layers.replaced],
-            "removed": [_layer(one) for one in layers.removed],
-        },
-        "files": [
-            {
-                "path": one.path,
-                "change": _kind(one),
-                "layer": one.layer or None,
-                "before": _side(one.before),
-                "after": _side(one.after),
-                "diff": _joined(lines_of(one)),
-            }
-            for one in found.files
-        ],
+            "added": [layer(one) for one in found.layers.added],
+            "replaced": [layer(one) for one in found.layers.replaced],
+            "removed": [layer(one) for one in found.layers.removed],
+        }
+        if found.layers is not None
+        else None,
+        "files": files if known else None,
     }
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
+from confext_helpers.command import data
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Color, Output, printable
@@ -25,7 +27,11 @@ from confext_helpers.image.naming import image_name, resolve
 from confext_helpers.image.verdict import Request, judge
 from confext_helpers.image.verity import VerityError
 
-_FACTS = (
+_Fact = Literal[
+    "path", "size", "partition_table", "sector_size", "file_system", "verity", "root_hash", "root_hash_from",
+    "release_file", "release", "allowed",
+]  # fmt: skip
+_FACTS: tuple[_Fact, ...] = (
     "path", "size", "partition_table", "sector_size", "file_system", "verity", "root_hash", "root_hash_from",
     "release_file", "release", "allowed",
 )  # fmt: skip
@@ -43,14 +49,15 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """
     arguments.os_release = None
     status = Exit.OK
-    shown: list[dict[str, object]] = []
+    shown: list[data.Image] = []
     request = request_of(arguments)
     for path in arguments.operands:
         try:
-            facts = inspect(resolve(path), request, judged=arguments.image_policy is not None)
+            shown.append(inspect(resolve(path), request, judged=arguments.image_policy is not None))
         except (OSError, ConfextError) as error:
-            facts = {"path": path, "findings": findings_as_data([unreadable(error)])}
-        shown.append(_EMPTY | facts)
+            facts = _nothing(path)
+            facts["findings"] = findings_as_data([unreadable(error)])
+            shown.append(facts)
         if not shown[-1]["file_system"]:
             status = Exit.ERROR
     if output.json != "off":
@@ -63,14 +70,17 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     return status
 
 
-_EMPTY: dict[str, object] = {
-    "path": None, "size": None, "partition_table": None, "sector_size": None, "disk_uuid": None, "partitions": [],
-    "file_system": None, "verity": None, "root_hash": None, "root_hash_from": None, "signers": [], "certificates": [],
-    "release_file": None, "release": None, "etc": [], "allowed": None, "findings": [],
-}  # fmt: skip
+def _nothing(path: str) -> data.Image:
+    """An image of which nothing is known."""
+    return {
+        "path": path, "size": None, "partition_table": None, "sector_size": None, "disk_uuid": None,
+        "partitions": None, "file_system": None, "verity": None, "root_hash": None, "root_hash_from": None,
+        "signers": None, "certificates": None, "release_file": None, "release": None, "etc": None, "allowed": None,
+        "findings": [],
+    }  # fmt: skip
 
 
-def inspect(path: str, request: Request, *, judged: bool) -> dict[str, object]:
+def inspect(path: str, request: Request, *, judged: bool) -> data.Image:
     """What is in an image, for JSON.
 
     Args:
@@ -83,14 +93,16 @@ def inspect(path: str, request: Request, *, judged: bool) -> dict[str, object]:
         OSError: it cannot be opened.
     """
     with dissect.open_image(path, request.policy, request.native) as image:
-        facts: dict[str, object] = {
-            "path": path,
-            "size": image.source.size,
-            "file_system": image.file_system.kind if image.file_system else None,
-            "root_hash": image.root_hash.hex() if image.root_hash else None,
-            "root_hash_from": image.root_hash_origin or None,
-        }
-        facts |= _table(image) | _verity(image)
+        facts = _nothing(path)
+        facts["size"] = image.source.size
+        facts["file_system"] = image.file_system.kind if image.file_system else None
+        facts["root_hash"] = image.root_hash.hex() if image.root_hash else None
+        facts["root_hash_from"] = image.root_hash_origin or None
+        facts["partitions"] = _partitions(image)
+        if image.table is not None:
+            facts["partition_table"] = "gpt"
+            facts["sector_size"], facts["disk_uuid"] = image.table.sector_size, image.table.uuid
+        facts["verity"] = _verity(image)
         if judged:
             verdict = judge(image, request)
             found, facts["allowed"] = verdict.signers, verdict.good
@@ -102,60 +114,52 @@ def inspect(path: str, request: Request, *, judged: bool) -> dict[str, object]:
             {"subject": one.subject, "fingerprint": one.fingerprint, "not_after": one.not_after.isoformat()}
             for one in signers.certificates(image)
         ]
-        if facts.get("allowed", True):
-            facts |= _contents(image)
+        if facts["allowed"] is not False:
+            _add_contents(facts, image)
         facts["findings"] = findings_as_data(list(dict.fromkeys(image.findings)))
         return facts
 
 
-def _table(image: Image) -> dict[str, object]:
+def _partitions(image: Image) -> list[data.Partition]:
     if image.table is None:
-        return {}
+        return []
     used = {partition.number for partition in image.chosen.values()}
-    return {
-        "partition_table": "gpt",
-        "sector_size": image.table.sector_size,
-        "disk_uuid": image.table.uuid,
-        "partitions": [
-            {
-                "number": one.number,
-                "type": one.type.name if one.type else one.type_uuid,
-                "type_uuid": one.type_uuid,
-                "uuid": one.uuid,
-                "label": one.label,
-                "offset": one.offset,
-                "size": one.size,
-                "flags": [name for name, bit in gpt.FLAGS.items() if one.flags & bit],
-                "used": one.number in used,
-            }
-            for one in image.table.partitions
-        ],
-    }
+    return [
+        {
+            "number": one.number,
+            "type": one.type.name if one.type else one.type_uuid,
+            "type_uuid": one.type_uuid,
+            "uuid": one.uuid,
+            "label": one.label or None,
+            "offset": one.offset,
+            "size": one.size,
+            "flags": [name for name, bit in gpt.FLAGS.items() if one.flags & bit],
+            "used": one.number in used,
+        }
+        for one in image.table.partitions
+    ]
 
 
-def _verity(image: Image) -> dict[str, object]:
+def _verity(image: Image) -> data.Verity | None:
     if image.tree is None:
-        return {}
+        return None
     try:
         superblock = verity.read_superblock(image.tree, image.sector_size)
     except VerityError as error:
         image.say(Code.VERITY_HEADER, error.problem)
-        return {}
+        return None
     return {
-        "verity": {
-            "algorithm": superblock.algorithm,
-            "data_block_size": superblock.data_block_size,
-            "hash_block_size": superblock.hash_block_size,
-            "data_blocks": superblock.data_blocks,
-            "salt": superblock.salt.hex(),
-        }
+        "algorithm": superblock.algorithm,
+        "data_block_size": superblock.data_block_size,
+        "hash_block_size": superblock.hash_block_size,
+        "data_blocks": superblock.data_blocks,
+        "salt": superblock.salt.hex() or None,
     }
 
 
-def _contents(image: Image) -> dict[str, object]:
+def _add_contents(facts: data.Image, image: Image) -> None:
     if image.data is None or image.file_system is None:
-        return {}
-    facts: dict[str, object] = {}
+        return
     try:
         found = contents.open_contents(image.data, image.file_system.kind)
         facts["etc"] = sorted(entry.path for entry in found.entries if entry.path != "/etc")
@@ -175,32 +179,28 @@ def _contents(image: Image) -> dict[str, object]:
         image.findings.append(error.finding)
     except ConfextError as error:
         image.say(Code.RELEASE_MALFORMED, str(error))
-    return facts
 
 
-def _show(facts: dict[str, object], output: Output) -> None:
+def _show(facts: data.Image, output: Output) -> None:
     for key in _FACTS:
-        value = facts[key]
+        value: object = facts[key]
         if isinstance(value, dict):
             value = [f"{name}={text}" for name, text in value.items()]
         if value is not None:
             output.line(f"{key.replace('_', ' ').capitalize() + ':':<17}{printable(value)}")
     _section("Partitions", ("number", "type", "label", "offset", "size", "flags", "used"), facts["partitions"], output)
     _section("Signed by", ("subject", "fingerprint", "not_before", "not_after", "trusted"), facts["signers"], output)
-    paths = facts["etc"]
-    if isinstance(paths, list) and paths:
+    if facts["etc"]:
         output.line()
         output.line("Files", Color.BOLD)
-        for path in paths:
+        for path in facts["etc"]:
             output.line(f"  {printable(path)}")
-    findings = facts["findings"]
-    if isinstance(findings, list):
-        for finding in findings:
-            output.note(f"{PROGRAM}: {printable(facts['path'])}: {finding['code']}: {printable(finding['message'])}")
+    for finding in facts["findings"]:
+        output.note(f"{PROGRAM}: {printable(facts['path'])}: {finding['code']}: {printable(finding['message'])}")
 
 
-def _section(title: str, columns: Sequence[str], rows: object, output: Output) -> None:
-    if isinstance(rows, list) and rows:
+def _section(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, object]] | None, output: Output) -> None:
+    if rows:
         output.line()
         output.line(title, Color.BOLD)
         output.table(columns, [{key: "yes" if v is True else v for key, v in row.items()} for row in rows])

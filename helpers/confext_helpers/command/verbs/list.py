@@ -6,11 +6,14 @@ from __future__ import annotations
 import argparse
 import os
 
+from confext_helpers.command import data
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Output, printable
 from confext_helpers.errors import ConfextError
-from confext_helpers.service.entries import LAYERS, Disk, Unit, Verdict
+from confext_helpers.image.naming import base_name, layer_name
+from confext_helpers.service.entries import LAYERS, Disk, Entry, Unit, Verdict
+from confext_helpers.service.layers import Layer
 from confext_helpers.view.exposure import exposed
 from confext_helpers.view.services import unit_name
 
@@ -62,7 +65,21 @@ def _find(disk: Disk, name: str) -> Unit:
     return found
 
 
-def as_data(unit: Unit) -> dict[str, object]:
+def _layer(entry: Entry) -> data.Layer | None:
+    """A layer for JSON. Nothing is opened, so that no more is known than what the generator says."""
+    if entry.verdict not in LAYERS:
+        return None
+    versioned = entry.layer.endswith(".v")
+    full = layer_name(entry.layer.removesuffix(".v"))
+    name = base_name(full) or full
+    version = "" if versioned else full[len(name) + 1 :]
+    layer = Layer(name, entry.layer, "" if versioned else entry.layer, version)
+    found = data.of_layer(layer, entry.verdict is Verdict.IMAGE)
+    found["label"], found["on_disk"] = os.path.basename(entry.layer), True
+    return found
+
+
+def as_data(unit: Unit) -> data.Unit:
     """A unit for JSON."""
     return {
         "unit": unit.name or None,
@@ -77,7 +94,7 @@ def as_data(unit: Unit) -> dict[str, object]:
                 "name": entry.name,
                 "path": entry.path,
                 "verdict": entry.verdict,
-                "layer": entry.layer or None,
+                "layer": _layer(entry),
                 "reason": entry.reason or None,
                 "code": entry.code or None,
             }

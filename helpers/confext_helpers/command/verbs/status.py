@@ -12,6 +12,7 @@ import datetime
 from collections.abc import Sequence
 from enum import StrEnum
 
+from confext_helpers.command import data
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.output import Color, Output, printable
 from confext_helpers.command.verbs.verify import signers_as_data
@@ -23,7 +24,7 @@ from confext_helpers.system import patience
 from confext_helpers.system.bus import Manager
 from confext_helpers.view.runningstack import Running
 from confext_helpers.view.services import Service, find, need_root
-from confext_helpers.view.status import Status, status_of
+from confext_helpers.view.status import Row, State, Status, status_of
 
 # How long all that is known about one service may take.
 _SECONDS = 20.0
@@ -36,7 +37,6 @@ class Signature(StrEnum):
     TRUSTED = "trusted"
     UNTRUSTED = "untrusted"
     UNSIGNED = "unsigned"
-    UNKNOWN = "unknown"
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
@@ -63,52 +63,47 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             if number:
                 output.line()
             _show(one, output)
-    if any(one["reload_result"] != "success" for one in found):
+    if any(one["reload_result"] not in (None, "success") for one in found):
         return Exit.RELOAD_FAILED
-    return Exit.DIFFERS if any(one["differs"] for one in found) else Exit.OK
+    return Exit.DIFFERS if any(one["differs"] is not False for one in found) else Exit.OK
 
 
-def _patiently(service: Service, disk: Disk, anchors: Sequence[Certificate]) -> dict[str, object]:
+def _patiently(service: Service, disk: Disk, anchors: Sequence[Certificate]) -> data.Service:
     try:
         return patience.attempt(lambda: as_data(status_of(service, disk), anchors), _SECONDS)
     except TimeoutError as error:
         reason = f"it cannot be looked at: {error}"
-        empty = Status(service, None, None, False, False, [], "success", [reason], [])
-        return as_data(empty, anchors)
+        found = as_data(Status(service, None, None, False, None, [], "", [reason], []), anchors)
+        found["complete"] = found["differs"] = found["layers"] = None
+        return found
 
 
-def signature_of(layer: Running, anchors: Sequence[Certificate]) -> dict[str, object]:
-    """Root hash and signers of what runs, or would run, for JSON."""
-    facts: dict[str, object] = {"root_hash": layer.layer.root_hash or None, "signature": None, "signers": []}
-    if layer.image is False:
-        return facts | {"signature": Signature.UNSIGNED}
-    if not layer.source:
-        # The file of that name is another one by now.
-        return facts | {"root_hash": None, "signature": Signature.UNKNOWN}
+def with_signature(layer: data.Layer, running: Running, anchors: Sequence[Certificate]) -> data.Layer:
+    """Add root hash and signers of what runs, or would run, to what is said about a layer."""
+    if running.image is False:
+        layer["signature"], layer["signers"] = Signature.UNSIGNED, []
+    if running.image is False or not running.source:
+        return layer
     try:
-        found = signers.read(layer.source, anchors)
+        found = signers.read(running.source, anchors)
     except (OSError, ConfextError):
-        return facts | {"signature": Signature.UNKNOWN}
-    facts |= {"root_hash": found.root_hash or None, "signers": signers_as_data(found.signers)}
+        return layer
+    layer["root_hash"], layer["signers"] = found.root_hash or None, signers_as_data(found.signers)
     if found.trusted:
-        return facts | {"signature": Signature.TRUSTED}
-    return facts | {"signature": Signature.UNTRUSTED if found.signers else Signature.UNSIGNED}
+        layer["signature"] = Signature.TRUSTED
+    else:
+        layer["signature"] = Signature.UNTRUSTED if found.signers else Signature.UNSIGNED
+    return layer
 
 
-def layer_as_data(layer: Running) -> dict[str, object]:
-    """What is said about a layer everywhere, for JSON."""
-    kind = {True: "image", False: "directory", None: None}[layer.image]
-    return {
-        "label": layer.label,
-        "name": layer.layer.name,
-        "version": layer.version or None,
-        "kind": kind,
-        "path": layer.layer.path or None,
-        "file": (layer.file if layer.release else layer.layer.file) or None,
-    }
+def _row(row: Row, anchors: Sequence[Certificate]) -> data.Layer:
+    layer = with_signature(data.of_running(row.running), row.running, anchors)
+    layer["state"] = row.state if row.state is not State.UNKNOWN else None
+    layer["loaded"], layer["on_disk"] = row.loaded, row.on_disk
+    return layer
 
 
-def as_data(status: Status, anchors: Sequence[Certificate]) -> dict[str, object]:
+def as_data(status: Status, anchors: Sequence[Certificate]) -> data.Service:
     """A service for JSON."""
     return {
         "unit": status.service.name,
@@ -120,23 +115,12 @@ def as_data(status: Status, anchors: Sequence[Certificate]) -> dict[str, object]
         "in_host_namespace": status.service.hosted is not None,
         "complete": status.complete,
         "base_changed": status.base_changed,
-        "reload_result": status.reload_result,
+        # systemd keeps the result when the service ends.
+        "reload_result": status.reload_result if status.pid is not None else None,
         "differs": bool(status.reasons),
         "reasons": status.reasons,
         "commands": status.commands,
-        "layers": [
-            {
-                **layer_as_data(row.running),
-                "state": row.state,
-                "running": bool(row.running.release) if row.running.certain else None,
-                "loaded": row.loaded,
-                "on_disk": row.on_disk,
-                "changed": row.running.changed,
-                "enforced": row.running.enforced,
-                **signature_of(row.running, anchors),
-            }
-            for row in status.rows
-        ],
+        "layers": [_row(row, anchors) for row in status.rows],
     }
 
 
@@ -144,53 +128,50 @@ def _time(usec: int) -> str:
     return datetime.datetime.fromtimestamp(usec // 1_000_000, datetime.UTC).isoformat()
 
 
-def _show(data: dict[str, object], output: Output) -> None:
-    output.line(printable(data["unit"]), Color.BOLD)
-    facts: list[tuple[str, object]] = [("State", data["active_state"])]
-    if data["pid"] is not None:
-        facts += [("Process", data["pid"]), ("Swapped" if data["since_is"] == "swap" else "Started", data["since"])]
-    layers = data["layers"]
-    assert isinstance(layers, list)
+def _show(found: data.Service, output: Output) -> None:
+    output.line(printable(found["unit"]), Color.BOLD)
+    facts: list[tuple[str, object]] = [("State", found["active_state"])]
+    if found["pid"] is not None:
+        facts += [("Process", found["pid"]), ("Swapped" if found["since_is"] == "swap" else "Started", found["since"])]
     for key, value in facts:
         output.line(f"  {key + ':':<9}{printable(value)}")
     rows = [
         {
             "layer": layer["label"],
-            "state": layer["state"],
+            "state": layer["state"] or State.UNKNOWN,
             "version": layer["version"],
             "root_hash": layer["root_hash"][:16] if layer["root_hash"] else None,
             "signature": _signature(layer),
             "path": layer["path"],
         }
-        for layer in layers
+        for layer in found["layers"] or ()
     ]
     if rows:
         output.line()
         output.table(_COLUMNS, rows)
-    if not data["complete"]:
+    if not found["complete"]:
         output.line()
         output.line("Some layers cannot be told: their release files are hidden, or have other names.", Color.YELLOW)
-    reasons, commands = data["reasons"], data["commands"]
-    assert isinstance(reasons, list) and isinstance(commands, list)
-    failed = data["reload_result"] != "success"
+    failed = found["reload_result"] not in (None, "success")
     output.line()
-    if not reasons and not failed:
-        what = "what runs is what is loaded and what is on disk" if data["pid"] else "what is loaded is what is on disk"
+    if not found["reasons"] and not failed:
+        runs = "what runs is what is loaded and what is on disk"
+        what = runs if found["pid"] is not None else "what is loaded is what is on disk"
         output.line(f"Up to date: {what}.", Color.GREEN)
         return
-    for reason in reasons:
+    for reason in found["reasons"]:
         output.line(f"Differs: {printable(reason)}", Color.YELLOW)
     if failed:
-        why = printable(data["reload_result"])
+        why = printable(found["reload_result"])
         output.line(f"Failed: its last reload ({why}), so that it may not have read what it has now", Color.YELLOW)
-    if commands:
-        output.line(f"Run: {printable(' && '.join(commands))}")
+    if found["commands"]:
+        output.line(f"Run: {printable(' && '.join(found['commands']))}")
 
 
-def _signature(layer: dict[str, object]) -> str:
-    found = layer["signers"]
-    assert isinstance(found, list)
-    by = ", ".join(str(one["subject"]) for one in found if one["subject"])
+def _signature(layer: data.Layer) -> str:
+    if layer["signature"] is None:
+        return "unknown"
+    by = ", ".join(one["subject"] for one in layer["signers"] or () if one["subject"])
     # A signature is worth something if the kernel holds the data to it.
     loose = " (not enforced)" if layer["enforced"] is False else ""
-    return f"{layer['signature']}: {by}{loose}" if by else str(layer["signature"])
+    return f"{layer['signature']}: {by}{loose}" if by else layer["signature"]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from confext_generator import architectures
 from confext_generator.tree import Tree
+from confext_helpers.command import data
 from confext_helpers.command.exitcodes import Exit
 from confext_helpers.command.options import PROGRAM
 from confext_helpers.command.output import Color, Output, printable
@@ -129,7 +130,7 @@ def _system(arguments: argparse.Namespace, architecture: str) -> System | None:
     raise ConfextError("there is no os-release file", path=arguments.root, hint="name one with --os-release=")
 
 
-def signers_as_data(signers: Sequence[Verified]) -> list[dict[str, object]]:
+def signers_as_data(signers: Sequence[Verified]) -> list[data.Signer]:
     """Signers for JSON, and for tables."""
     return [
         {
@@ -138,7 +139,7 @@ def signers_as_data(signers: Sequence[Verified]) -> list[dict[str, object]]:
             "fingerprint": one.certificate.fingerprint if one.certificate else None,
             "not_before": one.certificate.not_before.isoformat() if one.certificate else None,
             "not_after": one.certificate.not_after.isoformat() if one.certificate else None,
-            "digest": one.signer.digest,
+            "digest": one.signer.digest or None,
             "trusted": one.trusted,
             "valid": one.valid,
             "anchor": (one.certificate.origin or None) if one.certificate else None,
@@ -147,25 +148,28 @@ def signers_as_data(signers: Sequence[Verified]) -> list[dict[str, object]]:
     ]
 
 
-def findings_as_data(findings: Sequence[Finding]) -> list[dict[str, str]]:
+def findings_as_data(findings: Sequence[Finding]) -> list[data.Finding]:
     """Findings for JSON."""
     return [{"code": one.code, "message": one.message} for one in findings]
 
 
+def _as_data(verdict: Verdict) -> data.Verdict:
+    """A verdict for JSON; nothing is known of what could not be opened."""
+    opened = all(one.code is not Code.UNREADABLE for one in verdict.findings)
+    return {
+        "path": verdict.path,
+        "good": verdict.good,
+        "protection": verdict.protection if opened else None,
+        "root_hash": verdict.root_hash or None,
+        "signers": signers_as_data(verdict.signers) if opened else None,
+        "release": dict(verdict.release) if verdict.release is not None else None,
+        "findings": findings_as_data(verdict.findings),
+    }
+
+
 def _show(verdicts: Sequence[Verdict], output: Output) -> None:
     if output.json != "off":
-        output.data([
-            {
-                "path": one.path,
-                "good": one.good,
-                "protection": one.protection,
-                "root_hash": one.root_hash or None,
-                "signers": signers_as_data(one.signers),
-                "release": one.release,
-                "findings": findings_as_data(one.findings),
-            }
-            for one in verdicts
-        ])  # fmt: skip
+        output.data([_as_data(one) for one in verdicts])
         return
     for verdict in verdicts:
         path = printable(verdict.path)
