@@ -11,6 +11,10 @@ from __future__ import annotations
 from confext_generator import words
 from confext_generator.words import WHITESPACE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # What matters, by section.
 SETTINGS = {
     b"Unit": frozenset((b"DefaultDependencies", b"SourcePath")),
@@ -60,7 +64,7 @@ def parse(
     found: list[tuple[bytes, bytes]] = []
     keys: frozenset[bytes] | None = None
     clean = words.is_utf8(data)
-    lines = _physical_lines(data)
+    lines = physical_lines(data)
     if b"\\" in data or _BOM in data or len(data) >= LINE_MAX:
         lines = _logical_lines(lines)
     # Hundreds of files go through this loop; comments need no test of their own, they have no key that is looked for.
@@ -71,8 +75,8 @@ def parse(
         if not clean and line[0] not in _COMMENTS and not words.is_utf8(line):
             break
         if line[0] == _SECTION:
-            name = line[1:-1]
-            if line[-1:] != b"]" or name.translate(None, b"\"'\\") != name or words.has_control(name):
+            name = section_name(line)
+            if name is None:
                 break
             keys = SETTINGS.get(name)
         elif keys is not None:
@@ -93,33 +97,56 @@ def parse(
 
 
 def _logical_lines(physical: list[bytes]) -> list[bytes]:
-    """Join lines at backslashes, leaving out comments, also those inside a continued line."""
-    lines: list[bytes] = []
-    joined: bytes | None = None
+    """Join lines at backslashes, up to where systemd gives up."""
+    lines = []
+    try:
+        for line, _ in logical_lines(physical):
+            lines.append(line)
+    except TooLongError:
+        pass  # A continued line before it is lost as well.
+    return lines
+
+
+class TooLongError(Exception):
+    """A line is too long, and systemd reads no further; `number` is where it begins."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"line {number} is too long")
+        self.number = number
+
+
+def logical_lines(physical: list[bytes]) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
+    """Join lines at backslashes, leaving out comments, also those inside a continued line.
+
+    With each line come its parts: for each line of the file in it where it begins in there, and its number.
+
+    Raises TooLongError.
+    """
+    joined = b""
+    parts: list[tuple[int, int]] = []
     bom_seen = False
-    for line in physical:
+    for number, line in enumerate(physical, 1):
         if len(line) >= LINE_MAX:
-            return lines  # systemd gives up here, a continued line before it included.
+            raise TooLongError(parts[0][1] if parts else number)
         if line.lstrip(WHITESPACE)[:1] in (b"#", b";"):
             continue
         if not bom_seen and line.startswith(_BOM):
             line = line[len(_BOM) :]
             bom_seen = True
-        if joined is not None:
-            if len(joined) + len(line) > LINE_MAX:
-                return lines
-            line = joined + line
-        if ends_in_backslash(line):
-            joined = line[:-1] + b" "
+        if parts and len(joined) + len(line) > LINE_MAX:
+            raise TooLongError(parts[0][1])
+        parts.append((len(joined), number))
+        joined += line
+        if ends_in_backslash(joined):
+            joined = joined[:-1] + b" "
         else:
-            joined = None
-            lines.append(line)
-    if joined is not None:
-        lines.append(joined)
-    return lines
+            yield joined, parts
+            joined, parts = b"", []
+    if parts:
+        yield joined, parts
 
 
-def _physical_lines(data: bytes) -> list[bytes]:
+def physical_lines(data: bytes) -> list[bytes]:
     """Split `data` as read_line() of systemd's fileio.c: at \\n, \\r, \\0 and some of their combinations."""
     if b"\r" not in data and b"\0" not in data:
         return data.split(b"\n")
@@ -138,6 +165,13 @@ def _physical_lines(data: bytes) -> list[bytes]:
         start = at
     lines.append(data[start:])
     return lines
+
+
+def section_name(line: bytes) -> bytes | None:
+    """Return the name in a section header, a line that begins with a bracket; None if systemd does not take it."""
+    name = line[1:-1]
+    broken = line[-1:] != b"]" or name.translate(None, b"\"'\\") != name or words.has_control(name)
+    return None if broken else name
 
 
 def ends_in_backslash(line: bytes) -> bool:

@@ -19,9 +19,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from confext_generator import architectures, words
-from confext_generator.unitfile import LINE_MAX, ends_in_backslash
+from confext_generator import architectures, unitfile, words
 from confext_helpers.errors import ConfextError
+from confext_helpers.system import envfile
 
 if TYPE_CHECKING:
     from confext_helpers.checks.commandline import Command
@@ -34,10 +34,7 @@ INFINITY_USEC = (1 << 64) - 1
 # parse_boolean() of systemd's parse-util.c.
 _BOOLEANS = ("1", "yes", "y", "true", "t", "on", "0", "no", "n", "false", "f", "off")
 
-_BOM = b"\xef\xbb\xbf"
 _WHITESPACE = words.WHITESPACE.decode()
-# read_line() of systemd's fileio.h: one \n and one \r, in any order, then one \0, are a single line end.
-_LINE_END = re.compile(rb"(?:\r\n|\n\r|\n|\r)\0?|\0")
 
 
 class CheckSettings(NamedTuple):
@@ -65,7 +62,7 @@ class _Line(NamedTuple):
     """
 
     data: bytes
-    parts: tuple[tuple[int, int], ...]
+    parts: Sequence[tuple[int, int]]
 
     def place(self, offset: int) -> tuple[int, int]:
         """Line and column (in characters) of the byte at `offset` of `data`, both beginning with 1."""
@@ -83,37 +80,12 @@ class _Assignment(NamedTuple):
     offset: int
 
 
-def _lines(data: bytes) -> Iterator[_Line]:
-    """The lines of a file, joined at backslashes and without comments."""
-    joined = _Line(b"", ())
-    bom_seen = False
-    for number, line in enumerate(_LINE_END.split(data), 1):
-        if line.lstrip(words.WHITESPACE)[:1] in (b"#", b";"):
-            continue
-        if not bom_seen and line.startswith(_BOM):
-            line = line[len(_BOM) :]
-            bom_seen = True
-        joined = _Line(joined.data + line, (*joined.parts, (len(joined.data), number)))
-        if ends_in_backslash(joined.data) and len(joined.data) < LINE_MAX:
-            joined = _Line(joined.data[:-1] + b" ", joined.parts)
-        else:
-            yield joined
-            joined = _Line(b"", ())
-    if joined.parts:
-        yield joined
-
-
-def _broken(line: _Line) -> str:
-    """Why systemd reads no further than `line` (parse_line() of conf-parser.c fails), or nothing."""
-    data = line.data.strip(words.WHITESPACE)
-    if len(line.data) >= LINE_MAX:
-        return "a line is too long"
+def _broken(data: bytes) -> str:
+    """Why systemd reads no further than a line (parse_line() of conf-parser.c fails), or nothing."""
     if not words.is_utf8(data):
         return "a line is not UTF-8"
-    if data.startswith(b"["):
-        name = data[1:-1]
-        if not data.endswith(b"]") or words.has_control(name) or name.translate(None, b"\"'\\") != name:
-            return "a section header is broken"
+    if data.startswith(b"[") and unitfile.section_name(data) is None:
+        return "a section header is broken"
     return ""
 
 
@@ -133,12 +105,23 @@ def _assignments(path: str, data: bytes, unit: str, warnings: list[str]) -> Iter
         ConfextError: a line is broken, and there may be settings behind it.
     """
     section = ""
-    lines = _lines(data)
-    for line in lines:
-        if problem := _broken(line):
-            if section == SECTION or any(SECTION.encode() in later.data for later in (line, *lines)):
-                _fail(unit, path, line.place(0), f"its checks cannot be read: {problem}")
-            return
+    physical = unitfile.physical_lines(data)
+
+    def stop(number: int, problem: str) -> None:
+        """End at the line with this number; it is an error if that may hide a check."""
+        if section == SECTION or any(SECTION.encode() in line for line in physical[number - 1 :]):
+            _fail(unit, path, (number, 1), f"its checks cannot be read: {problem}")
+
+    lines = unitfile.logical_lines(physical)
+    while True:
+        try:
+            line = _Line(*next(lines, (b"", [])))
+        except unitfile.TooLongError as error:
+            return stop(error.number, "a line is too long")
+        if not line.parts:
+            return None
+        if problem := _broken(line.data.strip(words.WHITESPACE)):
+            return stop(line.parts[0][1], problem)
         text = line.data.decode()
         content = text.strip(_WHITESPACE)
         if content.startswith("["):
@@ -250,25 +233,15 @@ def read_hook_timeout(paths: Sequence[str], *, unit: str) -> int:
 
 _OS_RELEASE = {"A": "IMAGE_VERSION", "B": "BUILD_ID", "M": "IMAGE_ID", "o": "ID", "w": "VERSION_ID", "W": "VARIANT_ID"}
 _ID128 = re.compile(r"(?!0{32})[0-9a-f]{32}")
-_UNSURE = "\0"
-# Assignments without anything that parse_env_file() would have to resolve.
-_PLAIN_VALUE = re.compile(r"""[^\s"'\\$`#;]*|"[^"\\$`]*"|'[^'\\]*'""")
 
 
 def _environment_file(path: str) -> dict[str, str] | None:
-    """A file such as os-release(5), or None if it cannot be read. A value too odd to be sure of is `_UNSURE`."""
+    """A file such as os-release(5), as systemd reads it; None if it cannot be read."""
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().split("\n")
+        with open(path, encoding="utf-8", newline="") as file:
+            return {one.key: one.value for one in envfile.parse(file.read()) if one.key}
     except (OSError, ValueError):
         return None
-    found: dict[str, str] = {}
-    for line in lines:
-        key, equals, value = line.strip(_WHITESPACE).partition("=")
-        if equals and not key.startswith(("#", ";")):
-            plain = value[1:-1] if value.startswith(("'", '"')) else value
-            found[key] = plain if _PLAIN_VALUE.fullmatch(value) else _UNSURE
-    return found
 
 
 def _unescape(text: str) -> str | None:
@@ -340,7 +313,7 @@ def specifiers_for(unit: str, fragment: str, *, root: str = "") -> dict[str, str
         "h": "/root", "u": "root", "U": "0", "g": "root", "G": "0",
     }  # fmt: skip
     found |= _name_specifiers(unit) | _fragment_specifiers(fragment) | _host_specifiers(root)
-    return {letter: value for letter, value in found.items() if value is not None and _UNSURE not in value}
+    return {letter: value for letter, value in found.items() if value is not None}
 
 
 # ---- Time spans, systemd.time(7) ----

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import image_name, release_names
 from confext_helpers.paths import RELEASE_PREFIX, RELEASES
-from confext_helpers.system import regular
+from confext_helpers.system import envfile, regular
 
 _DIRECTORY = RELEASES.lstrip("/")
 _SIZE_MAX = 64 * 1024
@@ -93,18 +92,13 @@ def parse(text: str, path: str) -> Mapping[str, str]:
         ConfextError: a line is no assignment.
     """
     found = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            # shlex knows the backslash in quotes before a quote or a backslash only.
-            words = shlex.split(re.sub(r"\\(.)", lambda found: found[found[1] in "$`"], line))
-        except ValueError:
-            words = []
-        name, equals, value = words[0].partition("=") if len(words) == 1 else ("", "", "")
-        if not equals or not name:
-            raise ConfextError(f"line {number} is no assignment", path=path, hint="mend it, see os-release(5)")
-        found[name] = value
+    try:
+        for one in envfile.parse(text):
+            if not one.key or not one.plain:
+                raise ConfextError(f"line {one.line} is no assignment", path=path, hint="mend it, see os-release(5)")
+            found[one.key] = one.value
+    except ValueError:
+        raise ConfextError("there is a zero byte in it", path=path, hint="mend it, see os-release(5)") from None
     return found
 
 

@@ -48,7 +48,23 @@ def test_judgement(text: str, system: System | None, message: str | None) -> Non
     assert [one.message for one in findings] == ([message] if message else [])
 
 
-@pytest.mark.parametrize("raw", [b"\xff", b"ID=a b", b"nonsense", b"ID='a"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff",
+        b"ID=a b",
+        b"nonsense",
+        b"ID='a",
+        b"ID =a",
+        b"ID= a",
+        b'ID="a\nb"',
+        b"ID=a\\\nb",
+        b'ID=a"b"',
+        b'ID="a" "b"',
+        b"ID=a\0",
+        b"=a",
+    ],
+)
 def test_malformed(raw: bytes) -> None:
     with pytest.raises(ConfextError):
         release.parse(raw, "file")

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files of assignments, such as os-release(5) and machine-info(5): parse_env_file() of systemd's env-file.c.
+
+systemd takes more than these pages allow, a value with blanks that are in no quotes, say. What it makes of each is
+found here, and whether the page allows it: a shell would read something else, or nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_WHITESPACE = " \t\n\r"
+_NEWLINE = "\n\r"
+# In double quotes, the backslash before anything else stays: SHELL_NEED_ESCAPE.
+_ESCAPED = '"\\`$'
+_COMMENT = re.compile(r"[#;][^\n\r]*")
+# The first character may be any.
+_KEY = re.compile(r"(?s:.)[^=\n\r]*")
+
+
+class Assignment(NamedTuple):
+    """A line, or several if its value has line breaks.
+
+    Attributes:
+        line: the number of the first one.
+        key: what is assigned to; empty if it is no assignment.
+        value: what systemd reads.
+        plain: whether it is written as os-release(5) asks for.
+    """
+
+    line: int
+    key: str
+    value: str
+    plain: bool
+
+
+def parse(text: str) -> Iterator[Assignment]:
+    """The assignments of a file, in order; of several to the same key the last one counts.
+
+    Raises:
+        ValueError: there is a zero byte in it.
+    """
+    if "\0" in text:
+        raise ValueError("a zero byte")
+    at = 0
+    while at < len(text):
+        if text[at] in _WHITESPACE:
+            at += 1
+            continue
+        comment = _COMMENT.match(text, at)
+        if comment:
+            at = comment.end()
+            continue
+        line = text.count("\n", 0, at) + 1
+        found = _KEY.match(text, at)
+        assert found is not None
+        at = found.end()
+        if text[at : at + 1] != "=":
+            yield Assignment(line, "", "", False)
+            continue
+        key = found[0].rstrip(_WHITESPACE)
+        value, at, plain = _value(text, at + 1)
+        yield Assignment(line, key, value, plain and not re.search(r"\s", found[0]))
+
+
+def _value(text: str, at: int) -> tuple[str, int, bool]:
+    """The value that begins at `at`, where it ends, and whether it is plain."""
+    value = ""
+    kept = 0  # What is behind it is whitespace, if it does not go on.
+    begun = blank = False
+    plain = True
+    while at < len(text) and text[at] not in _NEWLINE:
+        character = text[at]
+        at += 1
+        if character in _WHITESPACE:
+            blank = True
+            value += character if begun else ""
+            continue
+        # Blanks outside of quotes, and quotes in the middle of a word.
+        plain = plain and not blank and not (begun and character in "\"'")
+        if character == "\\":
+            begun = True
+            plain = plain and text[at : at + 1] not in ("", *_NEWLINE)
+            value += text[at : at + 1].strip(_NEWLINE)
+            at += 1
+        elif character in "\"'" and not begun:
+            inner, at, closed = _quoted(text, at, character)
+            value += inner
+            plain = plain and closed
+        else:
+            begun = True
+            value += character
+        kept = len(value)
+    return value[:kept], at, plain
+
+
+def _quoted(text: str, at: int, quote: str) -> tuple[str, int, bool]:
+    """What is in quotes that begin before `at`, where they end, and whether they do so in the same line."""
+    value = ""
+    start = at
+    while at < len(text):
+        character = text[at]
+        at += 1
+        if character == quote:
+            return value, at, not set(text[start:at]) & set(_NEWLINE)
+        if character == "\\" and quote == '"':
+            character = text[at : at + 1]
+            at += 1
+            if character not in _ESCAPED:
+                character = "" if character == "\n" else "\\" + character
+        value += character
+    return value, at, False
