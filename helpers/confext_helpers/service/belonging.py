@@ -72,10 +72,11 @@ class Belonging:
     @cached_property
     def _root(self) -> tuple[str, str] | None:
         """Device and root of the mount that has to be the root directory; None if that is in an image."""
-        if self._properties.root_image or self._properties.root_mstack:
+        root = self._properties.root
+        if root is None:
             return None
         mounts = read_mountinfo("/proc/self/mountinfo")
-        path = os.path.realpath(self._properties.root_directory or "/")
+        path = os.path.realpath(root)
         points = {mount.point for mount in mounts if f"{path}/".startswith(f"{mount.point.rstrip('/')}/")}
         mount = chain(mounts, max(points, key=len))[-1]
         inside = path[len(mount.point.rstrip("/")) :].strip("/")

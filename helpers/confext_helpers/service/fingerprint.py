@@ -26,6 +26,7 @@ import os
 import time
 from typing import NamedTuple
 
+from confext_helpers.paths import ETC
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.filewords import Files, has_writer, sha256
 
@@ -84,7 +85,7 @@ def identify(properties: ServiceProperties, files: Files | None = None) -> Ident
     files = files if files is not None else Files()
     files.newest = 0
     files.part()
-    files.add_place("/etc")
+    files.add_place(ETC)
     for path in properties.root_paths:
         files.add(path)
     for entry in properties.entries(*_ACCESS, *_BINDS):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, KeysView
 from typing import Any, NamedTuple, NoReturn
 
+from confext_helpers.paths import ETC
 from confext_helpers.system.bus import Properties, Value
 
 # Every property that shapes /etc, and nothing that has an effect beyond the mounts of the stage: RuntimeDirectory=,
@@ -271,9 +272,14 @@ class ServiceProperties(_Answer):
         return any(self._value(name) for name in ("RootHash", "RootHashPath"))
 
     @property
+    def root(self) -> str | None:
+        """The directory that its root file system is, maybe the host's; None if it is in an image."""
+        return None if self.root_image or self.root_mstack else self.root_directory or "/"
+
+    @property
     def base(self) -> str | None:
         """The `/etc` that lies below all layers; None if it is in an image that only systemd mounts."""
-        return None if self.root_image or self.root_mstack else self.root_directory.rstrip("/") + "/etc"
+        return f"{self.root.rstrip('/')}{ETC}" if self.root is not None else None
 
     @property
     def image_layers(self) -> list[str]:

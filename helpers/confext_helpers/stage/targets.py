@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from confext_helpers.paths import ETC
 from confext_helpers.service.properties import Entry, ServiceProperties
 
-ETC = "/etc"
 # As the kernel: more links than that are a loop.
 _LINKS_MAX = 40
 

@@ -123,7 +123,7 @@ def open_trees(unit: str, properties: ServiceProperties, old: int, new: int) -> 
     if properties.base is None:
         return old_etc, new_etc, None
     try:
-        return old_etc, new_etc, os.open(properties.root_directory + ETC, _DIRECTORY)
+        return old_etc, new_etc, os.open(properties.base, _DIRECTORY)
     except OSError:
         return old_etc, new_etc, None
 

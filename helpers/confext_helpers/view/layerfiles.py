@@ -144,9 +144,8 @@ class ImageFiles:
 
 def open_host(properties: ServiceProperties) -> Files | None:
     """The files that lie below all layers of a service; None if they are not known."""
-    base = properties.base
-    if base is not None:
-        return TreeFiles(os.path.dirname(base) or "/")
+    if properties.root is not None:
+        return TreeFiles(properties.root)
     try:
         return ImageFiles(properties.root_image)
     except (ConfextError, OSError, ContentsError):

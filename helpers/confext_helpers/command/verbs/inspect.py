@@ -26,6 +26,7 @@ from confext_helpers.image.findings import Code
 from confext_helpers.image.naming import image_name, resolve
 from confext_helpers.image.verdict import Request, judge
 from confext_helpers.image.verity import VerityError
+from confext_helpers.paths import ETC
 
 _Fact = Literal[
     "path", "size", "partition_table", "sector_size", "file_system", "verity", "root_hash", "root_hash_from",
@@ -162,7 +163,7 @@ def _add_contents(facts: data.Image, image: Image) -> None:
         return
     try:
         found = contents.open_contents(image.data, image.file_system.kind)
-        facts["etc"] = sorted(entry.path for entry in found.entries if entry.path != "/etc")
+        facts["etc"] = sorted(entry.path for entry in found.entries if entry.path != ETC)
         mode = stat.S_IMODE(os.fstat(image.source.fd).st_mode)
         private = next(found.private(), None) if mode & stat.S_IROTH else None
         if private is not None:
