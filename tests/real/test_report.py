@@ -114,11 +114,11 @@ def test_what_changed(machine: Machine, unit: str, noted: bool) -> None:
     )
     layers = json.loads(entry["CONFEXT_LAYERS"])
     assert [(layer["name"], layer["version"], layer["file"]) for layer in layers] == [
-        ("a", "", f"{STORE}/a.raw"),
+        ("a", None, f"{STORE}/a.raw"),
         ("b", "2", f"{STORE}/b.raw.v/b_2.raw"),
-        ("k", "", f"{STORE}/k.raw"),
-        ("e", "", f"{STORE}/e.raw"),
-        ("c", "", f"{STORE}/c"),
+        ("k", None, f"{STORE}/k.raw"),
+        ("e", None, f"{STORE}/e.raw"),
+        ("c", None, f"{STORE}/c"),
     ]
     for step in ("PREPARE", "STAGE", "CHECKS", "COMPARE", "SWAP"):
         assert 0 < int(entry[f"CONFEXT_{step}_USEC"]) < 60_000_000

@@ -39,7 +39,7 @@ class Id(StrEnum):
 
 
 def _layers(layers: Sequence[Layer]) -> str:
-    return json.dumps([layer._asdict() for layer in layers])
+    return json.dumps([{name: value or None for name, value in layer._asdict().items()} for layer in layers])
 
 
 def _files(kind: str, files: Files) -> dict[str, str]:

@@ -25,12 +25,12 @@ SITE = Layer("site", "/x/10-site.raw", "/x/10-site.raw")
 EXTRA = Layer("extra", "/x/extra.raw.v", "/x/extra.raw.v/extra_2.raw", "2", "ab12")
 GONE = Layer("gone")
 
-SITE_JSON = '{"name": "site", "path": "/x/10-site.raw", "file": "/x/10-site.raw", "version": "", "root_hash": ""}'
+SITE_JSON = '{"name": "site", "path": "/x/10-site.raw", "file": "/x/10-site.raw", "version": null, "root_hash": null}'
 EXTRA_JSON = (
     '{"name": "extra", "path": "/x/extra.raw.v", "file": "/x/extra.raw.v/extra_2.raw", "version": "2", '
     '"root_hash": "ab12"}'
 )
-GONE_JSON = '{"name": "gone", "path": "", "file": "", "version": "", "root_hash": ""}'
+GONE_JSON = '{"name": "gone", "path": null, "file": null, "version": null, "root_hash": null}'
 
 
 def files(*paths: str, limit: int | None = None) -> Files:
