@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """unit-confext-generator: turn `<unit>.confext.d/` directories into drop-ins for systemd.
 
-The data goes one way, one module per step:
+Data flows one way, one module per step:
 
-    unitdirs  what is there: unit directories, unit names, aliases, `.confext.d/` directories
-    sources   which of those directories belong to which unit
-    settings  what the unit already says; unitfile reads one file, settings puts the files in systemd's order
-    layers    what lies in the directories; entrynames, access, vpick and vercmp have the rules
-    decide    what the drop-in has to say
-    render    how that is written down so that systemd reads exactly it
-    write     the only step that touches the disk
+    unitdirs  list the unit directories: units, aliases, drop-in directories, `.confext.d/` directories
+    sources   map `.confext.d/` directories to units
+    settings  read the settings of a unit; unitfile parses one file, settings merges the files in systemd's order
+    layers    classify the entries of `.confext.d/`; the rules are in entrynames, access, vpick and vercmp
+    decide    decide on the contents of the drop-in
+    render    serialize the drop-in so that systemd reads back exactly what was decided
+    write     write the file: the only step that touches the disk
 
-cli puts the steps together; tree is the file system below `--root=`; names and words know systemd's
-syntax, systemdversion its version; report takes what there is to complain about, and complaints words it, which
-is loaded only then.
+cli runs the steps; tree is the file system below `--root=`; names and words implement systemd's syntax,
+systemdversion finds systemd's version; report collects complaints; complaints has their wording and is loaded only
+if there are any.
 
-It runs inside every daemon-reload and at boot before anything else, so it is written for a quick start:
-nothing but `sys`, `stat` and builtin modules is imported, not even `typing` or `dataclasses` (15 ms, twice what
-Python itself takes to start); a test holds the list.  What the modules call `os` is its builtin half, `posix`,
-which has the system calls; the other half takes a tenth of a run with one unit, so it is imported where it is
-needed, which is hardly ever.  For the same reason records are plain classes with `__slots__`, read-only by
-convention: the step that made one is the only one to assign to it.  Paths, names and file contents are `bytes`
-from end to end, because that is what the kernel and systemd deal in, whatever the locale is.
+The generator runs inside every daemon-reload, and at boot before anything else, so it has to start quickly. Only
+`sys`, `stat` and builtin modules are imported, not even `typing` or `dataclasses` (15 ms, twice the start-up time of
+Python itself); a test checks the list. The modules import `posix` as `os`: `posix` is the builtin half of `os`, with
+the system calls. The other half costs a tenth of a run with one unit, so the rare code that needs it imports it
+locally. Records are plain classes with `__slots__` for the same reason. Records are read-only by convention: only the
+step that creates a record assigns to it. Paths, names and file contents are `bytes` throughout, as in the kernel and
+in systemd, so the locale does not matter.
 """

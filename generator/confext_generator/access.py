@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who can change what a service will get as its configuration: root and nobody else.
+"""Check that nobody but root can change what a service gets as its configuration.
 
-That is the file itself and, where a link leads to it, the whole way there: who can put something else in the place of
-a directory or of a link on the way has the say over what lies at its end.
+The check covers the file itself and, for a symlink, the whole path to its target: a user who can replace any directory
+or symlink on that path decides what the path leads to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Problem:
-    """How others than root could change something: a code, and what its message has blanks for."""
+    """How users other than root could change a file: a complaint code, and the details for its message."""
 
     __slots__ = ("code", "details")
 
@@ -28,36 +28,39 @@ class Problem:
         self.details = details
 
     def __str__(self) -> str:
-        from confext_generator.complaints import say  # Most runs have nothing to say.
+        from confext_generator.complaints import say  # Most runs have no complaints.
 
         return say(self.code, *self.details)
 
 
 class Access:
-    """Judges files by owner and mode, and ways by the directories and links on them, each of these once."""
+    """Checks files by owner and mode, and paths by each directory and symlink on them; results are cached."""
 
     __slots__ = ("_directories", "_groups", "_owners", "_places", "_tree", "_ways")
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        # Besides root whoever runs this, which is somebody else only in a build or a test.
+        # Root, and the user who runs the generator, who is not root only in builds and tests.
         self._owners = (0, os.geteuid())
         self._groups = (0, os.getegid())
-        # As they are written: where they lead, and what is wrong with the way.
+        # Directory, as written, to where it leads and what is wrong with the path.
         self._ways: dict[bytes, tuple[bytes, Problem | None]] = {}
-        # Free of links: what is wrong with them; whether others can put files into them.
+        # By path with all symlinks resolved: what is wrong there, and whether others can create files there.
         self._places: dict[bytes, Problem | None] = {}
         self._directories: dict[bytes, bool] = {}
 
     def problem(self, status: os.stat_result, path: bytes) -> Problem | None:
-        """Return how others can write the file with this `status`, None if they cannot; `path` is free of links."""
+        """Return how others can write the file with this `status`, None if they cannot.
+
+        `path` has all symlinks resolved.
+        """
         mode = status.st_mode
         if status.st_uid not in self._owners:
             return Problem("other-owner", str(status.st_uid))
         if mode & stat.S_IWOTH:
             return Problem("everybody-writes")
         if mode & stat.S_IWGRP:
-            # Block devices are 0660 root:disk; that group can write every disk anyhow.
+            # Block devices are 0660 root:disk, and group disk can write every disk anyway.
             if status.st_gid not in self._groups and not stat.S_ISBLK(mode):
                 return Problem("group-writes", str(status.st_gid))
             if self._tree.has_acl(path):
@@ -65,13 +68,14 @@ class Access:
         return None
 
     def follow(self, path: bytes) -> tuple[bytes, os.stat_result | None, Problem | None]:
-        """Return where `path` leads, the status of what is there, and how others could have it lead elsewhere.
+        """Return where `path` leads, the status of the file there, and how others could make `path` lead elsewhere.
 
-        The status is None if nothing is there (yet), the last if others cannot. Raises OSError (a loop of links).
+        The status is None if nothing exists there (yet); the problem is None if others cannot redirect the path. Raises
+        OSError for a loop of symlinks.
         """
         parent, _, name = path.rpartition(b"/")
         if name not in (b"", b".", b".."):
-            # Hundreds of links lead into the same directory, and mostly to what is no link itself.
+            # Hundreds of symlinks may lead into one directory, and most targets are no symlinks: cache the directory.
             way = self._ways.get(parent)
             if way is None:
                 way = self._ways[parent] = self._walk(parent)
@@ -97,7 +101,7 @@ class Access:
         return end, None
 
     def _judge(self, place: bytes) -> tuple[os.stat_result | None, Problem | None]:
-        """Return the status of what is at `place` and how others could make it something else."""
+        """Return the status of the file at `place`, and how others could replace that file."""
         if self._tree.is_hidden(place):
             return None, Problem("way-hidden")
         parent = place.rpartition(b"/")[0] or b"/"
@@ -115,15 +119,14 @@ class Access:
             return None
 
     def _is_shared(self, path: bytes) -> bool:
-        """Return whether others can put files into the directory.
+        """Return whether others can create files in the directory at `path`.
 
-        That goes for a sticky directory as well, although others cannot replace what is root's in there: it is only so
-        for as long as that is there. Such directories are cleaned (systemd-tmpfiles(8)), and then anybody can have the
-        name.
+        A sticky directory counts as shared, too. Others cannot replace a file of root's there, but only as long as the
+        file exists: such directories are cleaned (systemd-tmpfiles(8)), and then anybody can take the name.
         """
         known = self._directories.get(path)
         if known is None:
             status = self._status(path)
-            # Where it is not there, what counts is the directory where the way ends.
+            # A missing directory is not shared: the last existing directory on the path is checked on its own.
             known = self._directories[path] = status is not None and bool(self.problem(status, path))
         return known

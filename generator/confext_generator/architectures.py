@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What systemd calls machines: the one table of them, as in architecture.c and architecture.h of systemd.
+"""systemd's names of architectures, as in architecture.c and architecture.h of systemd: the only table of them.
 
-systemd has two answers. uname_architecture() is what the kernel says; `%a` and `ARCHITECTURE=` of a release file mean
-that. native_architecture() is what systemd was compiled for; it decides about versions and partitions, and knows the
-byte order, which the kernel does not tell of MIPS.
+systemd distinguishes two architectures. uname_architecture() is the kernel's; `%a` and `ARCHITECTURE=` of a release
+file refer to it. native_architecture() is the one that systemd was compiled for: it selects versions and partitions,
+and includes the byte order, which the kernel does not report for MIPS.
 """
 
 from __future__ import annotations
 
 import sys
 
-# By the machine of uname(2).
+# Machine as in uname(2) to systemd's name.
 _MACHINES = {
     "aarch64": "arm64", "aarch64_be": "arm64-be", "alpha": "alpha", "arc": "arc", "arceb": "arc-be",
     "armv4b": "arm-be", "armv4l": "arm", "armv4tb": "arm-be", "armv4tl": "arm", "armv5tb": "arm-be",
@@ -25,24 +25,24 @@ _MACHINES = {
     "tilegx": "tilegx", "x86_64": "x86-64",
 }  # fmt: skip
 
-# mips-le and mips64-le are what no kernel says.
+# No kernel reports mips-le and mips64-le.
 NAMES = frozenset((*_MACHINES.values(), "mips-le", "mips64-le"))
 
-# ARCHITECTURE_SECONDARY: whose programs a machine runs as well.
+# ARCHITECTURE_SECONDARY: the second architecture whose programs a machine runs.
 _SECONDARY = {"arm64": "arm", "ppc64": "ppc", "ppc64-le": "ppc-le", "s390x": "s390", "x86-64": "x86"}
 
 
 def of_kernel(machine: str) -> str:
-    """Return systemd's name of a machine of uname(2), empty if it has none: uname_architecture()."""
+    """Return systemd's name for a uname(2) machine, empty if systemd has none: uname_architecture()."""
     return _MACHINES.get(machine, "")
 
 
 def native(machine: str, byteorder: str = sys.byteorder) -> str:
-    """Return what systemd is compiled for on this machine of uname(2), empty if for none: native_architecture()."""
+    """Return the architecture systemd is compiled for on a uname(2) machine, empty if none: native_architecture()."""
     name = of_kernel(machine)
     return f"{name}-le" if name in ("mips", "mips64") and byteorder == "little" else name
 
 
 def secondary(name: str) -> str:
-    """Return the second choice where `name` is the first one, empty if there is none."""
+    """Return the secondary architecture of a machine whose native one is `name`, empty if there is none."""
     return _SECONDARY.get(name, "")

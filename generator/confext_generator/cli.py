@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line: what systemd.generator(7) calls, and `--root=` and `--dry-run` for people and tests."""
+"""The command line: the interface of systemd.generator(7), plus `--root=` and `--dry-run` for people and tests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Write a drop-in to NORMAL-DIR for each service that has a .confext.d/ directory.
 systemd runs this at boot and at each daemon-reload; see unit-confext-generator(8).
 """
 
-# Where systemd would have had it written, for --dry-run without a directory.
+# systemd's NORMAL-DIR, shown by --dry-run if no directory is given.
 _DEFAULT_OUTPUT = "/run/systemd/generator"
 
 EXIT_FAILURE = 1
@@ -52,12 +52,15 @@ class UsageError(Exception):
 
 
 class Options:
-    """The parsed command line; `text` is what to print instead of doing anything."""
+    """The parsed command line; a `text` (help, version) is printed instead of running the generator."""
 
     __slots__ = ("dry_run", "output", "root", "text")
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Parse `argv`; raises UsageError.  By hand: argparse takes longer to import than all else to run."""
+        """Parse `argv`; raises UsageError.
+
+        The parser is written by hand: importing argparse takes longer than the whole run.
+        """
         self.root = ""
         self.dry_run = False
         self.text = ""
@@ -109,9 +112,9 @@ def main(
 ) -> int:
     """Run the generator with the command line `argv`; return the exit status.
 
-    `environ` and `reporter` are for tests.  The status is 0 even if
-    units had to be left alone, as no unit may keep systemd from the others: 1 means that the output cannot be
-    written, or that this program has a fault, 2 a wrong command line.
+    `environ` and `reporter` are for tests. The status is 0 even if units had to be left alone, because one bad unit
+    must not cost the others their drop-ins. 1 means that a drop-in could not be written or that an unexpected error
+    occurred, 2 a wrong command line.
     """
     if environ is None:
         environ = {_decode(name): _decode(value) for name, value in os.environ.items()}
@@ -125,7 +128,7 @@ def main(
         return 0
     if reporter is None:
         reporter = Reporter(
-            # By hand somebody is looking at the terminal; the kernel log is for systemd's runs.
+            # With --root= or --dry-run a person reads the terminal; only systemd's runs log to the kernel log.
             kmsg="" if options.root or options.dry_run else "/dev/kmsg",
             debugging=environ.get("SYSTEMD_LOG_LEVEL") in ("debug", "7"),
         )
@@ -147,7 +150,7 @@ def _run(options: Options, environ: Mapping[str, str], reporter: Reporter) -> in
             try:
                 _print(b"# " + write.dropin_path(output, unit) + b"\n" + text + b"\n")
             except BrokenPipeError:
-                break  # Nobody reads on.
+                break  # The reader is gone, e.g. `| head`.
             continue
         try:
             write.write_dropin(output, unit, text)
@@ -159,15 +162,15 @@ def _run(options: Options, environ: Mapping[str, str], reporter: Reporter) -> in
 
 
 def open_tree(root: bytes, environ: Mapping[str, str]) -> Tree:
-    """Return the file system below `root` as a generator of systemd's sees it."""
+    """Return the file system below `root` as a generator started by systemd sees it."""
     directories = [path for path, _ in search_path(environ.get("SYSTEMD_UNIT_PATH"))]
     return Tree(root, Lookout(root, directories))
 
 
 class Run:
-    """One run: the units that there are, and what decides about them. `unit-confext list` is one, too.
+    """One run over all units; `unit-confext list` does such a run, too.
 
-    `targets` has the units, prepare() has to be called if there are any, and decide() decides about one.
+    `targets` has the units. If there are any, call prepare() once, then decide() for each.
     """
 
     __slots__ = ("_decider", "_environ", "_reporter", "_tree", "dirs", "targets")
@@ -175,7 +178,7 @@ class Run:
     _decider: Decider
 
     def __init__(self, tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> None:
-        """Look at what is there; raises nothing, but see prepare()."""
+        """List the units; raises nothing, unlike prepare()."""
         self._tree = tree
         self._environ = environ
         self._reporter = reporter
@@ -183,7 +186,7 @@ class Run:
         self.targets = find_targets(self.dirs, reporter) if self.dirs.sources else []
 
     def prepare(self) -> None:
-        """Find out for which systemd it is; raises Complaint for one that is too old."""
+        """Find out the version of systemd and set up the decider; raises Complaint if systemd is too old."""
         reporter = self._reporter
         systemd = Systemd(systemdversion.find_version(self._tree, self._environ), reporter)
         settings = SettingsReader(
@@ -193,18 +196,18 @@ class Run:
         self._decider = Decider(systemd, self.dirs, settings, layers, reporter)
 
     def decide(self, target: Target) -> tuple[Dropin, bytes]:
-        """Return what the drop-in of a unit says, and its text; raises Complaint if the unit is to be left alone."""
+        """Return the drop-in of `target` and its text; raises Complaint if the unit is to be left alone."""
         try:
             dropin = self._decider.decide(target)
             return dropin, render(dropin)
         except OSError as e:
-            # Something went away while we looked at it.
+            # A file or directory disappeared while being read.
             path = e.filename if isinstance(e.filename, bytes) else b""
             raise Complaint("left-alone", "went-away", target.unit, path, reason_of(e)) from None
 
 
 def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iterator[tuple[bytes, bytes]]:
-    """Yield name and drop-in of each unit that gets one, reporting the others."""
+    """Yield name and drop-in text of each unit that gets a drop-in; report the others."""
     run = Run(tree, environ, reporter)
     if not run.targets:
         return
@@ -222,18 +225,18 @@ def generate(tree: Tree, environ: Mapping[str, str], reporter: Reporter) -> Iter
             else:
                 reporter.debug(e)
         except Exception as e:
-            # A fault of this program must not take the other units' drop-ins away.
+            # A bug of ours that hits one unit must not cost the other units their drop-ins.
             reporter.warn(Complaint("left-alone", "unexpected", target.unit, b"", described(e)))
             reporter.trace()
 
 
 def _encode(text: str) -> bytes:
-    """Return what os.fsencode() returns."""
+    """Same as os.fsencode(), without importing os."""
     return text.encode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 
 def _decode(data: bytes) -> str:
-    """Return what os.fsdecode() returns."""
+    """Same as os.fsdecode(), without importing os."""
     return data.decode(sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 

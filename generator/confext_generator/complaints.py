@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The messages of the generator, each by its code: the only place that words them.
+"""The texts of the generator's messages, by code. No other module has texts of messages.
 
-Nothing looks into these texts: what a complaint means for a unit or an entry is in its code and its effect.
+Programs never parse these texts: the code and the effect of a complaint say what it means for a unit or an entry.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    # What a complaint means for what it is about.
+    # The consequence of a complaint for the unit, directory or entry it is about.
     Effect = Literal["noted", "ignored", "refused", "left-alone"]
 
-    # What is wrong, in a word that stays when the message is reworded.  Words as these cost nothing at the start, which
-    # an enum would, and the type checker knows each of them.
+    # A stable identifier of the problem, independent of the wording. Literals are checked by the type checker like the
+    # members of an enum, but cost nothing at start-up.
     Code = Literal[
         # Whole runs.
         "systemd-unknown",
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         "directory-missing",
         "directory-unreadable",
         "directory-silent",
-        # Who can write, of directories, entries and versions.
+        # Write access of others, to directories, entries and versions.
         "other-owner",
         "everybody-writes",
         "group-writes",
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         "way-other-owner",
         "way-others-write",
         "way-hidden",
-        # Ways, of directories and entries.
+        # Symlinks, of directories and entries.
         "loop",
         "target-name",
         # Entries.
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
         "devices-opened",
     ]
 
-# What becomes of what the message is about comes first.
+# A message starts with the consequence.
 _LEADS: dict[Effect, str] = {
     "noted": "",
     "ignored": "ignored, ",
@@ -93,7 +93,7 @@ _MOVE = "move it to /var/lib/confexts/ and leave a symlink here"
 _WHEN_MOUNTED = "run systemctl daemon-reload when its file system is mounted"
 _DEVICES = "every loop, device mapper and NVMe device of this machine, other services' images and disks included"
 
-# What is wrong, with a blank for each of the complaint's details, and what to do.
+# Code to the problem, with one placeholder for each of the complaint's details, and to the remedy.
 MESSAGES: dict[Code, tuple[str, str]] = {
     "systemd-unknown": (
         "cannot find out the version of systemd, taking it for a new one",
@@ -143,7 +143,7 @@ MESSAGES: dict[Code, tuple[str, str]] = {
     "acl-writes": ("has an access control list that lets others write it", ROOTS_ALONE),
     "way-other-owner": ("leads to {}, a link that belongs to user {}", ROOTS_ALONE),
     "way-others-write": ("leads into {}, which others than root can write", ROOTS_ALONE),
-    # No change of modes would mend it.
+    # Not ROOTS_ALONE: no change of owner or mode helps here.
     "way-hidden": ("leads into '/tmp', and systemd's generators have a /tmp of their own", "put it elsewhere"),
     "loop": ("is a loop of links", ""),
     "target-name": ("leads to {}, which cannot be written into a unit file", _RENAME),
@@ -189,17 +189,17 @@ MESSAGES: dict[Code, tuple[str, str]] = {
     ),
 }
 
-# These say themselves what becomes of what they are about.
+# The texts of these codes already name the consequence, so no lead is put before them.
 _WHOLE: tuple[Code, ...] = ("systemd-too-old", "went-away", "directory-hidden", "temporary", "duplicate")
 
 
 def say(code: Code, *details: str) -> str:
-    """Return what is wrong, in words."""
+    """Return the text of `code`, with `details` filled in, without lead and hint."""
     return MESSAGES[code][0].format(*details)
 
 
 def word(effect: Effect, code: Code, details: tuple[str, ...], subject: str = "") -> str:
-    """Return the message of a complaint, without the unit and the path; see report.Complaint."""
+    """Return the message of a complaint: lead, `subject`, text, hint; report.Complaint adds unit and path."""
     lead = "" if code in _WHOLE else _LEADS[effect]
     hint = MESSAGES[code][1]
     text = f"{lead}{subject}{say(code, *details)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a unit's drop-in has to say."""
+"""Decide what the drop-in of a unit contains."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _MODPROBE = b"modprobe@"
 
-# systemd's own list for RootImage= (unit_patch_contexts() in unit.c).
+# The list that systemd itself uses for RootImage= (unit_patch_contexts() in unit.c).
 _MODULES = (b"modprobe@loop.service", b"modprobe@dm_mod.service", b"modprobe@dm_verity.service")
 
-# They must not be given a `.v/` path: 255 takes it as it stands, the others refresh natively where they see one, and
-# cannot be told not to.
+# These must never see a `.v/` path: 255 takes the path literally; 258 and 259 refresh a service with such a path
+# natively at reload, and have no setting to turn that off.
 _UNVERSIONED_SYSTEMDS = (255, 258, 259)
 
 _REFRESHING_SYSTEMDS = (258, 259)
@@ -56,7 +56,7 @@ class Dropin:
         "wants",
     )
 
-    # What became of each entry of the directories.
+    # The outcome of each entry in the directories.
     entries: Entries
 
     def __init__(self, unit: bytes, sources: list[bytes]) -> None:
@@ -68,18 +68,18 @@ class Dropin:
         self.after: list[bytes] = []
         self.images: list[bytes] = []
         self.directories: list[bytes] = []
-        # The unit's own ExtensionImages= and ExtensionDirectories=, if they have to be said in other words.
+        # Setting to new values: the unit's own ExtensionImages= and ExtensionDirectories=, if rewritten.
         self.own: dict[bytes, list[bytes]] = {}
         self.access = False
         self.device_allow = False
         self.refresh_off = False
         self.make_reloadable = False
-        # Directories that could not be looked into.
+        # Directories that could not be read because their file system does not answer.
         self.unread: list[bytes] = []
 
 
 class Systemd:
-    """What the version of systemd makes necessary."""
+    """The features and defects of the running version of systemd."""
 
     __slots__ = (
         "has_dot_paths",
@@ -91,7 +91,7 @@ class Systemd:
     )
 
     def __init__(self, version: int | None, reporter: Reporter) -> None:
-        """Take an unknown `version` for a new one; raises Complaint for one that is too old."""
+        """Treat an unknown `version` as a recent one; raises Complaint if it is too old."""
         if version is None:
             reporter.warn(Complaint("noted", "systemd-unknown", b"", b""))
         elif version < OLDEST_SYSTEMD:
@@ -105,7 +105,7 @@ class Systemd:
 
 
 class Decider:
-    """Decides for one unit after the other."""
+    """Decides on the drop-in, one unit at a time."""
 
     __slots__ = ("_dirs", "_layers", "_reporter", "_settings", "_systemd")
 
@@ -124,7 +124,10 @@ class Decider:
         self._reporter = reporter
 
     def decide(self, target: Target) -> Dropin:
-        """Return the drop-in for `target`, with what became of its entries; raises Complaint to leave it alone."""
+        """Return the drop-in for `target`, outcomes of its entries included.
+
+        Raises Complaint if the unit is to be left alone.
+        """
         unit = target.unit
         if unit.startswith(PROJECT_PREFIX) or len(unit) > UNIT_NAME_MAX:
             raise Complaint("left-alone", "unit-name", unit, target.sources[0].path)
@@ -135,7 +138,7 @@ class Decider:
             if setting == "RefreshOnReload=" and not self._systemd.has_refresh_on_reload:
                 continue
             if setting == "ExecReload=" and settings.is_reloadable:
-                continue  # Ours has none.
+                continue  # Our drop-in has no ExecReload= then, so nothing of ours is reset.
             self._reporter.warn(Complaint("noted", "taken-back", unit, path, setting))
 
         for path, excuse in settings.silent:
@@ -162,10 +165,10 @@ class Decider:
         return dropin
 
     def _images(self, unit: bytes, settings: Settings, entries: Entries) -> list[bytes]:
-        """Return the images among the layers, none where they would let the service open what it must not.
+        """Return the images among the layers, none if they would let the service open other services' devices.
 
-        The loop device of an image has to be allowed for the life of the service, since systemd mounts the image again
-        for each of its commands. Such a rule is about all devices of a kind, those of other services included.
+        The loop device of an image must stay allowed for the lifetime of the service, since systemd mounts the image
+        anew for each of the service's commands. Such a rule covers all loop devices, those of other services included.
         """
         images = [layer for layer in entries.layers if layer.image]
         if not settings.restricts_devices or settings.hides_devices:
@@ -178,10 +181,10 @@ class Decider:
         return [layer.path for layer in images] if settings.unsafe_device_allow else []
 
     def _directories(self, unit: bytes, settings: Settings, entries: Entries) -> list[bytes]:
-        """Return the directories among the layers that systemd can use, having said which it cannot.
+        """Return the directories among the layers that systemd can use; report the others.
 
-        overlayfs takes no directory that lies in another one of the same stack, and `/etc` is always one of them. Of
-        each layer it takes the `etc/`, which for `/` is that same `/etc`.
+        overlayfs refuses a directory inside another directory of the same stack, and `/etc` is always in the stack.
+        systemd stacks the `etc/` of each layer, which for the layer `/` is `/etc` itself.
         """
         etc = self._dirs.tree.chase(b"/etc")
         usable = []
@@ -203,7 +206,10 @@ class Decider:
         return usable
 
     def _own_layers(self, unit: bytes, settings: Settings) -> dict[bytes, list[bytes]]:
-        """Return the unit's own settings without `.v/` paths, those that have any, having said where that is not so."""
+        """Return the unit's own layer settings that have `.v/` paths, with these replaced by the newest versions.
+
+        Report each assignment that cannot be rewritten.
+        """
         own: dict[bytes, list[bytes]] = {}
         changed = set()
         for path, key, value, is_later in settings.own_layers:
@@ -217,17 +223,18 @@ class Decider:
                 except ownlayers.Inexact as e:
                     self._reporter.warn(Complaint("noted", "own-versions", unit, path, key.decode(), str(e)))
             if not is_later:
-                # An empty one would take back those before it.
+                # Drop an empty value: written down, it would reset the assignments before it.
                 own.setdefault(key, []).extend([new] if new else [])
                 if new != value:
                     changed.add(key)
         return {key: values for key, values in own.items() if key in changed}
 
     def _order(self, dropin: Dropin, settings: Settings) -> None:
-        """Have the modules and udev there before the images, as systemd has them for RootImage=.
+        """Order the unit after the kernel modules and udev, as systemd itself does for RootImage=.
 
-        A unit without default dependencies may be one that udev itself waits for, in a way that takes all units to
-        find out, and systemd would break the cycle by leaving some unit of the boot out. udev's sockets start it, too.
+        A unit without default dependencies is not ordered after udev: udev may itself wait for the unit, which only the
+        dependencies of all units would tell, and systemd would break the cycle by dropping some job of the boot. udev
+        is started by its sockets anyway.
         """
         if dropin.unit.startswith(_MODPROBE):
             return
@@ -238,15 +245,18 @@ class Decider:
 
 
 def _mounts(layers: list[Layer], sources: list[bytes]) -> list[bytes]:
-    """Return what must be mounted for the layers; the directories themselves have been read already."""
+    """Return the paths for RequiresMountsFor=.
+
+    The `.confext.d/` directories are left out: they have been read, so they are mounted.
+    """
     found = dict.fromkeys(mount for layer in layers for mount in layer.mounts)
     there = (*(source + b"/" for source in sources), b"/dev/", b"/proc/", b"/sys/")
     return sorted(m for m in found if m not in (b"", b"/") and not (m + b"/").startswith(there))
 
 
 def _leads_out(layer: Layer, sources: list[bytes]) -> bool:
-    """Return whether who can write the layer may change, or be seen, only after this run: the way to it is a long one.
+    """Return whether write access to the layer has to be checked again at start, because the path to it may change.
 
-    What lies in a `.confext.d/` of root's itself has been looked at for good.
+    An entry directly in a `.confext.d/` is checked by this run for good: only root can change that directory.
     """
     return bool(layer.mounts) or layer.versioned or layer.path.rpartition(b"/")[0] not in sources

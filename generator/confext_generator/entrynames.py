@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the name of an entry says by itself."""
+"""Classify entries by name alone."""
 
 from __future__ import annotations
 
 from confext_generator import vpick, words
 
-# What shape_of() finds; a `.raw.v/` is both IMAGE and VERSIONS.
+# Results of shape_of(); for `.raw.v/` the result is IMAGE | VERSIONS.
 DIRECTORY, IMAGE, VERSIONS = 0, 1, 2
 
-# They lie beside an image and are found by systemd itself: verity_settings_load() in dissect-image.c.
+# Files beside an image that systemd itself looks for: verity_settings_load() in dissect-image.c.
 SIDECAR_SUFFIXES = (b".verity", b".roothash", b".roothash.p7s", b".usrhash", b".usrhash.p7s")
 
-# path_below_api_vfs() of systemd's mountpoint-util.c: not accepted in ExtensionImages=.
+# ExtensionImages= accepts no path below these: path_below_api_vfs() in systemd's mountpoint-util.c.
 API_FILE_SYSTEMS = (b"/dev/", b"/proc/", b"/sys/")
 
 _IMAGE_SUFFIX = b".raw"
@@ -26,7 +26,7 @@ _PATH_MAX = 4096
 
 
 def is_temporary(name: bytes) -> bool:
-    """Return whether `name` is hidden, or that of a file which an editor or a package manager has left."""
+    """Return whether `name` is hidden, or looks like a leftover of an editor or a package manager."""
     return (
         name.startswith(b".")
         or name.endswith(_TEMPORARY_SUFFIXES)
@@ -35,7 +35,7 @@ def is_temporary(name: bytes) -> bool:
 
 
 def shape_of(path: bytes) -> int:
-    """Return what the name of `path` says it is."""
+    """Return DIRECTORY, IMAGE, VERSIONS or IMAGE | VERSIONS, by the suffix of `path`."""
     if path.endswith(_IMAGE_SUFFIX):
         return IMAGE
     if path.endswith(_VERSIONS_SUFFIX):
@@ -44,12 +44,12 @@ def shape_of(path: bytes) -> int:
 
 
 def bare_name(name: bytes) -> bytes:
-    """Return the entry's name without what says its kind, as systemd-confext compares names."""
+    """Return the entry's name without `.raw` and `.v`, as systemd-confext compares names."""
     return name.removesuffix(_VERSIONS_SUFFIX).removesuffix(_IMAGE_SUFFIX)
 
 
 def is_expressible(path: bytes) -> bool:
-    """Return whether a unit file can hold `path`, and systemd takes it (path_simplify_and_warn())."""
+    """Return whether `path` can be written into a unit file and accepted by systemd (path_simplify_and_warn())."""
     if len(path) < _NAME_MAX and path.isascii():
         return not words.has_control(path)
     return (

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether an image policy asks for a signature: systemd.image-policy(7).
+"""Decide whether an image policy requires a signature: systemd.image-policy(7).
 
-Only that is asked of ExtensionImagePolicy=: a directory cannot be signed, so where images must be, it is no layer.
+The generator needs nothing else of ExtensionImagePolicy=: a directory cannot be signed, so where the policy requires
+signatures, directories are not layers.
 """
 
 from __future__ import annotations
 
-# partition_designator_from_string() and the flags of image_policy_from_string() in systemd's image-policy.c. A policy
-# with any other word is not taken by systemd, and the setting stays what it was.
+# partition_designator_from_string() and the flags of image_policy_from_string() in systemd's image-policy.c. systemd
+# ignores a policy with any other word; the setting then keeps its previous value.
 _DESIGNATORS = frozenset(
     (
-        b"",  # All others.
+        b"",  # The default, for all designators not named.
         b"root", b"usr", b"home", b"srv", b"esp", b"xbootldr", b"swap", b"root-verity", b"usr-verity",
         b"root-verity-sig", b"usr-verity-sig", b"tmp", b"var",
     )
@@ -23,10 +24,10 @@ _WEAKER = frozenset((b"verity", b"encrypted", b"encryptedwithintegrity", b"unpro
 
 
 def wants_signature(policy: bytes, otherwise: bool) -> bool:
-    """Return whether a root file system that is used has to be signed.
+    """Return whether `policy` allows only a signed root file system.
 
-    `otherwise` is the answer for the policy that was set before: it stays if `policy` is none. If in doubt, the
-    answer is yes.
+    `otherwise` is the result for the policy that was set before, which stays in force if `policy` is invalid. When in
+    doubt, the result is true.
     """
     if policy in (b"", b"*", b"-", b"~"):
         return False

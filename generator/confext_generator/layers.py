@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What lies in the `.confext.d/` directories: which entries are layers, which path systemd is given for each.
+"""Decide which entries of the `.confext.d/` directories are layers, and which path systemd gets for each.
 
-Nothing is opened.  At boot /var may not be mounted yet, so a link into it looks dangling; it is taken by its
-name. An entry that others than root can write, or whose name cannot be written into a unit, is refused, and
-it hides what has its name further down the search path all the same: falling back to another file is not what
-was asked for.
+No entry is opened. At boot /var may not be mounted yet, so a symlink into /var looks dangling; such a symlink is
+classified by its name. An entry is refused if others than root can write it or if its name cannot be written into a
+unit file. A refused entry still hides entries of the same name in later directories: silently using another file
+would not be what the administrator asked for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from confext_generator.tree import Tree
     from confext_generator.unitdirs import Source
 
-    # What can become of an entry.
+    # The possible outcomes of an entry.
     Became = Literal[
         "image",
         "directory",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         "not-an-image",
         "ignored",
     ]
-    # That, the layer if it is one, the complaints about it, and the path of the entry that masks or shadows it.
+    # Outcome, layer (if the entry is one), complaints about the entry, path of the entry that masks or shadows it.
     Known = tuple[Became, "Layer | None", tuple[Complaint, ...], bytes]
 
 _SIDECAR: Known = ("sidecar", None, (), b"")
@@ -58,10 +58,11 @@ _KINDS = {
 
 
 class Layer:
-    """One confext of a stack: the entry's name, the path for systemd, and what has to be mounted for it.
+    """One confext of a stack.
 
-    `image` is false for a directory; `place` is then where that is, with all links followed. `versioned` means that
-    systemd picks the newest version at `path`.
+    `name` is the entry's name, `path` the path given to systemd, `mounts` the paths for RequiresMountsFor=. `image` is
+    false for a directory; `place` is then `path` with all symlinks resolved. `versioned` means that systemd picks the
+    newest version at `path`.
     """
 
     __slots__ = ("image", "mounts", "name", "path", "place", "versioned")
@@ -78,30 +79,30 @@ class Layer:
 
 
 class Entries:
-    """What became of every entry of a unit, and its layers, in order once read() has returned it."""
+    """The outcome of each entry of a unit, and the unit's layers; LayerReader.read() returns them in order."""
 
     __slots__ = ("_found", "_later", "_reporter", "layers")
 
     def __init__(self, found: list[tuple[bytes, bytes, Known]], reporter: Reporter) -> None:
-        """`found` has path and name of each, and what is known of it without the rest of the unit."""
+        """`found` has path, name and outcome of each entry, the outcome regardless of the unit's settings."""
         self._found = found
-        # By name, for layers of which more was found out.
+        # Name to outcome, for layers whose outcome changed after the entry was classified.
         self._later: dict[bytes, Known] = {}
         self._reporter = reporter
         self.layers = [known[1] for _, _, known in found if known[1] is not None]
 
     def outcomes(self) -> Iterator[tuple[bytes, bytes, Known]]:
-        """Yield path and name of each entry, and what became of it."""
+        """Yield path, name and outcome of each entry."""
         for path, name, known in self._found:
             yield path, name, self._later.get(name, known) if known[1] is not None else known
 
     def leave_out(self, layer: Layer, complaint: Complaint, became: Became = "ignored") -> None:
-        """Have the entry of `layer` be none for this unit, and say so."""
+        """Record that the entry of `layer` is not a layer of this unit, and report why."""
         self._later[layer.name] = (became, None, (complaint,), b"")
         self._reporter.warn(complaint)
 
     def note(self, layer: Layer, complaint: Complaint) -> None:
-        """Say what is odd about the entry of `layer`, which stays one."""
+        """Report a complaint about the entry of `layer`, which stays a layer."""
         for _, name, known in self.outcomes():
             if name == layer.name and known[1] is not None:
                 self._later[name] = (known[0], known[1], (*known[2], complaint), b"")
@@ -109,7 +110,7 @@ class Entries:
 
 
 class LayerReader:
-    """Reads `.confext.d/` directories; each directory and entry once, however many instances share it."""
+    """Reads `.confext.d/` directories: each directory and entry once, however many instances share them."""
 
     __slots__ = (
         "_access",
@@ -123,19 +124,19 @@ class LayerReader:
     )
 
     def __init__(self, tree: Tree, reporter: Reporter, *, pick_here: bool, knows_vpick: bool) -> None:
-        """`pick_here` says whether versions are picked now, `knows_vpick` whether systemd could pick them itself."""
+        """`pick_here`: pick versions now, not at start; `knows_vpick`: this systemd can pick versions itself."""
         self._tree = tree
         self._reporter = reporter
         self._pick_here = pick_here
         self._knows_vpick = knows_vpick
         self._entries: dict[bytes, Known] = {}
-        # About the one that is looked at.
+        # Complaints about the entry that is being classified.
         self._notes: list[Complaint] = []
         self._access = Access(tree)
         self.listings = Listings(tree, self._access, reporter)
 
     def read(self, unit: bytes, sources: list[Source]) -> Entries:
-        """Return the entries of `unit`, and its layers in order; raises Complaint if a whole directory is refused."""
+        """Return the entries of `unit`, with its layers in order; raises Complaint if a whole directory is refused."""
         first: dict[bytes, tuple[bytes, Known]] = {}
         found: list[tuple[bytes, bytes, Known]] = []
         for source in sources:
@@ -162,7 +163,7 @@ class LayerReader:
         return entries
 
     def _classify(self, unit: bytes, path: bytes, name: bytes, listing: Listing) -> Known:
-        """Return what the entry at `path` becomes, having made the complaints about it."""
+        """Return the outcome of the entry at `path`, and report the complaints about the entry."""
         self._notes = []
         try:
             layer = self._layer(unit, path, name, listing)
@@ -172,7 +173,7 @@ class LayerReader:
         except Complaint as e:
             complaint = e
         except SilentError:
-            # The directory itself is on such a file system, which has gone silent just now.
+            # The file system of the directory itself stopped answering after the directory was listed.
             if not listing.unread:
                 self.listings.say_unread(unit, path.rpartition(b"/")[0], listing.place)
             listing.unread = True
@@ -187,7 +188,7 @@ class LayerReader:
         return became, None, (complaint,), b""
 
     def _note(self, complaint: Complaint) -> None:
-        """Say what is odd about the entry that is looked at, which may be a layer all the same."""
+        """Report a complaint about the entry that is being classified, which may still be a layer."""
         self._notes.append(complaint)
         self._reporter.warn(complaint)
 
@@ -231,13 +232,13 @@ class LayerReader:
         status: os.stat_result | None,
         mounts: tuple[bytes, ...],
     ) -> Layer | None:
-        """Decide what the entry at `path` is, which is or leads to `target`.
+        """Classify the entry at `path`, which either is `target` or is a symlink to `target`.
 
-        `place` is where that is, with all links followed, and `status` its status, None if it is not there.
+        `place` is `target` with all symlinks resolved; `status` is the status of `place`, None if nothing exists there.
 
-        systemd takes the image's name from the path that it is given.  That is the target's; but where the
-        target's name says nothing (a device node, a file without .raw) it is the link's own path, so that the
-        link names it.
+        systemd takes the image's name from the path that it is given. This is the target's path. If the target's name
+        does not say that it is an image (a device node, a file without .raw), systemd gets the symlink's own path
+        instead, so the symlink names the image.
         """
         given = target
         shape = shape_of(target)
@@ -272,11 +273,11 @@ class LayerReader:
         if image and given.startswith(API_FILE_SYSTEMS):
             raise Complaint("ignored", "api-file-system", unit, path, quoted(given))
         if target is not path:
-            # A directory may be a mount point itself, a file is on its parent's mount.
+            # A directory may itself be a mount point; a file is on the mount of its parent directory.
             needed, resolved = target, place
             if not is_directory:
                 needed, resolved = target.rpartition(b"/")[0], place.rpartition(b"/")[0]
-            # What the links on the way hold, nobody has looked at yet.
+            # The targets of symlinks further up the path have not been checked yet.
             if resolved != needed and not entrynames.is_expressible(resolved):
                 raise Complaint("refused", "target-name", unit, path, quoted(resolved))
             mounts = (*mounts, needed, resolved)
@@ -286,13 +287,14 @@ class LayerReader:
             versioned = picked == given
             given = picked
             place = self._tree.chase(picked)
-        # overlayfs is about directories; the same image can be there twice, and only its path is compared.
+        # overlayfs refuses duplicate directories only. One image may be mounted twice, so images compare by path.
         return Layer(path.rpartition(b"/")[2], given, given if image else place, image, versioned, mounts)
 
     def _newest(self, unit: bytes, path: bytes, versions: bytes, image: bool) -> bytes:
-        """Return the newest version, or `versions` itself, for systemd to pick, if it cannot be read now.
+        """Return the path of the newest version in `versions`.
 
-        Raises Complaint if there is none for this machine, or none that root alone can write.
+        If `versions` cannot be read now, return `versions` itself, and leave the choice to systemd. Raises Complaint if
+        no version is for this machine, or if others than root can write the newest one.
         """
         try:
             picked = vpick.pick(self._tree, versions, image=image)
@@ -317,7 +319,7 @@ class LayerReader:
         return picked
 
     def _without_duplicates(self, unit: bytes, entries: Entries) -> list[Layer]:
-        """Return the layers but for all but the topmost of those that are the same: overlayfs takes none twice."""
+        """Return the layers, of duplicates only the topmost: overlayfs refuses a directory that is given twice."""
         layers = entries.layers
         last = {_identity(layer): layer for layer in layers}
         if len(last) == len(layers):
@@ -349,5 +351,5 @@ def _sort_key(layer: Layer) -> VersionKey:
 
 
 def _identity(layer: Layer) -> tuple[bytes, bytes]:
-    """Return what only layers that are the same have in common; the name of a `.v/` says which versions count."""
+    """Return a key that is equal for duplicates; for a `.v/` path, the name is included, as it selects the versions."""
     return layer.place, layer.path.rpartition(b"/")[2] if layer.versioned else b""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Listing the `.confext.d/` directories: each once, and as a whole or not at all."""
+"""List the `.confext.d/` directories: each once, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Listing:
-    """What is in one `.confext.d/`, where it is, and what to mount if it is a link.
+    """The contents of one `.confext.d/` directory.
 
-    `names` may be layers; `temporary` and `sidecars` are none by their names.
-    `unread` says that nobody knows what is in it.
+    `place` is its path with all symlinks resolved; `mount` is the same path if the directory is a symlink, empty
+    otherwise. Entries in `names` may be layers; those in `temporary` and `sidecars` are not, by their names. `unread`
+    means that the directory could not be listed because its file system does not answer.
     """
 
     __slots__ = ("is_there", "mount", "names", "place", "sidecars", "temporary", "unread")
@@ -35,7 +36,7 @@ class Listing:
 
 
 class Listings:
-    """Reads directories; each once, however many instances share it."""
+    """Lists `.confext.d/` directories: each once, however many instances share it."""
 
     __slots__ = ("_access", "_listings", "_reporter", "_tree")
 
@@ -46,7 +47,7 @@ class Listings:
         self._listings: dict[bytes, Listing] = {}
 
     def read(self, unit: bytes, source: Source) -> Listing:
-        """Return what is in the directory `source` of `unit`; raises Complaint if it is refused."""
+        """Return the contents of the directory `source` of `unit`; raises Complaint if the directory is refused."""
         known = self._listings.get(source.path)
         if known is not None:
             return known
@@ -74,7 +75,7 @@ class Listings:
             unread = True
             self.say_unread(unit, source.path, place)
         except FileNotFoundError:
-            # At boot, a link into a file system that is mounted later.  The drop-in is still worth having.
+            # At boot, a symlink may lead into a file system that is mounted later. Write the drop-in nevertheless.
             self._reporter.warn(Complaint("noted", "directory-missing", unit, source.path, quoted(mount)))
         except OSError as e:
             raise Complaint("left-alone", "directory-unreadable", unit, source.path, reason_of(e)) from None
@@ -92,13 +93,13 @@ class Listings:
         return listing
 
     def say_unread(self, unit: bytes, source: bytes, place: bytes) -> None:
-        """Say that nobody knows what is in the directory `source`, which is at `place`."""
+        """Report that the directory `source`, which is at `place`, could not be listed."""
         self._reporter.warn(Complaint("noted", "directory-silent", unit, source, self._tree.excuse(place)))
 
     def safe_source(self, sources: list[Source]) -> bytes:
-        """Return the path of the first directory that systemd can look at without being kept waiting, empty if none.
+        """Return the path of the first directory that systemd can stat without blocking, empty if there is none.
 
-        It does so in PID 1, whenever anybody asks whether a daemon-reload is needed.
+        PID 1 itself stats SourcePath= whenever anybody asks whether a daemon-reload is needed.
         """
         for source in sources:
             listing = self._listings[source.path]
@@ -107,5 +108,5 @@ class Listings:
         return b""
 
     def unread(self, sources: list[Source]) -> list[bytes]:
-        """Return the paths of those directories of which nobody knows what is in them."""
+        """Return the paths of the directories that could not be listed because their file system does not answer."""
         return [source.path for source in sources if self._listings[source.path].unread]

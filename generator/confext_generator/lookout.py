@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Looking at what lies on other file systems than the unit directories do, without waiting for one that is silent.
+"""Access files on other file systems than those of the unit directories, without blocking on a silent one.
 
-A server that is gone, or a program behind a file system that is stuck, keeps whoever looks there waiting, and not even
-SIGKILL ends that. systemd gives all generators 90 seconds and then forgets what they have written, so that one link
-into such a file system would take the drop-ins of all units away. So a child is asked, over two pipes: it makes the
-system calls, and if it does not answer in time it is left behind, and what is on that file system counts as not there.
-All waiting together is limited, however many there are.
+If a server is gone, or the program behind a FUSE file system hangs, system calls on that file system block, and not
+even SIGKILL ends them. systemd gives all generators together 90 seconds and then discards their output, so one symlink
+into such a file system would cost all units their drop-ins. So the generator asks a child process, over two pipes. The
+child makes the system calls. If the child does not answer in time, the generator abandons it and treats the files on
+that file system as missing. The total time spent waiting is limited, however many file systems are silent.
 
-Most systems never start the child. What is on a file system that also has a unit directory or something on the way to
-one is looked at as ever, since systemd itself could not do anything without it; and so is what the kernel keeps in
-memory, `/dev` and `/proc` for example.
+Most systems never need the child. Two kinds of file systems are accessed directly: those that contain a unit directory
+or a directory on the path to one, since systemd itself depends on them, and those that the kernel keeps in memory, for
+example `/dev` and `/proc`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import posix as os
 
 from confext_generator.report import quoted
 
-# Seconds: for everything, and for one answer; after the first that fails to come, half of what is left is the most.
+# Seconds. BUDGET_SEC limits all waiting together, _PATIENCE_SEC the wait for one answer; one answer never gets more
+# than half of the remaining budget, either. Below _LEAST_SEC the budget counts as used up.
 BUDGET_SEC = 6.0
 _PATIENCE_SEC = 2.0
 _LEAST_SEC = 0.05
 
-# What has no device or server behind it that could be silent.
+# File systems without a device or server that could stop answering.
 _IN_MEMORY = (b"cgroup", b"cgroup2", b"devtmpfs", b"proc", b"ramfs", b"securityfs", b"sysfs", b"tmpfs")
 
 _MOUNTS = b"/proc/self/mountinfo"
@@ -32,7 +33,7 @@ _CHUNK = 1 << 16
 _FDS_MAX = 1 << 16
 _SIGKILL = 9
 
-# No list of names and no unit file is longer.
+# Longer than any list of names or unit file.
 _ANSWER_MAX = 1 << 25
 
 _PLACE, _LIST, _READ, _ACL = b"p", b"l", b"r", b"a"
@@ -41,15 +42,15 @@ _HEADER = 5
 
 ACL_ATTRIBUTE = b"system.posix_acl_access"
 
-# A unit file is never that long.
+# Longer than any unit file.
 _FILE_MAX = 1 << 24
 
 
 def read_file(path: bytes) -> bytes:
-    """Return what is in the file at `path`, empty for a device, which is a mask; raises OSError.
+    """Return the contents of the file at `path`; raises OSError.
 
-    As null_or_empty() of systemd. A FIFO must not hold up the boot: without a writer, O_NONBLOCK reads it as empty. No
-    link is followed, the one that would be at `path` has been.
+    A device is a mask and reads as empty, as in null_or_empty() of systemd. A FIFO must not block the boot: with
+    O_NONBLOCK, a FIFO without a writer reads as empty. `path` must have all symlinks resolved; O_NOFOLLOW makes sure.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
     try:
@@ -64,11 +65,11 @@ def read_file(path: bytes) -> bytes:
 
 
 class SilentError(OSError):
-    """What was asked for is on a file system that does not answer."""
+    """The file is on a file system that does not answer."""
 
 
 class Lookout:
-    """Asks a child about places on other file systems."""
+    """Asks a child process about files on other file systems; a place is a path with all symlinks resolved."""
 
     __slots__ = (
         "_answers",
@@ -84,7 +85,7 @@ class Lookout:
     )
 
     def __init__(self, root: bytes, unit_directories: list[bytes]) -> None:
-        """Places are below `root`; `unit_directories` are always looked at without a child."""
+        """Places are relative to `root`; `unit_directories` are always accessed without the child."""
         self._root = root
         self.unit_directories = unit_directories
         self._mounts = _find_mounts(root, unit_directories)
@@ -92,13 +93,13 @@ class Lookout:
         self._left = BUDGET_SEC
         self._is_over = False
         self._child = self._requests = self._answers = -1
-        # What was answered, for each place: its status and what it holds if it is a link, or the error.
+        # Place to answer: its status and, for a symlink, its target; or the error.
         self._places: dict[bytes, tuple[os.stat_result, bytes] | OSError] = {}
 
     def mount_of(self, place: bytes) -> bytes:
-        """Return the mount point that `place`, a path free of links, is at or below; empty if nobody has to be asked.
+        """Return the mount point that contains `place`, empty if the child need not be asked.
 
-        Of several it is the topmost: the way to the others leads over it.
+        If several mount points do, return the one nearest to the root: a lookup of the others passes through that one.
         """
         mounts = self._mounts
         if not mounts:
@@ -111,7 +112,7 @@ class Lookout:
         return place if place in mounts else b""
 
     def excuse(self, place: bytes) -> str:
-        """Return why `place` counts as not there, empty if it was looked at."""
+        """Return why `place` is treated as missing, empty if the file system was asked."""
         mount = self.mount_of(place)
         if mount in self._silent:
             return f"{quoted(mount)} does not answer"
@@ -120,7 +121,7 @@ class Lookout:
         return ""
 
     def look(self, place: bytes) -> tuple[os.stat_result, bytes]:
-        """Return the status of `place`, and what it holds if it is a link; raises OSError."""
+        """Return the status of `place` and, for a symlink, its target; raises OSError."""
         known = self._places.get(place)
         if known is None:
             try:
@@ -140,7 +141,7 @@ class Lookout:
         return answer.split(b"\0") if answer else []
 
     def read(self, place: bytes) -> bytes:
-        """Return what read_file() returns; raises OSError."""
+        """Return the contents of the file at `place`, see read_file(); raises OSError."""
         return self._ask(_READ, place)
 
     def has_acl(self, place: bytes) -> bool:
@@ -154,7 +155,7 @@ class Lookout:
         return True
 
     def close(self) -> None:
-        """Let go of the child, which ends by itself."""
+        """Close the pipes to the child, which then exits by itself."""
         if self._child > 0:
             os.close(self._requests)
             os.close(self._answers)
@@ -173,15 +174,15 @@ class Lookout:
         if kind == _FAILED:
             number = int(answer)
             raise OSError(number, os.strerror(number), place)
-        # It is stuck in there, maybe for good, and SIGKILL is all that can be done.
+        # The child is stuck in a system call, maybe forever. Kill it and do not wait for it.
         os.kill(self._child, _SIGKILL)
         self.close()
         self._silent.add(mount)
         raise SilentError(errno.ETIMEDOUT, "does not answer", place)
 
     def _exchange(self, request: bytes) -> tuple[bytes, bytes]:
-        """Return the kind of the answer and the answer, both empty if there is none in time."""
-        import select  # Not built in everywhere, and hardly ever needed.
+        """Return the kind of the answer and the answer, both empty if no answer arrives in time."""
+        import select  # Not a builtin module everywhere, and hardly ever needed.
         import time
 
         begin = time.monotonic()
@@ -224,11 +225,14 @@ class Lookout:
 
 
 def _find_mounts(root: bytes, unit_directories: list[bytes]) -> frozenset[bytes]:
-    """Return the mount points below `root`, as seen from there, whose file systems may be silent for some unit only."""
+    """Return the mount points whose file systems may stop answering without systemd as a whole being stuck.
+
+    Only mount points below `root` are returned, as paths relative to `root`.
+    """
     try:
         fd = os.open(_MOUNTS, os.O_RDONLY)
     except OSError:
-        return frozenset()  # Without /proc there is no systemd.
+        return frozenset()  # No /proc: systemd does not run here.
     try:
         chunks = [os.read(fd, _CHUNK)]
         while chunks[-1]:
@@ -251,20 +255,20 @@ def _find_mounts(root: bytes, unit_directories: list[bytes]) -> frozenset[bytes]
 
 
 def _unescape(path: bytes) -> bytes:
-    """Undo what mangle_path() of the kernel does to the mount points in mountinfo."""
+    """Undo the escaping of mount points in mountinfo (mangle_path() of the kernel)."""
     first, *rest = path.split(b"\\")
     return first + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in rest)
 
 
 def _close_all_but(first: int, second: int) -> None:
-    """Close all other files: who waits for the end of one of them must not wait for the child."""
+    """Close all other file descriptors, so that nobody who waits for EOF on an inherited pipe waits for the child."""
     os.closerange(0, first)
     os.closerange(first + 1, second)
     os.closerange(second + 1, _FDS_MAX)
 
 
 def _serve(requests: int, answers: int) -> None:
-    """Answer until there are no more requests."""
+    """Answer requests until EOF."""
     pending = b""
     while True:
         request, end, rest = pending.partition(b"\0")

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Unit names: which are valid, which parts they have, which drop-in directories they read.
+"""Unit names: their validity, their parts, and the drop-in directories that a unit of that name reads.
 
-The rules are those of systemd's unit-name.c and dropin.c; the words are those of systemd.unit(5).
+The rules are those of systemd's unit-name.c and dropin.c; the terms are those of systemd.unit(5).
 """
 
 from __future__ import annotations
 
 SERVICE = b".service"
 
-# The types of systemd.unit(5), which `<name>.<type>` can end in.
+# The unit types of systemd.unit(5), i.e. the suffixes of unit names.
 UNIT_TYPES = frozenset(
     (
         b"service",
@@ -30,7 +30,7 @@ _NAME_CHARACTERS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW
 
 
 def is_valid_service(name: bytes) -> bool:
-    """Return whether `name` is a valid unit name of a service, plain, template or instance."""
+    """Return whether `name` is a valid name of a service: a plain unit, a template or an instance."""
     return (
         name.endswith(SERVICE)
         and len(SERVICE) < len(name) <= _NAME_MAX
@@ -49,7 +49,7 @@ def split(name: bytes) -> tuple[bytes, bytes | None]:
 
 
 def template_of(name: bytes) -> bytes | None:
-    """Return the template of an instance's name, None if `name` is no instance."""
+    """Return the template of the instance `name`, None if `name` is not an instance."""
     prefix, instance = split(name)
     return prefix + b"@" + SERVICE if instance else None
 
@@ -60,25 +60,25 @@ def with_instance(template: bytes, instance: bytes) -> bytes:
 
 
 def is_template(name: bytes) -> bool:
-    """Return whether `name` is a template's."""
+    """Return whether `name` is the name of a template."""
     return split(name)[1] == b""
 
 
 def dropin_names(name: bytes) -> list[bytes]:
-    """Return the names whose `.d/` directories a unit called `name` reads, the most specific first.
+    """Return the names whose `.d/` directories the unit `name` reads, the most specific first.
 
-    For a template these are the names that all its instances have in common.
+    For a template, return the names that all its instances share.
     """
     if b"-" not in name and b"@" not in name:
-        return [name]  # Most.
+        return [name]  # The common case.
     if not is_template(name):
         return _dropin_names(name)
-    # No instance can be called this, so it is easy to find again.
+    # No real instance contains a NUL, so the names made from this instance can be filtered out again.
     return [n for n in _dropin_names(with_instance(name, b"\0")) if b"\0" not in n]
 
 
 def _dropin_names(name: bytes) -> list[bytes]:
-    """Expand as unit_file_expand_dropin_names() of systemd's dropin.c: name, template, dash prefixes."""
+    """Expand `name` like unit_file_expand_dropin_names() of systemd's dropin.c: name, template, dash prefixes."""
     prefix, instance = split(name)
     names = [name]
     if instance:
@@ -93,6 +93,6 @@ def _dropin_names(name: bytes) -> list[bytes]:
         prefix = prefix[:dash]
         chopped = True
     prefix = prefix[: dash + 1]
-    # A template has no instance to pass on, so systemd goes from foo-x@.service to foo-.service.
+    # A template has no instance to keep, so for foo-x@.service systemd reads foo-.service.d/, not foo-@.service.d/.
     built = prefix + b"@" + instance + SERVICE if instance else prefix + SERVICE
     return names + _dropin_names(built) if len(built) <= _NAME_MAX else names

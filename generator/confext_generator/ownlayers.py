@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The versions in a unit's own ExtensionImages= and ExtensionDirectories=, for 258 and 259 only.
+"""Replace `.v/` paths in a unit's own ExtensionImages= and ExtensionDirectories= by versions, for systemd 258 and 259.
 
-These refresh a service natively at each reload if any of its extensions is a `.v/` path
-(exec_context_has_vpicked_extensions() in execute.c), which takes all mounts below `/etc` off, and they have no switch
-for it. So the drop-in takes the unit's own settings back and repeats them, with the newest version in the place of each
-such path. Everything else is repeated as it was written.
+If any extension of a service is a `.v/` path, 258 and 259 refresh the service natively at each reload
+(exec_context_has_vpicked_extensions() in execute.c). That refresh takes off all mounts below `/etc`, and no setting
+turns it off. So the drop-in resets the unit's own settings and repeats them, with each `.v/` path replaced by its
+newest version and everything else as it was written.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 class Inexact(Exception):
-    """What systemd would make of it cannot be told here; the text says why."""
+    """The generator cannot tell how systemd would read the value; the text says why."""
 
 
 def resolve_images(tree: Tree, unit: bytes, value: bytes) -> bytes:
-    """Return the ExtensionImages= `value` with versions for `.v/` paths, itself if there is none; raises Inexact.
+    """Return the ExtensionImages= `value` with `.v/` paths replaced by versions; raises Inexact.
 
-    As config_parse_extension_images() of load-fragment.c: words, of which each is split at colons then.
+    A value without `.v/` paths is returned as it is. `value` is parsed like in config_parse_extension_images() of
+    load-fragment.c: split into words, then each word at colons.
     """
     found = []
     is_same = True
@@ -44,9 +45,10 @@ def resolve_images(tree: Tree, unit: bytes, value: bytes) -> bytes:
 
 
 def resolve_directories(tree: Tree, unit: bytes, value: bytes) -> bytes:
-    """Return the ExtensionDirectories= `value` with versions for `.v/` paths, itself if there is none; raises Inexact.
+    """Return the ExtensionDirectories= `value` with `.v/` paths replaced by versions; raises Inexact.
 
-    As config_parse_namespace_path_strv() of load-fragment.c.
+    A value without `.v/` paths is returned as it is. `value` is parsed like in config_parse_namespace_path_strv() of
+    load-fragment.c.
     """
     found = []
     is_same = True
@@ -54,7 +56,7 @@ def resolve_directories(tree: Tree, unit: bytes, value: bytes) -> bytes:
         bare = word.removeprefix(b"-").removeprefix(b"+")
         path = _path(unit, bare)
         if not path:
-            # Specifiers are to be seen again.
+            # Specifiers have to stay specifiers: undo the doubling of "%".
             found.append(words.quote_word(word).replace(b"%%", b"%"))
             continue
         is_same = False
@@ -67,7 +69,7 @@ def resolve_directories(tree: Tree, unit: bytes, value: bytes) -> bytes:
 
 
 def may_name_versions(value: bytes) -> bool:
-    """Return whether there may be a `.v/` path in `value`, at first sight."""
+    """Return whether `value` may contain a `.v/` path: a cheap check, with false positives."""
     return b".v" in value or b"%" in value or b"\\" in value
 
 
@@ -77,13 +79,16 @@ def _split(value: bytes, *, escapes: bool) -> list[bytes]:
         try:
             word, value = words.first_word(value, escapes=escapes)
         except ValueError:
-            break  # systemd ignores the rest, and keeps what came before.
+            break  # systemd ignores the rest of the value and keeps the words before.
         found.append(word)
     return found
 
 
 def _source(word: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return the path in `word`, escapes resolved, the colon after it, and the rest as it is; raises Inexact."""
+    """Return the path in `word` with escapes resolved, the colon after the path, and the unchanged rest.
+
+    Raises Inexact.
+    """
     source = bytearray()
     at = 0
     while at < len(word) and word[at : at + 1] != b":":
@@ -105,7 +110,7 @@ def _source(word: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _path(unit: bytes, text: bytes) -> bytes:
-    """Return the `.v/` path that `text` means, empty if it is none; raises Inexact."""
+    """Return the `.v/` path that `text` stands for, empty if `text` is no such path; raises Inexact."""
     path, is_known = _expand(unit, text)
     path = b"/" + b"/".join(part for part in path.split(b"/") if part and part != b".")
     if not vpick.is_versioned(path):
@@ -116,15 +121,15 @@ def _path(unit: bytes, text: bytes) -> bytes:
         raise Inexact("has a specifier that is not known here")
     is_taken = text.startswith((b"/", b"%")) and b".." not in path.split(b"/")
     if not is_taken or path.startswith(entrynames.API_FILE_SYSTEMS):
-        return b""  # systemd ignores it.
+        return b""  # systemd ignores such a path.
     return path
 
 
 def _expand(unit: bytes, text: bytes) -> tuple[bytes, bool]:
-    """Return `text` with the specifiers that are known here expanded (systemd.unit(5)), and whether these are all."""
+    """Return `text` with known specifiers (systemd.unit(5)) expanded, and whether there were no others."""
     prefix, instance = names.split(unit)
     known = {b"%%": b"%", b"%p": prefix}
-    if instance != b"":  # A template's are its instances'.
+    if instance != b"":  # In a template, the values of these depend on the instance.
         known |= {b"%n": unit, b"%N": unit.removesuffix(names.SERVICE), b"%i": instance or b""}
     found = []
     is_known = True
@@ -149,9 +154,10 @@ def _pick(tree: Tree, path: bytes, *, image: bool) -> bytes | None:
 
 
 def _quote(text: bytes) -> bytes:
-    """Return `text`, which came out of the splitting into words, so that it comes out again; raises Inexact.
+    """Return `text`, the result of splitting into words, quoted so that splitting returns it again; raises Inexact.
 
-    What is in it is looked at once more, with C escapes, so these can stand for what ends a word.
+    systemd parses each word a second time and resolves C escapes then, so characters that would end a word can be
+    written as C escapes.
     """
     special = (b" ", b"\t", b'"', b"'")
     if b"\\" in text and any(c in text for c in special):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Messages: one line each, to standard error and, for a real generator run, to the kernel log.
+"""Report messages: one line each, to standard error and, if systemd runs the generator, to the kernel log.
 
-At boot the generator runs before the journal, so systemd.generator(7) asks for /dev/kmsg.  Whatever a message
-quotes (file names, file contents) is escaped and the line is cut, so that nobody can write a log line of
-their own.
+At boot the generator runs before the journal, so systemd.generator(7) recommends /dev/kmsg. File names and file
+contents in a message are escaped, and long lines are cut, so that nobody can inject a log line.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ if TYPE_CHECKING:
 
     from confext_generator.complaints import Code, Effect
 
-# <syslog.h>: LOG_DAEMON | LOG_WARNING and LOG_DAEMON | LOG_DEBUG, as systemd's own generators use.
+# <syslog.h>: LOG_DAEMON | LOG_WARNING and LOG_DAEMON | LOG_DEBUG, like systemd's own generators.
 _PRIORITY_WARNING = 3 << 3 | 4
 _PRIORITY_DEBUG = 3 << 3 | 7
 
-# The kernel takes records of up to 1024 bytes less its own prefix.
+# The kernel accepts records of up to 1024 bytes, its own prefix included.
 _LINE_MAX = 900
 
 
 class Complaint(Exception):
-    """Something about one unit that the user has to know.
+    """A problem with a unit, a directory or an entry that the user has to know about.
 
-    `effect` and `code` are for programs.  `unit` and `path` name what it is about (either may be empty), `details` is
-    what the message of the code has blanks for, `subject` is put before it.
+    `effect` and `code` are for programs. `unit` and `path` name the subject of the complaint; either may be empty.
+    `details` fills the placeholders in the text of `code`; `subject` is put before that text.
     """
 
     def __init__(self, effect: Effect, code: Code, unit: bytes, path: bytes, *details: str, subject: str = "") -> None:
@@ -42,8 +41,8 @@ class Complaint(Exception):
 
     @property
     def text(self) -> str:
-        """What is wrong and what that means, and after a semicolon what to do."""
-        from confext_generator.complaints import word  # Most runs have nothing to say.
+        """The consequence, the problem and, after a semicolon, the remedy."""
+        from confext_generator.complaints import word  # Most runs have no complaints.
 
         return word(self.effect, self.code, self.details, self.subject)
 
@@ -60,47 +59,47 @@ def printable(data: bytes) -> str:
 
 
 def quoted(data: bytes) -> str:
-    """Return `data` printable and in quotes, as messages have names in them."""
+    """Return `data` printable and in single quotes, for names in messages."""
     return f"'{printable(data)}'"
 
 
 def described(error: Exception) -> str:
-    """Return the type of an error that nobody expected, and what it says, in one line."""
+    """Return the type and the text of an unexpected error, in one line."""
     text = printable(str(error).encode(errors="backslashreplace"))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def reason_of(error: OSError) -> str:
-    """Return why a system call failed."""
+    """Return the reason of a failed system call, in words."""
     return error.strerror or str(error)
 
 
 class Reporter:
-    """Where messages go."""
+    """Writes messages to standard error and the kernel log."""
 
     __slots__ = ("_emit", "_kmsg", "_said", "debugging")
 
     def __init__(self, *, kmsg: str = "", debugging: bool = False, emit: Callable[[str], None] | None = None) -> None:
-        """`kmsg` is the file to write to besides standard error; `emit` takes each line instead of both."""
+        """`kmsg` is a file that gets each line besides standard error; `emit`, if given, gets each line instead."""
         self._kmsg = kmsg
         self._emit = emit
         self._said: set[str] = set()
         self.debugging = debugging
 
     def warn(self, complaint: Complaint) -> None:
-        """Report `complaint`, once: what a template's directory holds concerns each of its instances."""
+        """Report `complaint` once: a complaint about a template's directory comes up for each of its instances."""
         line = str(complaint)
         if line not in self._said:
             self._said.add(line)
             self._write(line, _PRIORITY_WARNING)
 
     def debug(self, complaint: Complaint) -> None:
-        """Report what only a person looking for a fault wants to see."""
+        """Report `complaint` if debug logging is on."""
         if self.debugging:
             self._write(str(complaint), _PRIORITY_DEBUG)
 
     def trace(self) -> None:
-        """Print where the exception that is being handled comes from, if somebody looks for a fault."""
+        """Print the traceback of the exception that is being handled, if debug logging is on."""
         if self.debugging:
             from traceback import format_exc
 
@@ -118,7 +117,7 @@ class Reporter:
             try:
                 fd = os.open(self._kmsg, os.O_WRONLY | os.O_NOCTTY)
             except OSError:
-                return  # Not root, or a container without a kernel log: standard error has it.
+                return  # Not root, or a container without a kernel log. Standard error has the line.
             ident = b"<%d>unit-confext-generator[%d]" % (priority, os.getpid())
             _write_quietly(fd, encoded.replace(b"unit-confext-generator", ident, 1) + b"\n")
             os.close(fd)
@@ -128,4 +127,4 @@ def _write_quietly(fd: int, line: bytes) -> None:
     try:
         os.write(fd, line)
     except OSError:
-        return  # There is nobody left to tell.
+        return  # A failure to report cannot be reported.

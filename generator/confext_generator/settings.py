@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a unit says before the generator's drop-in, and what it says in the end.
+"""Read the settings of a unit from its unit file and drop-ins, and find drop-ins that undo the generator's.
 
-The unit file first, then the drop-ins sorted by file name, over all directories; a name that is found in two
-of them counts in the first only (systemd.unit(5)).  The generator's own drop-in has its place in that order:
-what comes after it may undo it.
+systemd reads the unit file first, then the drop-ins of all directories, sorted by file name; of drop-ins with the same
+name only the one in the first directory counts (systemd.unit(5)). The generator's own drop-in has its place in that
+order, and drop-ins after it may undo it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FALSE = (b"0", b"no", b"n", b"false", b"f", b"off")
 
 
 class Settings:
-    """The settings of one unit that the drop-in depends on."""
+    """The settings of one unit on which the contents of the drop-in depend."""
 
     __slots__ = (
         "bound_devices",
@@ -49,40 +49,41 @@ class Settings:
     def __init__(self) -> None:
         self.exec_reload: list[bytes] = []
         self.type = b""
-        # RootDirectory= and its like, those that are set.
+        # Those of RootDirectory=, RootImage= and RootMStack= that are set.
         self.roots: set[bytes] = set()
         self.source_path = b""
         self.private_devices = False
         self.device_policy = b"auto"
         self.device_allow = False
-        # BindPaths= and BindReadOnlyPaths= that bring the host's block devices in, those that are set.
+        # Those of BindPaths= and BindReadOnlyPaths= that make block devices of the host visible to the service.
         self.bound_devices: set[bytes] = set()
         self.mount_images = False
         self.unsafe_device_allow = False
         self.wants_signature = False
         self.default_dependencies = True
-        # Its own ExtensionImages= and ExtensionDirectories= in order: file, setting, value, whether read after ours.
+        # The unit's own ExtensionImages= and ExtensionDirectories=, in order:
+        # (file, setting, value, whether systemd reads the file after our drop-in).
         self.own_layers: list[tuple[bytes, bytes, bytes, bool]] = []
-        # Drop-ins, or directories of them, that could not be read, with the reason.
+        # Drop-ins and drop-in directories that could not be read, as (path, reason).
         self.silent: list[tuple[bytes, str]] = []
-        # Drop-ins read after ours that take something of it back, as (path, setting).
+        # Drop-ins read after ours that undo one of our settings, as (path, setting).
         self.overridden: list[tuple[bytes, str]] = []
 
     @property
     def is_reloadable(self) -> bool:
-        """Whether systemd can reload the service as it is (service_can_reload() in service.c)."""
+        """Whether systemd can reload the service without our drop-in (service_can_reload() in service.c)."""
         return bool(self.exec_reload) or self.type == b"notify-reload"
 
     @property
     def has_root(self) -> bool:
-        """Whether the service has a root directory of its own."""
+        """Whether the service has its own root directory or image."""
         return bool(self.roots)
 
     @property
     def restricts_devices(self) -> bool:
-        """Whether the service may use only listed devices, loop devices not among them (systemd.resource-control(5)).
+        """Whether the service may use only listed devices, and no loop devices (systemd.resource-control(5)).
 
-        systemd adds them itself where the unit has an image of its own (unit_patch_contexts() in unit.c).
+        For a unit with RootImage= or MountImages= systemd itself allows loop devices (unit_patch_contexts() in unit.c).
         """
         if b"RootImage" in self.roots or self.mount_images:
             return False
@@ -90,17 +91,17 @@ class Settings:
 
     @property
     def hides_devices(self) -> bool:
-        """Whether the service has no node of a block device, and cannot make one, whatever it is allowed to open."""
+        """Whether the service has no block device node and cannot create one, whatever DeviceAllow= allows."""
         return self.private_devices and not self.bound_devices
 
 
 class SettingsReader:
-    """Reads units; each file and each directory once, however many units share it."""
+    """Reads the settings of units; reads each file and directory once, however many units share it."""
 
     __slots__ = ("_dirs", "_files", "_grammar", "_listings", "_silent", "_tree")
 
     def __init__(self, tree: Tree, dirs: UnitDirs, *, shell_prefix: bool = True, dot_paths: bool = False) -> None:
-        """`shell_prefix` and `dot_paths` are for unitfile.parse()."""
+        """`shell_prefix` and `dot_paths` are passed to unitfile.parse()."""
         self._tree = tree
         self._grammar = {"shell_prefix": shell_prefix, "dot_paths": dot_paths}
         self._dirs = dirs
@@ -109,7 +110,7 @@ class SettingsReader:
         self._silent: dict[bytes, str] = {}
 
     def read(self, unit: bytes, fragment: bytes) -> Settings:
-        """Return the settings of `unit`; raises Complaint if it is masked or cannot be read."""
+        """Return the settings of `unit`; raises Complaint if its unit file is a mask or cannot be read."""
         try:
             data = self._tree.read(fragment)
         except OSError as e:
@@ -126,7 +127,7 @@ class SettingsReader:
         )
         dropins = self.dropins(unit)
         for name in sorted(dropins):
-            # Our own name elsewhere is read instead of ours, or not at all, but not together with it.
+            # A drop-in of our name in another directory replaces ours or is replaced by ours; never are both read.
             if name != DROPIN:
                 path = dropins[name]
                 _apply(settings, self._parse(path), ours_seen=name > DROPIN, path=path)
@@ -136,7 +137,7 @@ class SettingsReader:
         return settings
 
     def dropins(self, unit: bytes) -> dict[bytes, bytes]:
-        """Return the unit's drop-ins, file name to path."""
+        """Return the drop-ins of `unit`, file name to path."""
         found: dict[bytes, bytes] = {}
         for directory in self._dirs.dropin_dirs(unit):
             for name in self._list(directory):
@@ -170,13 +171,13 @@ class SettingsReader:
                 assignments = []
                 self._silent[path] = self._tree.excuse(e.filename)
             except OSError:
-                assignments = []  # systemd goes on without it too.
+                assignments = []  # systemd ignores an unreadable drop-in, too.
             self._files[path] = assignments
         return assignments
 
 
 def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_seen: bool, path: bytes) -> None:
-    """Apply one file; what systemd warns about and ignores is ignored."""
+    """Apply the assignments of the file at `path`, ignoring those that systemd ignores with a warning."""
     for key, value in assignments:
         if key == b"ExecReload":
             if value:
@@ -224,7 +225,7 @@ def _apply(settings: Settings, assignments: list[tuple[bytes, bytes]], *, ours_s
         elif key in _LAYERS and not ours_seen:
             settings.own_layers = [one for one in settings.own_layers if one[1] != key]
         elif ours_seen and (not value or key == b"RefreshOnReload"):
-            # ExtensionImages=, ExtensionDirectories=: adding to them is fine, taking ours away is not.
+            # ExtensionImages=, ExtensionDirectories=: a later drop-in may append to our lists, but must not reset them.
             settings.overridden.append((path, key.decode() + "="))
 
 
@@ -234,7 +235,7 @@ def _boolean(value: bytes, otherwise: bool) -> bool:
 
 
 def _is_device(value: bytes) -> bool:
-    """Return whether systemd takes `value` for DeviceAllow=; an entry that it ignores restricts nothing."""
+    """Return whether systemd accepts `value` for DeviceAllow=; a value that systemd ignores restricts nothing."""
     try:
         path, rights = words.first_word(value)
     except ValueError:
@@ -246,13 +247,13 @@ def _is_device(value: bytes) -> bool:
     return path.startswith((b"/dev/", b"/run/systemd/inaccessible/")) and b".." not in path.split(b"/")
 
 
-# Directories with nodes of block devices in them, and the nodes that DeviceAllow= is about.
+# Directories that contain block device nodes, and prefixes of the nodes that our DeviceAllow= covers.
 _BLOCK_DEVICES = (b"/", b"/dev", b"/dev/block", b"/dev/disk", b"/dev/mapper")
 _BLOCK_DEVICE_PREFIXES = (b"/dev/block/", b"/dev/disk/", b"/dev/mapper/", b"/dev/loop", b"/dev/dm-", b"/dev/nvme")
 
 
 def _binds_devices(value: bytes) -> bool:
-    """Return whether a BindPaths= brings block devices of the host into the service; yes if it cannot be read."""
+    """Return whether a BindPaths= value makes block devices of the host visible; true if `value` cannot be parsed."""
     while value:
         try:
             word, value = words.first_word(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which `.confext.d/` directories belong to which unit."""
+"""Map `.confext.d/` directories to units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Target:
-    """A unit that gets a drop-in, its unit file, and the directories of its layers, the first one first."""
+    """A unit that gets a drop-in, its unit file, and its `.confext.d/` directories in order of precedence."""
 
     __slots__ = ("fragment", "has_own_directory", "sources", "unit")
 
@@ -21,15 +21,15 @@ class Target:
         self.unit = unit
         self.fragment = fragment
         self.sources = sources
-        # False for an instance that has something of its own, but no `.confext.d/`.
+        # False for an instance with its own unit file or drop-in, but without its own `.confext.d/`.
         self.has_own_directory = has_own_directory
 
 
 def find_targets(dirs: UnitDirs, reporter: Reporter) -> list[Target]:
     """Return a target for each unit that has a `.confext.d/` directory under any of its names.
 
-    What a drop-in says depends on the rest of the unit.  So each instance of a template that says anything for
-    itself gets a complete drop-in of its own, which replaces the template's, having its name.
+    The contents of a drop-in depend on the rest of the unit. So each instance of a template that has its own unit file,
+    drop-in or `.confext.d/` gets a complete drop-in, which replaces the template's drop-in by having the same name.
     """
     by_name: dict[bytes, list[Source]] = {}
     units: dict[bytes, bool] = {}
@@ -62,7 +62,7 @@ def _precedence(source: Source) -> tuple[int, bool]:
 
 
 def _names_of(dirs: UnitDirs, unit: bytes) -> list[bytes]:
-    """Return the names whose directories the unit uses: first the instance's, then the template's."""
+    """Return the names whose `.confext.d/` directories `unit` uses: first the instance's, then the template's."""
     found = [unit, *dirs.aliases(unit)]
     for name in list(found):
         template = names.template_of(name)

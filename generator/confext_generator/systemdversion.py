@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which systemd the drop-ins are for, found out without running it.
+"""Find out the version of systemd without running it.
 
-257 and older never refresh confexts themselves.  258 and 259 do at `systemctl reload` where a layer is a
-`.v/` path, and have no switch for it.  260 and newer have RefreshOnReload=.  From 259 on a Type=notify-reload
-service is signalled after ExecReload= instead of before it.
+257 and older never refresh confexts themselves. 258 and 259 do so at `systemctl reload` if a layer is a `.v/` path,
+and have no setting to turn that off. 260 and newer have RefreshOnReload=. From 259 on, systemd signals a
+Type=notify-reload service after ExecReload= instead of before.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _MULTIARCH_DIR = b"/usr/lib"
 
 
 def find_version(tree: Tree, environ: Mapping[str, str]) -> int | None:
-    """Return the version of systemd, None if there is no telling.
+    """Return the version of systemd, None if unknown.
 
-    The environment decides, then the running manager, whose libraries may be older than the installed ones
-    until it is re-executed, then what is installed.
+    Sources, in this order: the environment variable; the libraries mapped by the running manager, which may be older
+    than the installed ones until the manager is re-executed; the installed libraries.
     """
     given = environ.get(ENVIRONMENT, "")
     if given:
@@ -43,7 +43,7 @@ def _running_version(maps: bytes) -> int | None:
     try:
         fd = os.open(maps, os.O_RDONLY)
     except OSError:
-        return None  # No /proc, or not allowed to look.
+        return None  # No /proc, or no permission.
     try:
         rest = b""
         while True:
@@ -53,7 +53,7 @@ def _running_version(maps: bytes) -> int | None:
             lines = rest + chunk
             for library in _LIBRARIES:
                 _, found, after = lines.partition(library)
-                # Its number may go on in the next chunk.
+                # Without a newline the number may continue in the next chunk.
                 if found and b"\n" in after:
                     return _leading_number(after)
             rest = lines.rpartition(b"\n")[2]
@@ -67,7 +67,7 @@ def _installed_version(tree: Tree) -> int | None:
     directories = list(_LIBRARY_DIRS)
     try:
         for name in sorted(os.listdir(tree.real(_MULTIARCH_DIR))):
-            # Debian's multiarch directories: x86_64-linux-gnu.
+            # Debian's multiarch directories, e.g. x86_64-linux-gnu.
             if b"-linux-" in name:
                 directories.append(_MULTIARCH_DIR + b"/" + name + b"/systemd")
     except OSError:

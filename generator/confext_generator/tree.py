@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The file system as systemd will see it, maybe below another root directory.
+"""The file system as systemd will see it, below `/` or below the directory of `--root=`.
 
-Every path outside this module is absolute and as seen from that root; `--root=` never lets a link lead out of
-it.
+All other modules use absolute paths relative to that root; no symlink leads out of it.
 """
 
 from __future__ import annotations
@@ -16,34 +15,37 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confext_generator.lookout import Lookout
 
-# As the kernel: more links than that are a loop.
+# The kernel's limit: a path with more symlinks counts as a loop.
 _LINKS_MAX = 40
 
-# Directories above one another, of those that are looked up one by one.
+# Limit on the recursion of directory() over parent directories; deeper paths are resolved by chase().
 _DEPTH_MAX = 100
 
-# systemd's generators have one of their own (manager_run_generators() in manager.c).
+# systemd gives its generators a private /tmp (manager_run_generators() in manager.c).
 _TMP = b"/tmp"
 
 DEV_NULL = b"/dev/null"
 
 
 def beside(link: bytes, target: bytes) -> bytes:
-    """Return the path that `target` means in the link at `link`."""
+    """Return the path that the symlink at `link` with the contents `target` points to."""
     return target if target.startswith(b"/") else link.rpartition(b"/")[0] + b"/" + target
 
 
 class Tree:
     """A root directory.
 
-    A *place* is a path that is free of links but for its last part. Only places are given to the kernel, which then has
-    no say over where they lead.
+    A *place* is a path with all symlinks resolved except in its last component. Only places are passed to the kernel,
+    so the kernel never follows a symlink out of the root.
     """
 
     __slots__ = ("_hidden", "_links", "_lookout", "_parents", "root")
 
     def __init__(self, root: bytes = b"", lookout: Lookout | None = None) -> None:
-        """With `lookout` it is what a generator of systemd's sees, and no file system that is silent is waited for."""
+        """Take the file system below `root`.
+
+        With `lookout`, the tree is what a generator started by systemd sees, and a silent file system never blocks.
+        """
         self.root = root.rstrip(b"/")
         self._lookout = lookout
         self._links: dict[bytes, bytes] = {}
@@ -51,16 +53,16 @@ class Tree:
         self._hidden = b""
         if lookout is not None:
             hidden = self.chase(_TMP) + b"/"
-            # Who has units in there does not ask for what a generator of systemd's would see.
+            # With unit directories below /tmp, systemd does not run us (a test does): hide nothing.
             if not any(directory.startswith(hidden) for directory in lookout.unit_directories):
                 self._hidden = hidden
 
     def is_hidden(self, place: bytes) -> bool:
-        """Return whether a generator cannot see what is at `place`."""
+        """Return whether `place` is hidden from a generator started by systemd."""
         return self._hidden != b"" and place.startswith(self._hidden)
 
     def excuse(self, place: bytes) -> str:
-        """Return why `place` counts as not there although nobody knows, empty if it was looked at."""
+        """Return why `place` is treated as missing without being known to be, empty if it was looked up."""
         return self._lookout.excuse(place) if self._lookout is not None else ""
 
     def is_near(self, place: bytes) -> bool:
@@ -68,12 +70,12 @@ class Tree:
         return self._lookout is None or not self._lookout.mount_of(place)
 
     def close(self) -> None:
-        """Let go of the lookout."""
+        """Close the lookout."""
         if self._lookout is not None:
             self._lookout.close()
 
     def _distant(self, place: bytes) -> Lookout | None:
-        """Return whom to ask about `place`, None for the kernel; raises OSError for what cannot be seen."""
+        """Return the lookout to ask about `place`, None to ask the kernel; raises OSError if `place` is hidden."""
         if self._lookout is None:
             return None
         if place.startswith(self._hidden) and self._hidden:
@@ -91,7 +93,7 @@ class Tree:
         return lookout.listdir(place) if lookout is not None else os.listdir(self.root + place)
 
     def has_acl(self, place: bytes) -> bool:
-        """Return whether `place` has an access control list, whose mask is then what looks like the group's mode."""
+        """Return whether `place` has an access control list; if so, the group bits of its mode are the list's mask."""
         try:
             lookout = self._distant(place)
             if lookout is not None:
@@ -102,14 +104,14 @@ class Tree:
         return True
 
     def real(self, path: bytes) -> bytes:
-        """Return where `path` is for the kernel, with all its links followed."""
+        """Return the path of `path` for the kernel, with all symlinks resolved below the root."""
         return self.root + self.chase(path) if self.root else path
 
     def read(self, path: bytes) -> bytes:
         """Return the contents of `path`; raises OSError.
 
-        A mask (a link to /dev/null, or to any other device, null_or_empty() of systemd) is empty, even if the root has
-        no such device.
+        A mask (a symlink to /dev/null or to any other device, null_or_empty() of systemd) reads as empty. A symlink to
+        /dev/null does so even if there is no /dev/null below the root.
         """
         place = self.chase_nofollow(path)
         try:
@@ -125,10 +127,10 @@ class Tree:
         return lookout.read(place) if lookout is not None else read_file(self.root + place)
 
     def chase(self, path: bytes, passed: list[bytes] | None = None) -> bytes:
-        """Return `path` with all links followed; what is not there (yet) is taken as it stands.
+        """Return `path` with all symlinks resolved; components that do not exist (yet) are kept as written.
 
-        Each directory and link on the way, and the end, is added to `passed`, its path free of other links. Raises
-        OSError (a loop of links).
+        The place of each directory and symlink on the path, and of its end, is appended to `passed`. Raises OSError for
+        a loop of symlinks.
         """
         todo = path.split(b"/")
         todo.reverse()
@@ -157,15 +159,15 @@ class Tree:
         return done or b"/"
 
     def chase_nofollow(self, path: bytes) -> bytes:
-        """Return `path` with all links followed but one that is its last part; raises OSError as chase() does."""
+        """Return `path` with all symlinks resolved except in its last component; raises OSError as chase() does."""
         parent, _, name = path.rpartition(b"/")
         return self.directory(parent) + b"/" + name
 
     def directory(self, path: bytes) -> bytes:
-        """Return where the directory at `path` is, empty for the root; raises OSError as chase() does."""
+        """Return the directory `path` with symlinks resolved, empty for the root; raises OSError as chase() does."""
         place = self._parents.get(path)
         if place is None:
-            # From the directory above it, which many others share.
+            # Resolve the parent directory, whose cached result serves many directories.
             is_odd = path.endswith((b"/", b"/.", b"/..")) or path.count(b"/") > _DEPTH_MAX
             place = b"" if is_odd else self.chase_nofollow(path)
             if is_odd or self._readlink(place):
@@ -174,14 +176,13 @@ class Tree:
         return place
 
     def readlink(self, path: bytes) -> bytes:
-        """Return what the link at `path` holds, empty if it is none; raises OSError as chase() does."""
+        """Return the target of the symlink at `path`, empty if `path` is no symlink; raises OSError as chase() does."""
         return self._readlink(self.chase_nofollow(path))
 
     def follow(self, link: bytes, target: bytes) -> bytes:
-        """Return the path that `link`, which holds `target`, leads to, without following further links in it.
+        """Return the path that the symlink at `link` with the contents `target` points to, as written.
 
-        systemd refuses paths with "..", so these, and only these, are resolved through the directories' own
-        links.
+        systemd refuses paths with "..", so a path with ".." has its directories resolved; no other path does.
         """
         path = beside(link, target)
         parts = [part for part in path.split(b"/") if part and part != b"."]
@@ -193,7 +194,7 @@ class Tree:
         return parent.rstrip(b"/") + b"/" + parts[-1]
 
     def _readlink(self, path: bytes) -> bytes:
-        """Return what the link at `path`, a path otherwise free of links, holds; empty if it is none."""
+        """Return the target of the symlink at the place `path`, empty if `path` is no symlink."""
         target = self._links.get(path)
         if target is None:
             try:

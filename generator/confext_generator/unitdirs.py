@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The unit directories: which units, aliases, drop-in directories and `.confext.d/` directories there are.
+"""List the units, aliases, drop-in directories and `.confext.d/` directories in the unit directories.
 
-Each directory is listed once.  Names are then resolved as unit_file_build_name_map() and
-unit_file_find_fragment() of systemd's unit-file.c do it: the first directory that has a name wins, a link
-that stays in the unit directories is an alias, one that leads out of them is a unit file of its own
-("linked"), one to /dev/null is a mask.
+Each directory is listed once. Names are then resolved as by unit_file_build_name_map() and unit_file_find_fragment()
+of systemd's unit-file.c: the first directory with a name wins; a symlink within the unit directories is an alias; a
+symlink that leads out of them is a unit file of its own ("linked"); a symlink to /dev/null is a mask.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from confext_generator.report import Reporter
     from confext_generator.tree import Tree
 
-# systemd.unit(5), "System Unit Search Path", without the generator directories, which are empty while
-# generators run.  True where `.confext.d/` directories are looked for: where administrators and packages put
-# things, not where systemd itself does.
+# systemd.unit(5), "System Unit Search Path", without the generator directories, which are empty while generators run.
+# True: `.confext.d/` directories count here. They count in directories that administrators and packages write to, not
+# in those that systemd itself writes to.
 _SEARCH_PATH = (
     (b"/etc/systemd/system.control", False),
     (b"/run/systemd/system.control", False),
@@ -38,14 +37,15 @@ _SEARCH_PATH = (
 
 CONFEXT_SUFFIX = b".confext.d"
 
-# As systemd: this many aliases of aliases.
+# systemd's limit on aliases of aliases.
 _FOLLOW_MAX = 8
 
 
 class Source:
-    """One `.confext.d/` directory: its path, the unit that its name means, the rank of its parent in the search path.
+    """One `.confext.d/` directory.
 
-    `without_type` says that its name leaves `.service` out.
+    `name` is the unit that it is named after, `rank` the index of its parent in the search path. `without_type` means
+    that the directory's name lacks `.service`.
     """
 
     __slots__ = ("is_link", "name", "path", "rank", "without_type")
@@ -59,9 +59,9 @@ class Source:
 
 
 def search_path(unit_path: str | None) -> list[tuple[bytes, bool]]:
-    """Return the unit directories in order, each with whether `.confext.d/` directories in it count.
+    """Return the unit directories in order, each with whether `.confext.d/` directories count in it.
 
-    `unit_path` is $SYSTEMD_UNIT_PATH, which replaces the list, or comes before it if it ends in a colon.
+    `unit_path` is $SYSTEMD_UNIT_PATH, which replaces the default list, or is put before it if it ends in a colon.
     """
     found: dict[bytes, bool] = {}
     if unit_path is not None:
@@ -78,31 +78,31 @@ def search_path(unit_path: str | None) -> list[tuple[bytes, bool]]:
 
 
 def _entries(tree: Tree, directory: bytes) -> list[os.DirEntry[bytes]]:
-    """Return what is in a directory, as far as it can be read."""
+    """Return the entries of a directory, as many as can be read."""
     found: list[os.DirEntry[bytes]] = []
     try:
         with os.scandir(tree.real(directory)) as entries:
             for entry in entries:
-                found.append(entry)  # Not a list(): those before an error count.
+                found.append(entry)  # list() would lose the entries before an error.
     except OSError:
         pass
     return found
 
 
 class UnitDirs:
-    """What the unit directories hold."""
+    """The contents of the unit directories."""
 
     __slots__ = ("_aliases", "_dropin_dirs", "_expanded", "_ids", "_instances", "passed_over", "sources", "tree")
 
     def __init__(self, tree: Tree, path: list[tuple[bytes, bool]], reporter: Reporter) -> None:
-        """List the directories of `path`; raises nothing, what cannot be read is not there."""
+        """List the directories of `path`; raises nothing, unreadable directories count as empty."""
         self.tree = tree
         self.sources: list[Source] = []
-        # `.confext.d/` directories that nobody looks into for a mask: the path, and whether it is the mask itself.
+        # `.confext.d/` directories not read because of a mask: (path, whether `path` is the mask itself).
         self.passed_over: list[tuple[bytes, bool]] = []
-        # Unit name to the path of its unit file, or, for an alias, to another name.
+        # Unit name to the path of its unit file or, for an alias, to the name it is an alias of.
         self._ids: dict[bytes, bytes] = {}
-        # "foo.service.d" to the directories of that name, in order.
+        # Drop-in directory name, e.g. "foo.service.d", to (rank, path) of the directories of that name, in order.
         self._dropin_dirs: dict[bytes, list[tuple[int, bytes]]] = {}
         self._aliases: dict[bytes, list[bytes]] | None = None
         self._instances: dict[bytes, set[bytes]] | None = None
@@ -128,7 +128,7 @@ class UnitDirs:
                         is_link = entry.is_symlink()
                         confexts.append((name, is_link, is_link or entry.is_dir()))
                 except OSError:
-                    continue  # It went away, or its file system is broken.
+                    continue  # The entry disappeared, or its file system is broken.
             for name in links:
                 if name not in self._ids and names.is_valid_service(name):
                     self._add_link(path, directory, name)
@@ -155,7 +155,7 @@ class UnitDirs:
     def _add_source(
         self, directory: bytes, name: bytes, rank: int, is_link: bool, is_dir: bool, reporter: Reporter
     ) -> None:
-        """Add the `.confext.d/` called `name`, or say why not."""
+        """Add the `.confext.d/` directory called `name`, or report why it is ignored."""
         path = directory + b"/" + name
         stem = name[: -len(CONFEXT_SUFFIX)]
         if stem.startswith(b".") or not stem:
@@ -174,8 +174,7 @@ class UnitDirs:
         elif not names.is_valid_service(unit):
             code = "no-unit-name"
         elif names.split(unit)[0].endswith(b"-"):
-            # The drop-in directory of a unit called foo-.service is read by every unit whose name starts with
-            # "foo-".
+            # Every unit whose name starts with "foo-" reads the drop-in directory of a unit called foo-.service.
             code = "for-prefix"
         elif not is_dir:
             code = "not-a-directory"
@@ -185,7 +184,7 @@ class UnitDirs:
         self.sources.append(Source(path, unit, rank, without_type, is_link))
 
     def _add_link(self, path: list[tuple[bytes, bool]], directory: bytes, name: bytes) -> None:
-        """Map the link `name` as unit_file_resolve_symlink() does; leave it out if it is invalid."""
+        """Map the symlink `name` as unit_file_resolve_symlink() does; ignore an invalid one."""
         link = directory + b"/" + name
         try:
             target = self.tree.readlink(link)
@@ -209,17 +208,17 @@ class UnitDirs:
             self._ids[name] = tail
 
     def _expand(self, directories: list[bytes]) -> list[bytes]:
-        """Return the unit directories as they are written and with their links followed, with a slash at the end."""
+        """Return the unit directories, as written and with symlinks resolved, each with a slash at the end."""
         found = dict.fromkeys(directories)
         for directory in directories:
             try:
                 found[self.tree.chase(directory)] = None
             except OSError:
-                continue  # A loop of links, so there are no units in it.
+                continue  # A loop of symlinks contains no units.
         return [directory + b"/" for directory in found]
 
     def _find(self, name: bytes) -> bytes | None:
-        """Return the unit file of exactly `name`, aliases followed, as unit_ids_map_get() does."""
+        """Return the unit file of exactly `name`, following aliases, as unit_ids_map_get() does."""
         current = name
         for _ in range(_FOLLOW_MAX):
             target = self._ids.get(current)
@@ -234,7 +233,10 @@ class UnitDirs:
         return None
 
     def fragment(self, name: bytes) -> bytes | None:
-        """Return the path of the unit file that systemd loads for `name`, the template's for an instance."""
+        """Return the path of the unit file that systemd loads for `name`, None if there is none.
+
+        An instance without its own unit file has the template's.
+        """
         found = self._find(name)
         if found is None:
             template = names.template_of(name)
@@ -243,7 +245,7 @@ class UnitDirs:
         return found
 
     def unit_id(self, name: bytes) -> bytes | None:
-        """Return the main name of the unit that `name` names, None if no unit file is found for it."""
+        """Return the main name of the unit `name`, which may be an alias; None if the unit has no unit file."""
         fragment = self.fragment(name)
         if fragment is None:
             return None
@@ -252,7 +254,7 @@ class UnitDirs:
         return names.with_instance(main, instance) if instance and names.is_template(main) else main
 
     def aliases(self, unit: bytes) -> list[bytes]:
-        """Return the other names of the unit called `unit`, sorted, as systemd's order is that of a hash."""
+        """Return the other names of `unit`. They are sorted, because systemd's own order is that of a hash table."""
         if self._aliases is None:
             self._aliases = {}
             for name, target in self._ids.items():
@@ -269,14 +271,14 @@ class UnitDirs:
             for alias in self._aliases.get(template, ()):
                 if names.is_template(alias):
                     alias = names.with_instance(alias, instance)
-                    # An instance may have been pointed somewhere else.
+                    # An instance of the alias may have its own symlink to another unit.
                     if self.unit_id(alias) == unit:
                         found.add(alias)
         found.discard(unit)
         return sorted(found)
 
     def instances(self, template: bytes) -> list[bytes]:
-        """Return the instances of `template` with a unit file, a drop-in or a `.confext.d/` of their own."""
+        """Return the instances of `template` that have their own unit file, drop-in or `.confext.d/`."""
         if self._instances is None:
             self._instances = {}
             seen = [*self._ids, *(d[:-2] for d in self._dropin_dirs), *(s.name for s in self.sources)]
@@ -289,14 +291,13 @@ class UnitDirs:
         for alias in (template, *self.aliases(template)):
             for read in names.dropin_names(alias):
                 if names.is_template(read):
-                    # The instance's drop-ins may be in foo-@bar.service.d/ while the template is
-                    # foo-x@.service.
+                    # For an instance of foo-x@.service, drop-ins may also be in foo-@bar.service.d/.
                     found |= {names.with_instance(alias, i) for i in self._instances.get(read, ())}
         units = {self.unit_id(name) for name in found}
         return sorted(u for u in units if u is not None and names.template_of(u) == template)
 
     def dropin_dirs(self, unit: bytes) -> list[bytes]:
-        """Return the `.d/` directories that the unit reads; a file name counts where it is found first."""
+        """Return the `.d/` directories that systemd reads for `unit`; the first file of a name wins."""
         found = []
         for name in (unit, *self.aliases(unit)):
             hits = []

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading one unit file or drop-in, as config_parse() of systemd's conf-parser.c reads it.
+"""Parse one unit file or drop-in like config_parse() of systemd's conf-parser.c.
 
-Only wanted settings are kept.  What systemd drops is dropped here as well, above all the rest of a
-file after a line that it cannot accept (a section header without its bracket, a line that is no UTF-8, a
-command line without a command): systemd stops there, whatever follows.
+Only the settings in SETTINGS are kept. Everything that systemd ignores is ignored here as well, above all the rest of
+a file after a line that systemd refuses (a section header without its bracket, a line that is not UTF-8, a command
+line without a command): systemd stops reading there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What matters, by section.
+# The settings that the generator needs, by section.
 SETTINGS = {
     b"Unit": frozenset((b"DefaultDependencies", b"SourcePath")),
     b"Service": frozenset(
@@ -42,7 +42,7 @@ SETTINGS = {
     b"X-Confext": frozenset((b"UnsafeDeviceAllow",)),
 }
 
-# LONG_LINE_MAX of systemd's fileio.h: a line must be shorter.
+# LONG_LINE_MAX of systemd's fileio.h: lines must be shorter.
 LINE_MAX = 1 << 20
 
 _SECTION = ord("[")
@@ -55,11 +55,11 @@ def parse(
 ) -> list[tuple[bytes, bytes]]:
     """Return the assignments of `data` whose key is in SETTINGS for its section, as (key, value), in order.
 
-    Command lines from which systemd takes no command are left out, empty ones aside. Only a drop-in ends at a bad
-    one: a unit file that has one is not loaded at all.
+    Command lines without a command that systemd accepts are left out, except empty ones. Parsing stops at a refused
+    command line only in a drop-in: a unit file with such a line is not loaded at all.
 
-    `shell_prefix` says whether this systemd knows the prefix "|", `dot_paths` whether it takes a command whose path
-    ends in a dot or two of them.
+    `shell_prefix`: this systemd knows the prefix "|"; `dot_paths`: this systemd accepts a command whose path ends in
+    "/." or "/..".
     """
     found: list[tuple[bytes, bytes]] = []
     keys: frozenset[bytes] | None = None
@@ -67,7 +67,7 @@ def parse(
     lines = physical_lines(data)
     if b"\\" in data or _BOM in data or len(data) >= LINE_MAX:
         lines = _logical_lines(lines)
-    # Hundreds of files go through this loop; comments need no test of their own, they have no key that is looked for.
+    # This loop runs over hundreds of files. Comments need no extra test: they never match a key in SETTINGS.
     for line in lines:
         line = line.strip(WHITESPACE)
         if not line:
@@ -97,18 +97,18 @@ def parse(
 
 
 def _logical_lines(physical: list[bytes]) -> list[bytes]:
-    """Join lines at backslashes, up to where systemd gives up."""
+    """Return the lines of logical_lines(), up to where systemd stops reading."""
     lines = []
     try:
         for line, _ in logical_lines(physical):
             lines.append(line)
     except TooLongError:
-        pass  # A continued line before it is lost as well.
+        pass  # systemd stops reading at the long line, and drops a continued line that ends in it.
     return lines
 
 
 class TooLongError(Exception):
-    """A line is too long, and systemd reads no further; `number` is where it begins."""
+    """A line is too long, and systemd stops reading there; `number` is the number of the line's first part."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"line {number} is too long")
@@ -116,11 +116,9 @@ class TooLongError(Exception):
 
 
 def logical_lines(physical: list[bytes]) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
-    """Join lines at backslashes, leaving out comments, also those inside a continued line.
+    """Join continued lines, leaving out comments, also those within a continued line; raises TooLongError.
 
-    With each line come its parts: for each line of the file in it where it begins in there, and its number.
-
-    Raises TooLongError.
+    Yield each joined line with its parts: for each line of the file in it, (offset in the joined line, line number).
     """
     joined = b""
     parts: list[tuple[int, int]] = []
@@ -147,7 +145,7 @@ def logical_lines(physical: list[bytes]) -> Iterator[tuple[bytes, list[tuple[int
 
 
 def physical_lines(data: bytes) -> list[bytes]:
-    """Split `data` as read_line() of systemd's fileio.c: at \\n, \\r, \\0 and some of their combinations."""
+    """Split `data` like read_line() of systemd's fileio.c: at \\n, \\r, \\0 and some of their combinations."""
     if b"\r" not in data and b"\0" not in data:
         return data.split(b"\n")
     lines = []
@@ -157,7 +155,7 @@ def physical_lines(data: bytes) -> list[bytes]:
             at += 1
             continue
         lines.append(data[start:at])
-        # One \n and one \r, in any order, then one \0, are a single line end.
+        # At most one \n and one \r, in any order, then at most one \0, form a single line end.
         seen = b""
         while at < len(data) and data[at] in b"\n\r\0" and data[at] not in seen and 0 not in seen:
             seen += data[at : at + 1]
@@ -168,30 +166,30 @@ def physical_lines(data: bytes) -> list[bytes]:
 
 
 def section_name(line: bytes) -> bytes | None:
-    """Return the name in a section header, a line that begins with a bracket; None if systemd does not take it."""
+    """Return the name in the section header `line`, which begins with a bracket; None if systemd refuses the header."""
     name = line[1:-1]
     broken = line[-1:] != b"]" or name.translate(None, b"\"'\\") != name or words.has_control(name)
     return None if broken else name
 
 
 def ends_in_backslash(line: bytes) -> bool:
-    """Return whether `line` goes on in the next one: a backslash at its end that is not itself escaped."""
+    """Return whether `line` is continued, i.e. ends in a backslash that is not itself escaped."""
     return line.endswith(b"\\") and (len(line) - len(line.rstrip(b"\\"))) % 2 == 1
 
 
 def read_command(value: bytes, *, shell_prefix: bool, dot_paths: bool = False) -> tuple[bool, bool]:
-    """Return whether systemd takes a command from this command line, and whether it stops reading the file there.
+    """Return whether systemd accepts a command from this command line, and whether it stops reading the file here.
 
-    As config_parse_exec() of load-fragment.c: what is wrong is skipped with the rest of the line if the command has the
-    prefix "-", and what came before it in the line stays. Specifiers are taken as they stand; a command line that fails
-    for what they expand to is not found.
+    Follows config_parse_exec() of load-fragment.c: if a wrong command has the prefix "-", systemd skips it with the
+    rest of the line and keeps the commands before it. Specifiers are not expanded, so a command line that is wrong only
+    after expansion is not noticed.
     """
     taken = False
     while value:
         try:
             word, value = _first_exec_word(value)
         except ValueError:
-            return taken, False  # Reported by systemd, and skipped.
+            return taken, False  # systemd logs this and skips the rest of the line.
         if word == b";":
             continue
         prefixes = _prefixes(word, shell_prefix)
@@ -222,7 +220,7 @@ def read_command(value: bytes, *, shell_prefix: bool, dot_paths: bool = False) -
 
 
 def _prefixes(word: bytes, shell_prefix: bool) -> bytes:
-    """Return the characters before the path of a command that systemd takes for its special prefixes."""
+    """Return the special prefixes ("-", "@", "+" etc.) before the path of a command, as systemd recognizes them."""
     seen = b""
     for at in range(len(word)):
         c = word[at : at + 1]
@@ -241,7 +239,7 @@ def _prefixes(word: bytes, shell_prefix: bool) -> bytes:
 def _first_exec_word(value: bytes) -> tuple[bytes, bytes]:
     """Return the first word of a command line and the rest; raises ValueError as first_word() does."""
     if b"\\" in value or b'"' in value or b"'" in value:
-        # C escapes are taken apart as first_word() does: enough to see where words end.
+        # first_word() does not decode C escapes, but finds where words end, which is enough here.
         return words.first_word(value)
     word, _, rest = value.replace(b"\t", b" ").partition(b" ")
     return word, rest.lstrip(b" ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Comparing versions: UAPI.10, https://uapi-group.org/specifications/specs/version_format_specification/."""
+"""Compare versions: UAPI.10, https://uapi-group.org/specifications/specs/version_format_specification/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _VALID = frozenset(_DIGITS + _LETTERS + b"~-^.")
 
 
 def compare(a: bytes, b: bytes) -> int:
-    """Return a number below, at or above 0 as version `a` is older than, the same as or newer than `b`."""
+    """Return a number below, equal to or above 0 if version `a` is older than, equal to or newer than `b`."""
     i = j = 0
     while True:
         while i < len(a) and a[i] not in _VALID:
@@ -23,7 +23,7 @@ def compare(a: bytes, b: bytes) -> int:
             j += 1
         if i >= len(a) or j >= len(b):
             return (i < len(a)) - (j < len(b))
-        # A version that has one of these here is older than one that goes on with something else.
+        # A version with one of these separators here is older than a version that continues with anything else.
         for separator in (b"-", b"^", b"."):
             left, right = a[i : i + 1] == separator, b[j : j + 1] == separator
             if left != right:
@@ -53,7 +53,7 @@ def _leading(text: bytes, start: int, of: bytes) -> bytes:
 
 
 class VersionKey:
-    """A sort key that orders versions, and those that are the same by the bytes of `name`."""
+    """A sort key by version; equal versions are ordered by the bytes of `name`."""
 
     __slots__ = ("name", "version")
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Picking the newest version out of a `.v/` directory (systemd.v(7); vpick.c of systemd).
+"""Pick the newest version in a `.v/` directory (systemd.v(7); vpick.c of systemd).
 
-systemd does this itself when it starts a service, from 256 on; 255 knows no `.v/`.  Only 258 and 259 must not see the
-path at all: these refresh such services natively at reload, losing the mounts below /etc, and have no switch against
-it.
+From 256 on, systemd picks the version itself when it starts a service; 255 does not know `.v/`. 258 and 259 must not
+see a `.v/` path at all: they refresh such a service natively at reload, which loses the mounts below /etc, and have no
+setting to turn that off.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def is_versioned(path: bytes) -> bool:
 
 
 def pick(tree: Tree, path: bytes, *, image: bool, machine: str = "") -> bytes | None:
-    """Return the newest fitting version that the versioned `path` offers, None if there is none.
+    """Return the path of the newest version for this machine at the versioned `path`, None if there is none.
 
     Raises OSError if the directory cannot be read.
     """
-    from os import uname  # Only three versions of systemd come here.
+    from os import uname  # Only needed with systemd 255, 258 and 259.
 
     from confext_generator import architectures
 
@@ -60,7 +60,7 @@ def pick(tree: Tree, path: bytes, *, image: bool, machine: str = "") -> bytes | 
 
 
 class _Candidate:
-    """A file in the directory; the greatest is the one to use."""
+    """A file in a `.v/` directory; the greatest candidate is the one to use."""
 
     __slots__ = ("architecture", "done", "left", "name", "version")
 
@@ -82,7 +82,7 @@ class _Candidate:
 
 
 def _parse(name: bytes, middle: bytes, wanted: list[str], known: frozenset[str]) -> _Candidate | None:
-    """Take `VERSION[_ARCHITECTURE][+LEFT[-DONE]]` apart; None if it is not for this machine or no version."""
+    """Parse `VERSION[_ARCHITECTURE][+LEFT[-DONE]]`; None if `middle` is invalid or for another machine."""
     left = done = _NO_TRIES
     head, plus, tries = middle.rpartition(b"+")
     if plus:
@@ -92,7 +92,8 @@ def _parse(name: bytes, middle: bytes, wanted: list[str], known: frozenset[str])
     version, underscore, last = middle.rpartition(b"_")
     if not underscore:
         version, last = middle, b""
-    # What follows the last underscore is cut off even if it is no architecture; then any machine will do.
+    # systemd cuts off everything after the last underscore, even an unknown architecture. An unknown architecture
+    # fits any machine.
     architecture = last.decode("latin-1")
     if architecture not in known:
         architecture = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading and writing values as systemd's extract_first_word() splits them into words (systemd.syntax(7))."""
+"""Parse and quote values for systemd's extract_first_word(), which splits them into words (systemd.syntax(7))."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ WHITESPACE = b" \t\n\r"
 _QUOTES = b"\"'"
 _BACKSLASH = ord("\\")
 
-# Everything that has a meaning to one of the parsers below.
+# All characters that are special to one of the parsers below.
 _SPECIAL = b" \t\"'\\"
 
 
 def first_word(value: bytes, *, escapes: bool = True) -> tuple[bytes, bytes]:
     """Return the first word of `value`, quotes and backslashes resolved, and the rest (EXTRACT_UNQUOTE).
 
-    Without `escapes` a backslash is a character as any other (EXTRACT_RETAIN_ESCAPE).
+    Without `escapes` a backslash is an ordinary character (EXTRACT_RETAIN_ESCAPE).
 
-    Raises ValueError where a quote or a backslash has no end.
+    Raises ValueError for an unterminated quote or a backslash at the end.
     """
     value = value.lstrip(WHITESPACE)
     word = bytearray()
@@ -45,10 +45,10 @@ def first_word(value: bytes, *, escapes: bool = True) -> tuple[bytes, bytes]:
 
 
 def quote_word(path: bytes) -> bytes:
-    """Write `path` as one word for ExtensionDirectories= and RequiresMountsFor= (EXTRACT_UNQUOTE).
+    """Return `path` quoted as one word for ExtensionDirectories= and RequiresMountsFor= (EXTRACT_UNQUOTE).
 
-    These parsers know no \\x escapes: a backslash takes the next byte as it is, in quotes too.  Quotes around
-    the whole keep a space at its end from being stripped with the line.
+    The parsers of these settings know no \\x escapes: a backslash makes the next byte literal, also within quotes. The
+    quotes around the word keep a trailing space from being stripped with the line.
     """
     path = path.replace(b"%", b"%%")
     if path.translate(None, _SPECIAL) != path:
@@ -57,11 +57,10 @@ def quote_word(path: bytes) -> bytes:
 
 
 def escape_image(path: bytes) -> bytes:
-    """Write `path` as the first part of a word for ExtensionImages= (specifiers).
+    """Return `path` escaped as the first part of a word for ExtensionImages=, specifiers included.
 
-    This parser splits twice: into words, where quotes count and backslashes are kept, then at colons, where C
-    escapes are resolved.  With every special byte as \\x escape there is nothing left for the first pass to
-    see.
+    The parser of this setting splits twice: first into words, resolving quotes but keeping backslashes, then at colons,
+    resolving C escapes. With every special byte written as an \\x escape, the first pass finds nothing to resolve.
     """
     path = path.replace(b"%", b"%%")
     if path.translate(None, _SPECIAL + b":") != path:
@@ -72,7 +71,7 @@ def escape_image(path: bytes) -> bytes:
 
 
 def is_utf8(data: bytes) -> bool:
-    """Return whether `data` is what systemd calls valid UTF-8, which leaves out Unicode's noncharacters."""
+    """Return whether `data` is valid UTF-8 by systemd's definition, which excludes Unicode's noncharacters."""
     if data.isascii():
         return True
     try:
@@ -83,7 +82,7 @@ def is_utf8(data: bytes) -> bool:
 
 
 def has_control(data: bytes) -> bool:
-    """Return whether `data` has an ASCII control character, the line ends among them."""
+    """Return whether `data` contains an ASCII control character, line ends included."""
     return data.translate(None, _CONTROL) != data
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writing drop-ins: the only step that touches the disk."""
+"""Write drop-ins to disk. No other module writes anything."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import posix as os
 
 from confext_generator.constants import DROPIN
 
-# Hidden, so that no reader of drop-ins ever takes it for one.
+# A hidden name, so that no reader takes the temporary file for a drop-in.
 _TEMPORARY = b"." + DROPIN + b".tmp"
 
 
 def dropin_path(directory: bytes, unit: bytes) -> bytes:
-    """Return where the drop-in of `unit` goes below the generator's output `directory`."""
+    """Return the path of the drop-in of `unit` below the generator's output `directory`."""
     return directory + b"/" + unit + b".d/" + DROPIN
 
 
 def write_dropin(directory: bytes, unit: bytes, text: bytes) -> None:
-    """Write `text` as the drop-in of `unit`, whole or not at all; raises OSError."""
+    """Write `text` as the drop-in of `unit`, completely or not at all; raises OSError."""
     path = dropin_path(directory, unit)
     parent = path[: -len(DROPIN)]
     _make_directory(parent)
@@ -39,4 +39,4 @@ def _make_directory(path: bytes) -> None:
     try:
         os.mkdir(path)
     except FileExistsError:
-        return  # Other generators have drop-ins for the unit too.
+        return  # Another generator has written drop-ins for the unit, too.
