@@ -81,13 +81,15 @@ class Layer:
 class Entries:
     """The outcome of each entry of a unit, and the unit's layers; LayerReader.read() returns them in order."""
 
-    __slots__ = ("_found", "_later", "_reporter", "layers")
+    __slots__ = ("_found", "_later", "_reporter", "_used", "layers")
 
     def __init__(self, found: list[tuple[bytes, bytes, Known]], reporter: Reporter) -> None:
         """`found` has path, name and outcome of each entry, the outcome regardless of the unit's settings."""
         self._found = found
         # Name to outcome, for layers whose outcome changed after the entry was classified.
         self._later: dict[bytes, Known] = {}
+        # Name to the first outcome of each layer, for note().
+        self._used: dict[bytes, Known] = {}
         self._reporter = reporter
         self.layers = [known[1] for _, _, known in found if known[1] is not None]
 
@@ -103,9 +105,11 @@ class Entries:
 
     def note(self, layer: Layer, complaint: Complaint) -> None:
         """Report a complaint about the entry of `layer`, which stays a layer."""
-        for _, name, known in self.outcomes():
-            if name == layer.name and known[1] is not None:
-                self._later[name] = (known[0], known[1], (*known[2], complaint), b"")
+        if not self._used:
+            # Built only where a unit has such a complaint: it then has one for each of its images.
+            self._used = {name: known for _, name, known in self._found if known[1] is not None}
+        became, same, complaints, hiding = self._used[layer.name]
+        self._later[layer.name] = (became, same, (*complaints, complaint), hiding)
         self._reporter.warn(complaint)
 
 

@@ -53,8 +53,8 @@ def resolve_directories(tree: Tree, unit: bytes, value: bytes) -> bytes:
     found = []
     is_same = True
     for word in _split(value, escapes=True):
-        bare = word.removeprefix(b"-").removeprefix(b"+")
-        path = _path(unit, bare)
+        named = word.removeprefix(b"-").removeprefix(b"+")
+        path = _path(unit, named)
         if not path:
             # Specifiers have to stay specifiers: undo the doubling of "%".
             found.append(words.quote_word(word).replace(b"%%", b"%"))
@@ -62,7 +62,7 @@ def resolve_directories(tree: Tree, unit: bytes, value: bytes) -> bytes:
         is_same = False
         picked = _pick(tree, path, image=False)
         if picked:
-            found.append(words.quote_word(word[: len(word) - len(bare)] + picked))
+            found.append(words.quote_word(word[: len(word) - len(named)] + picked))
         elif not word.startswith(b"-"):
             raise Inexact("holds no version for this machine")
     return value if is_same else b" ".join(found)
