@@ -36,4 +36,5 @@ def keep(report: pytest.TestReport | pytest.CollectReport) -> None:
     if expected is not None:
         del report.wasxfail
     report.outcome = "failed"
-    report.longrepr = f"nothing may be skipped here (${VARIABLE} is set): {reason}"
+    # With the name, or pytest-xdist takes two modules that are skipped for the same reason for one.
+    report.longrepr = f"nothing may be skipped here (${VARIABLE} is set), but {report.nodeid} was: {reason}"

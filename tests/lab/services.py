@@ -223,9 +223,12 @@ def eventually(predicate: Callable[[], bool], timeout_sec: float = 10) -> None:
         AssertionError: it did not within `timeout_sec`.
     """
     deadline = time.monotonic() + timeout_sec
+    pause_sec = 0.02
     while not predicate():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(pause_sec)
+        # To ask takes some processes, and a processor from what is waited for.
+        pause_sec = min(2 * pause_sec, 0.2)
 
 
 def leftovers(machine: Machine) -> list[str]:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from lab.requirements import VARIABLE
 
 TESTS = Path(__file__).parents[2]
@@ -33,20 +35,24 @@ SKIPS = {
 }
 
 
-def outcome(place: Path, texts: Iterable[str], *, promised: bool) -> tuple[int, list[str]]:
+def outcome(place: Path, texts: Iterable[str], *more: str, promised: bool) -> tuple[int, list[str]]:
     """Run pytest over modules in a directory of their own; return its exit status and the lines that it printed."""
     for number, text in enumerate(texts):
         (place / f"test_{number}.py").write_text(HEAD + text + "\n")
-    environment = {name: value for name, value in os.environ.items() if name not in (VARIABLE, "PYTEST_ADDOPTS")}
+    own = (VARIABLE, "PYTEST_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     environment |= {"PYTHONPATH": str(TESTS), "PYTHONDONTWRITEBYTECODE": "1"} | ({VARIABLE: "1"} if promised else {})
     options = ("-q", "-rA", "-p", "conftest", "-p", "no:cacheprovider", "--continue-on-collection-errors")
-    command = [sys.executable, "-m", "pytest", *options, "."]
+    command = [sys.executable, "-m", "pytest", *options, *more, "."]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.splitlines()
 
 
-def test_a_skip_fails_where_nothing_may_be_skipped(tmp_path: Path) -> None:
-    status, said = outcome(tmp_path, SKIPS.values(), promised=True)
+@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "two processes"])
+def test_a_skip_fails_where_nothing_may_be_skipped(tmp_path: Path, processes: tuple[str, ...]) -> None:
+    if processes:
+        pytest.importorskip("xdist")
+    status, said = outcome(tmp_path, SKIPS.values(), *processes, promised=True)
     assert status == 1
     told = {line.split("::")[0].split()[1] for line in said if line.startswith(("FAILED", "ERROR"))}
     assert [way for number, way in enumerate(SKIPS) if f"test_{number}.py" not in told] == []
