@@ -8,11 +8,12 @@ the service is reloaded: what the two see has to be the same.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
-import shlex
 import stat
+import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from lab.machine import Machine
 READER = "/usr/lib/lab/reader.py"
 ROOT = "/srv/root"
 ROOT_IMAGE = "/srv/root.raw"
+# <linux/loop.h>: struct loop_info64 begins with the device that the file is on.
+_LOOP_GET_STATUS64 = 0x4C05
+_LOOP_INFO_SIZE = 232
 # Not /usr itself: that is a hierarchy of sysexts, and where there are extensions, systemd drops a bind mount on it.
 _USR = "BindReadOnlyPaths=/usr/bin /usr/lib /usr/lib64\n"
 
@@ -240,15 +244,22 @@ def leftovers(machine: Machine) -> list[str]:
 
 def loop_devices(machine: Machine, image: str) -> int:
     """How many loop devices an image of this machine is attached to; other machines have files of the same path."""
-    listed = machine.sh(f"""
-        for entry in /sys/block/loop*/loop/backing_file; do
-            case $(cat "$entry" 2>/dev/null) in
-            *{shlex.quote(image)}*) losetup -l -n -O BACK-MAJ:MIN "/dev/$(echo "$entry" | cut -d/ -f4)" || : ;;
-            esac
-        done
-    """)
+    found = 0
     ours = machine.file_systems
-    return sum(line.strip() in ours for line in listed.splitlines())
+    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+        # Any of them may be gone by now.
+        with contextlib.suppress(OSError):
+            if image in entry.read_text(errors="surrogateescape"):
+                found += _backing_device(f"/dev/{entry.parts[3]}") in ours
+    return found
+
+
+def _backing_device(loop: str) -> str:
+    """The file system that the file of a loop device is on, as MAJOR:MINOR."""
+    with open(loop, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as device:
+        status = fcntl.ioctl(device, _LOOP_GET_STATUS64, bytes(_LOOP_INFO_SIZE))
+    (number,) = struct.unpack_from("Q", status)
+    return f"{os.major(number)}:{os.minor(number)}"
 
 
 def mounts_total(machine: Machine, unit: str) -> int:
