@@ -50,4 +50,4 @@ def test_silent_ones_are_told_from_all_others(tmp_path: Path, monkeypatch: pytes
 
     assert patience.silent(paths, 10) == []
     monkeypatch.setattr(os, "open", hang)
-    assert patience.silent(paths, 0.1) == [paths[1], paths[4]]
+    assert patience.silent(paths, 2) == [paths[1], paths[4]]
