@@ -37,7 +37,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(lookout, "_answer", answer_or_hang)
     monkeypatch.setattr(lookout, "_find_mounts", lambda root, directories: frozenset((DATA, OTHER)))
-    monkeypatch.setattr(lookout, "_PATIENCE_SEC", 0.2)
+    monkeypatch.setattr(lookout, "_PATIENCE_SEC", 0.5)
     return tmp_path
 
 
