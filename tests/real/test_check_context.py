@@ -209,6 +209,9 @@ def sandboxed(machine: Machine, request: pytest.FixtureRequest) -> Iterator[tupl
     """A running service of one of SANDBOXES, and the facts that it has seen itself."""
     unit = f"{PREFIX}facts.service"
     machine.write("/srv/facts.sh", FACTS, 0o755)
+    # Who sees all processes is to see many, whatever else happens to run.
+    crowd = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep infinity & done; wait"
+    machine.sh(f"systemctl is-active -q {PREFIX}crowd || systemd-run -q --unit={PREFIX}crowd sh -c '{crowd}'")
     namespaces = machine.sh(
         "for kind in cgroup ipc net pid user uts; do readlink /proc/1/ns/$kind; done | tr '\\n' ' '"
     )
