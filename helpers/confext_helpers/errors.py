@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The one error that this package raises at its users."""
+"""The only exception that this package shows to its users."""
 
 from __future__ import annotations
 
 
 class ConfextError(Exception):
-    """Something is wrong that the user can mend.
+    """A problem that the user can fix.
 
     Args:
         problem: what is wrong, without a full stop.
         unit: the unit concerned, if any.
         path: the file or directory concerned, if any.
-        hint: what to do about it, as an imperative.
-        check: the command of a service's own check that failed, if it is that.
+        hint: how to fix the problem, as an imperative.
+        check: the command of the failed Check=, if the problem is a failed check of the service.
     """
 
     def __init__(self, problem: str, *, unit: str = "", path: str = "", hint: str = "", check: str = "") -> None:
@@ -33,8 +33,8 @@ class ConfextError(Exception):
 
 
 def unexpected(error: Exception) -> ConfextError:
-    """A fault of this project, told as the generator tells one: the type, what Python says, and where to report it."""
-    # Hardly ever needed.
+    """Report a bug of this project in the generator's words: the exception's type and text, and where to report it."""
+    # Imported here because hardly any run needs these.
     from confext_generator.constants import BUGS
     from confext_generator.report import described
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The outside world, each part of it behind one module: kernel, manager, journal, programs, slow storage.
+"""The outside world, each part behind one module: kernel, manager, journal, programs, slow storage.
 
-Nothing here knows what a service, an image or a layer is to this project.
+Modules here know nothing of this project's services, images and layers.
 """

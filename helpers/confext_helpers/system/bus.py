@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The service manager, asked over D-Bus with jeepney.
+"""A client of the service manager, over D-Bus with jeepney.
 
-Like systemctl, this talks to the manager's private socket first: it is there before the bus is and without one, it
-answers nobody but root, and it saves a hop. The two differ in one thing only, the `Hello` that a bus wants. Calls
-that do not depend on each other are sent at once and cost one round trip.
+Like systemctl, the client tries the manager's private socket first. That socket works before the bus is up and without
+any bus, answers only root, and saves a hop. Only a bus wants a `Hello`; otherwise the protocols are the same.
+Independent calls are sent together, so that they cost one round trip.
 
-Values are kept as (signature, value) pairs, so that what was read can be handed back as it is: the properties that
-GetAll() returns and those that StartTransientUnit() takes have the same types (org.freedesktop.systemd1(5)).
+Values are kept as (signature, value) pairs, so that a value that was read can be passed back unchanged: the properties
+returned by GetAll() and those accepted by StartTransientUnit() have the same types (org.freedesktop.systemd1(5)).
 """
 
 from __future__ import annotations
@@ -38,57 +38,57 @@ _BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedes
 
 
 def text(value: str) -> Value:
-    """A text."""
+    """A string."""
     return "s", value
 
 
 def texts(values: list[str]) -> Value:
-    """A list of texts."""
+    """A list of strings."""
     return "as", values
 
 
 def pairs(values: list[tuple[str, str]]) -> Value:
-    """A list of pairs of texts."""
+    """A list of pairs of strings."""
     return "a(ss)", values
 
 
 def flag(value: bool) -> Value:
-    """True or false."""
+    """A boolean."""
     return "b", value
 
 
 def number(value: int) -> Value:
-    """A number that is not negative, or a mask."""
+    """An unsigned 64-bit number, or a bit mask."""
     return "t", value
 
 
 def signed(value: int) -> Value:
-    """A small number."""
+    """A signed 32-bit number."""
     return "i", value
 
 
 def descriptor(fd: int) -> Value:
-    """A file descriptor, of which the manager gets a copy."""
+    """A file descriptor; the manager gets a duplicate."""
     return "h", fd
 
 
 def system_calls(allowed: list[str]) -> Value:
-    """SystemCallFilter= with names of system calls that are allowed, and no others are."""
+    """A SystemCallFilter= that allows exactly the named system calls."""
     return "(bas)", (True, allowed)
 
 
 def commands(values: list[tuple[str, list[str], bool]]) -> Value:
-    """ExecStart= and its like: of each command the path, the words, and whether its failure is ignored."""
+    """ExecStart= etc.: for each command its path, its argv, and whether its failure is ignored."""
     return "a(sasb)", values
 
 
 def flagged_commands(values: list[tuple[str, list[str], list[str]]]) -> Value:
-    """ExecStartEx= and its like: of each command the path, the words, and flags such as "ignore-failure"."""
+    """ExecStartEx= etc.: for each command its path, its argv, and flags such as "ignore-failure"."""
     return "a(sasas)", values
 
 
 def unit_path(unit: str) -> str:
-    """The object path of a unit: bytes that are no ASCII letter or digit are `_xx`, as is a digit in front."""
+    """The object path of a unit: bytes other than ASCII letters and digits, and a leading digit, become `_xx`."""
 
     def plain(position: int, byte: int) -> bool:
         return chr(byte).isascii() and (chr(byte).isalpha() or (position > 0 and chr(byte).isdigit()))
@@ -98,7 +98,7 @@ def unit_path(unit: str) -> str:
 
 
 def _jobs(body: tuple[object, ...]) -> dict[str, Job]:
-    """What ListJobs() returns."""
+    """The jobs in the reply to ListJobs(), by unit, without "nop" jobs."""
     jobs = cast(list[tuple[int, str, str, str, str, str]], body[0])
     return {unit: Job(number, kind, state) for number, unit, kind, state, *_ in jobs if kind != "nop"}
 
@@ -107,9 +107,9 @@ class Job(NamedTuple):
     """A job of the manager, org.freedesktop.systemd1(5).
 
     Attributes:
-        number: of it.
+        number: the job ID.
         type: such as "reload".
-        state: "waiting" or "running". One that runs is waiting again if the same was asked for once more.
+        state: "waiting" or "running". A running job goes back to waiting if the same job is requested again.
     """
 
     number: int
@@ -118,7 +118,7 @@ class Job(NamedTuple):
 
     @property
     def holds_reload(self) -> bool:
-        """Whether it is a reload that has not begun."""
+        """Whether the job is a reload that has not begun."""
         return self.state == "waiting" and self.type.startswith("reload")
 
 
@@ -126,10 +126,10 @@ class Manager:
     """A connection to the system's service manager; use as a context manager.
 
     Args:
-        timeout_sec: how long each answer may take.
+        timeout_sec: how long to wait for each reply, in seconds.
 
     Raises:
-        ConfextError: neither socket answers.
+        ConfextError: neither socket can be connected to.
     """
 
     def __init__(self, timeout_sec: float = TIMEOUT_SEC) -> None:
@@ -148,10 +148,10 @@ class Manager:
         self.disconnect()
 
     def disconnect(self) -> None:
-        """Close the connection; the next call opens another one.
+        """Close the connection; the next call opens a new one.
 
-        For as long as one is open, the manager sends over its private socket whatever happens to any unit. To read all
-        of that is most of the work where many services are reloaded at once.
+        While a connection to its private socket is open, the manager sends signals about all units over it. When many
+        services are reloaded at once, reading those signals would be most of the work.
         """
         if self._socket is not None:
             self._socket.close()
@@ -181,7 +181,7 @@ class Manager:
     def _authenticate(connection: socket.socket) -> None:
         identity = str(os.geteuid()).encode().hex().encode()
         connection.sendall(b"\0AUTH EXTERNAL " + identity + b"\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n")
-        # Byte by byte is what a line protocol in front of a binary one asks for; two short lines.
+        # Read byte by byte, or the beginning of the binary protocol could be lost; there are just two short lines.
         for expected in (b"OK ", b"AGREE_UNIX_FD"):
             line = b""
             while not line.endswith(b"\r\n"):
@@ -201,7 +201,7 @@ class Manager:
             serials.append(self._serial)
             fds = array.array("i")
             data = call.serialise(self._serial, fds)
-            # The descriptors travel with the first byte of their message.
+            # File descriptors are attached to the first byte of their message.
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
             sent = connection.sendmsg([data], ancillary)
             connection.sendall(data[sent:])
@@ -230,7 +230,7 @@ class Manager:
         return message
 
     def service_properties(self, unit: str) -> Properties:
-        """All properties of the service `unit` that belong to services (GetAll of the Service interface)."""
+        """The properties of `unit` that are specific to services (GetAll() of the Service interface)."""
         address = DBusAddress(unit_path(unit), "org.freedesktop.systemd1", _PROPERTIES)
         (body,) = self._call(new_method_call(address, "GetAll", "s", ("org.freedesktop.systemd1.Service",)))
         properties = body[0]
@@ -244,22 +244,22 @@ class Manager:
         return [cast(Value, body[0])[1] for body in bodies]
 
     def unit_files(self, unit: str) -> list[str]:
-        """The files that systemd has read for `unit`: the unit file if it has one, then the drop-ins, in order."""
+        """The files that systemd has read for `unit`: the unit file, if there is one, then the drop-ins in order."""
         fragment, dropins = self._get(unit_path(unit), "Unit", "FragmentPath", "DropInPaths")
         return [str(file) for file in (fragment, *cast(list[object], dropins)) if file]
 
     def main_pid(self, unit: str) -> int:
-        """The PID of the main process of the service `unit`; 0 if there is none."""
+        """The PID of the main process of the service `unit`, 0 if there is none."""
         (pid,) = self._get(unit_path(unit), "Service", "MainPID")
         return cast(int, pid)
 
     def invocation_id(self, unit: str) -> str:
-        """The invocation ID of the present run of `unit`: systemd.exec(5), `$INVOCATION_ID`."""
+        """The invocation ID of the current run of `unit`: systemd.exec(5), `$INVOCATION_ID`."""
         (value,) = self._get(unit_path(unit), "Unit", "InvocationID")
         return bytes(cast(bytes, value)).hex()
 
     def main_pids(self) -> dict[str, int]:
-        """The main processes of all services that are up, by unit."""
+        """The main PIDs of all running services, by unit."""
         states = ["active", "reloading", "activating", "deactivating"]
         call = new_method_call(_MANAGER, "ListUnitsByPatterns", "asas", (states, ["*.service"]))
         ((listed,),) = self._call(call)
@@ -271,17 +271,17 @@ class Manager:
         return {name: pid for (name, _), pid in zip(units, pids, strict=True) if pid}
 
     def version(self) -> int:
-        """The number of the systemd that is asked, such as 257."""
+        """The major version of the running manager, such as 257."""
         (text,) = self._get(_MANAGER.object_path, "Manager", "Version")
         return int("".join(takewhile(str.isdecimal, str(text))))
 
     def list_jobs(self) -> dict[str, Job]:
-        """The jobs that wait or run, by unit."""
+        """All waiting and running jobs, by unit."""
         (body,) = self._call(new_method_call(_MANAGER, "ListJobs"))
         return _jobs(body)
 
     def list_jobs_and_state(self, unit: str) -> tuple[dict[str, Job], str]:
-        """All jobs, and the ActiveState of `unit`."""
+        """All waiting and running jobs, by unit, and the ActiveState of `unit`."""
         address = DBusAddress(unit_path(unit), "org.freedesktop.systemd1", _PROPERTIES)
         state = new_method_call(address, "Get", "ss", ("org.freedesktop.systemd1.Unit", "ActiveState"))
         jobs, value = self._call(new_method_call(_MANAGER, "ListJobs"), state)
@@ -293,35 +293,35 @@ class Manager:
         return [str(name) for name in cast(list[object], names)]
 
     def units_with_jobs(self) -> set[str]:
-        """The units for which a job is waiting or running."""
+        """The units that have a waiting or running job."""
         return set(self.list_jobs())
 
     def cancel_job(self, number: int) -> None:
-        """Cancel a job.
+        """Cancel the job with this ID.
 
         Raises:
-            ConfextError: it cannot be cancelled, or there is none.
+            ConfextError: the job cannot be cancelled, or does not exist.
         """
         self._call(new_method_call(_MANAGER, "CancelJob", "u", (number,)))
 
     def reload_alone(self, unit: str) -> None:
-        """Queue a reload of `unit` that no other unit is reloaded with or waited for, and do not wait for it."""
+        """Queue a reload of `unit`, without reloading or waiting for any other unit; do not wait for the job."""
         self._call(new_method_call(_MANAGER, "ReloadUnit", "ss", (unit, "ignore-dependencies")))
 
     def start_transient(self, unit: str, properties: list[tuple[str, Value]], *, watch: bool = False) -> str:
-        """Queue the start of a transient unit; StartTransientUnit() returns before it has started.
+        """Queue the start of a transient unit; StartTransientUnit() returns before the unit has started.
 
         Args:
-            unit: the name that it gets.
-            properties: what it is.
-            watch: whether job_result() will be asked for.
+            unit: the name of the new unit.
+            properties: its settings.
+            watch: whether the caller will call job_result().
 
         Returns:
             The object path of the start job.
         """
         calls = []
         if watch:
-            # On the private socket every signal comes by itself once somebody has subscribed; a bus wants a match.
+            # On the private socket, Subscribe() is enough to get all signals; on a bus, a match rule is needed, too.
             calls.append(new_method_call(_MANAGER, "Subscribe"))
             if self._on_bus:
                 rule = f"type='signal',interface='{_MANAGER.interface}',member='JobRemoved'"
@@ -331,12 +331,12 @@ class Manager:
         return str(self._call(*calls)[-1][0])
 
     def takes(self, unit: str, name: str, value: Value) -> bool:
-        """Whether a property is one that can be set: a unit is asked for that has nothing else, and is never started.
+        """Whether the manager accepts a property: request a unit with only that property, which cannot start.
 
         Args:
             unit: a name that no unit has.
-            name: of the property.
-            value: for it.
+            name: the name of the property.
+            value: a valid value of the property.
         """
         try:
             self.start_transient(unit, [(name, value)])
@@ -345,8 +345,8 @@ class Manager:
         return True
 
     def constant_properties(self, unit: str) -> set[str]:
-        """The properties of the service `unit` that do not change while it runs, as the manager declares them."""
-        from xml.etree import ElementTree  # For a newer systemd only.
+        """The properties of the service `unit` that the manager declares constant: they never change while it runs."""
+        from xml.etree import ElementTree  # Imported here: only unknown properties of a newer systemd need it.
 
         address = DBusAddress(unit_path(unit), "org.freedesktop.systemd1", "org.freedesktop.DBus.Introspectable")
         (body,) = self._call(new_method_call(address, "Introspect"))
@@ -356,28 +356,28 @@ class Manager:
         return {one.get("name", "") for one in found if one.find(annotation) is not None}
 
     def start_unit(self, unit: str) -> None:
-        """Queue the start of `unit`, and do not wait for it."""
+        """Queue the start of `unit`; do not wait for the job."""
         self._call(new_method_call(_MANAGER, "StartUnit", "ss", (unit, "replace")))
 
     def job_result(self, job: str) -> str:
-        """Wait for a job that was started with `watch`; return "done", "failed", "timeout" or what else came of it."""
+        """Wait for a job that was started with `watch`; return its result: "done", "failed", "timeout" etc."""
         while job not in self._results:
             assert self._socket is not None, "the result of a job comes over the connection that started it"
             self._note(self._receive(self._socket))
         return self._results[job]
 
     def reset_failed(self, unit: str) -> None:
-        """Let the manager forget a unit that failed."""
+        """Reset the failed state of `unit`, so that the manager can unload the unit."""
         self._call(new_method_call(_MANAGER, "ResetFailedUnit", "s", (unit,)))
 
     def _note(self, message: Message) -> None:
-        """Keep what a JobRemoved signal says."""
+        """Record the result in a JobRemoved signal; ignore any other message."""
         if message.header.fields.get(HeaderFields.member) == "JobRemoved":
             _, path, _, result = message.body
             self._results[str(path)] = str(result)
 
     def unit_properties(self, unit: str) -> Properties:
-        """All properties of `unit` that every unit has (GetAll of the Unit interface); it need not exist."""
+        """The properties of `unit` that all units have (GetAll() of the Unit interface); `unit` need not exist."""
         address = DBusAddress(unit_path(unit), "org.freedesktop.systemd1", _PROPERTIES)
         (body,) = self._call(new_method_call(address, "GetAll", "s", ("org.freedesktop.systemd1.Unit",)))
         return cast(Properties, body[0])

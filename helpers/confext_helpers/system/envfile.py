@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Files of assignments, such as os-release(5) and machine-info(5): parse_env_file() of systemd's env-file.c.
+"""Parse files of assignments, such as os-release(5) and machine-info(5), like parse_env_file() of systemd's env-file.c.
 
-systemd takes more than these pages allow, a value with blanks that are in no quotes, say. What it makes of each is
-found here, and whether the page allows it: a shell would read something else, or nothing.
+systemd accepts more than these man pages allow, for example an unquoted value with spaces. The parser returns each
+value as systemd reads it, and whether the man page allows the assignment: a shell would read one that is not allowed
+differently, or not at all.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from typing import NamedTuple
 
 _WHITESPACE = " \t\n\r"
 _NEWLINE = "\n\r"
-# In double quotes, the backslash before anything else stays: SHELL_NEED_ESCAPE.
+# Within double quotes, a backslash before any other character is literal: SHELL_NEED_ESCAPE.
 _ESCAPED = '"\\`$'
 _COMMENT = re.compile(r"[#;][^\n\r]*")
-# The first character may be any.
+# The first character may be any character, even "=" or a line end.
 _KEY = re.compile(r"(?s:.)[^=\n\r]*")
 
 
 class Assignment(NamedTuple):
-    """A line, or several if its value has line breaks.
+    """One assignment, which spans several lines if its value has line breaks.
 
     Attributes:
-        line: the number of the first one.
-        key: what is assigned to; empty if it is no assignment.
-        value: what systemd reads.
-        plain: whether it is written as os-release(5) asks for.
+        line: the number of the first line.
+        key: the name of the variable; empty if the line is not an assignment.
+        value: the value as systemd reads it.
+        plain: whether the assignment is written as os-release(5) requires.
     """
 
     line: int
@@ -37,10 +38,10 @@ class Assignment(NamedTuple):
 
 
 def parse(text: str) -> Iterator[Assignment]:
-    """The assignments of a file, in order; of several to the same key the last one counts.
+    """The assignments of a file, in order; if a key is assigned several times, the last assignment counts.
 
     Raises:
-        ValueError: there is a zero byte in it.
+        ValueError: `text` contains a zero byte.
     """
     if "\0" in text:
         raise ValueError("a zero byte")
@@ -66,9 +67,9 @@ def parse(text: str) -> Iterator[Assignment]:
 
 
 def _value(text: str, at: int) -> tuple[str, int, bool]:
-    """The value that begins at `at`, where it ends, and whether it is plain."""
+    """Return the value that begins at `at`, the position of its end, and whether it is plain."""
     value = ""
-    kept = 0  # What is behind it is whitespace, if it does not go on.
+    kept = 0  # The length of `value` without trailing whitespace.
     begun = blank = False
     plain = True
     while at < len(text) and text[at] not in _NEWLINE:
@@ -78,7 +79,7 @@ def _value(text: str, at: int) -> tuple[str, int, bool]:
             blank = True
             value += character if begun else ""
             continue
-        # Blanks outside of quotes, and quotes in the middle of a word.
+        # Not plain: unquoted spaces, and quotes in the middle of a word.
         plain = plain and not blank and not (begun and character in "\"'")
         if character == "\\":
             begun = True
@@ -97,7 +98,7 @@ def _value(text: str, at: int) -> tuple[str, int, bool]:
 
 
 def _quoted(text: str, at: int, quote: str) -> tuple[str, int, bool]:
-    """What is in quotes that begin before `at`, where they end, and whether they do so in the same line."""
+    """Return the contents of the quotes that open before `at`, the end, and whether they close on the same line."""
     value = ""
     start = at
     while at < len(text):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What files are, in the words of find(1), of which digests are made.
+"""Describe files in the output format of find(1), and make digests of the descriptions.
 
-helpers/restack-if-changed.in has find(1) say the same about the same files, and so finds out that nothing changed
-without any of this. The words are never kept: others than root may make as many files as they like.
+helpers/restack-if-changed.in has find(1) describe the same files in the same way. So it can tell that nothing changed
+without starting Python. Only digests are kept, never the descriptions: users other than root may create any number of
+files, and must not make this process use any amount of memory.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ _DEEP = 64
 
 
 def sha256() -> _Hash:
-    """A SHA-256 of nothing yet."""
-    # hashlib loads OpenSSL, which takes longer than all else here; these are what it falls back to.
+    """A new SHA-256 object."""
+    # Importing hashlib loads OpenSSL, which takes longer than everything else here. The first two modules are
+    # hashlib's own fallbacks.
     for name in ("_sha2", "_sha256", "hashlib"):
         with contextlib.suppress(ImportError):
             made: _Hash = __import__(name).sha256()
@@ -38,14 +40,14 @@ def sha256() -> _Hash:
 
 
 class Files:
-    """Gathers what files are.
+    """Collects descriptions of files.
 
     Attributes:
-        paths: of those that were looked at. They have `/.` in front where the change time counts, and `/./.` where all
-            that is below counts as well.
+        paths: the files described. A path starts with `/.` if the change time counts, and with `/./.` if everything
+            below the path counts, too.
         newest: the latest change time that counts, in nanoseconds since the epoch.
-        certain: whether all of them could be looked at, and none is somebody else's to change.
-        watchable: whether find(1) would look at the same files.
+        certain: whether all files could be examined, and none can be changed by users other than root.
+        watchable: whether find(1) would see the same files.
     """
 
     def __init__(self) -> None:
@@ -57,11 +59,11 @@ class Files:
         self._part = sha256()
 
     def digest(self) -> str:
-        """The digest of find(1)'s words about `paths`."""
+        """The digest of the descriptions of all files in `paths`."""
         return self._all.hexdigest()
 
     def part(self) -> str:
-        """Likewise for those that were added since this was called last."""
+        """The digest of the descriptions of the files added since the last call of part()."""
         digest = self._part.hexdigest()
         self._part = sha256()
         return digest
@@ -76,7 +78,7 @@ class Files:
         try:
             status = os.stat(path)
         except OSError:
-            # A symbolic link that leads nowhere is described itself; so does find -H.
+            # A dangling symlink is described itself, as by find -H.
             try:
                 status = os.lstat(path)
             except OSError:
@@ -85,18 +87,18 @@ class Files:
         return status
 
     def add_place(self, path: str) -> None:
-        """Record a path that a setting names: whether it is there, and which file it is."""
+        """Record the path of a setting: whether a file exists there, and which one (device, inode, mode)."""
         self._add(path, time=False)
 
     def add(self, path: str) -> os.stat_result | None:
-        """Record a file, and when it changed."""
+        """Record a file with its change time."""
         status = self._add(f"/.{path}", time=True)
         if status is not None:
             self.newest = max(self.newest, status.st_ctime_ns)
         return status
 
     def add_layer(self, path: str) -> None:
-        """Record an image, a directory, or a `.v/` directory of either, with all that is in it."""
+        """Record a layer: an image with its sidecars, a directory, or a `.v/` directory, each with all contents."""
         status = self.add(path)
         if status is not None and stat.S_ISDIR(status.st_mode):
             if path.endswith(".v"):
@@ -105,7 +107,7 @@ class Files:
                 self.add_tree(path, layer=True)
             return
         if status is not None and stat.S_ISBLK(status.st_mode):
-            self.certain = False  # It can be written with no trace.
+            self.certain = False  # Writing to a block device does not change its change time.
         for file in sidecars(path):
             self.add(file)
 
@@ -122,11 +124,11 @@ class Files:
                 self.add_tree(version, layer=True)
 
     def add_tree(self, path: str, *, layer: bool) -> None:
-        """Record a directory with all that is in it, as an overlay sees it: without what is mounted in there.
+        """Record a directory with all contents, as overlayfs sees it: without the mounts in it.
 
         Args:
-            path: of the directory.
-            layer: whether what others than root can write is nothing to rely on.
+            path: the directory.
+            layer: whether a file that users other than root can write makes the result uncertain.
         """
         self.paths.append(f"/./.{path}")
         try:
@@ -145,9 +147,9 @@ class Files:
     def _open(self, path: str) -> int:
         if not has_mounts_below(path):
             return os.open(path, _DIRECTORY)
-        # What is mounted there may be storage that does not answer, and what it hides would not be seen.
+        # Do not enter the mounts: their storage may not answer, and they hide files that overlayfs sees.
         self.watchable = False
-        from confext_helpers.system import syscalls  # Seldom needed, and it takes its time.
+        from confext_helpers.system import syscalls  # Rarely needed, and slow to import.
 
         try:
             copy = syscalls.open_tree(syscalls.AT_FDCWD, path, syscalls.OPEN_TREE_CLONE)
@@ -163,25 +165,25 @@ def _words(status: os.stat_result, *, time: bool) -> str:
     which = f"{status.st_dev} {status.st_ino} {status.st_mode & 0o7777:o} "
     if not time:
         return which
-    # find's fractions have ten digits.
+    # find(1) prints ten digits after the point.
     seconds, rest = divmod(status.st_ctime_ns, _SECOND)
     return f"{which}{seconds}.{rest:09}0 "
 
 
 def _is_loose(status: os.stat_result) -> bool:
-    """Whether others than root can write a file. An access control list that lets them shows as the group's mode."""
+    """Whether users other than root can write a file; ACLs that allow it show in the group bits of the mode."""
     return status.st_uid not in (0, os.geteuid()) or (
         not stat.S_ISLNK(status.st_mode) and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) != 0
     )
 
 
 class _Walk:
-    """Everything below a directory, in find(1)'s order: that of the directories, what is within one right after it.
+    """Walks everything below a directory in find(1)'s order: readdir order, each directory followed by its contents.
 
-    It holds a descriptor for each directory on the way down, so that paths may be longer than any system call takes.
+    The walk keeps a descriptor open for each directory on the current path, so a path may be longer than PATH_MAX.
 
     Args:
-        directory: its descriptor, which is closed at the end.
+        directory: the descriptor of the directory; closed at the end of the walk.
         layer: see Files.add_tree().
     """
 
@@ -192,7 +194,7 @@ class _Walk:
         self._open: list[int] = [directory]
 
     def lines(self) -> Iterator[str]:
-        """Yield find's words, some files at a time."""
+        """Yield the descriptions, those of up to _LINES files at a time."""
         lines: list[str] = []
         for entry, status, depth in self.entries():
             lines.append(f"{_words(status, time=True)}{depth} {entry.name}\0")
@@ -202,7 +204,7 @@ class _Walk:
         yield "".join(lines)
 
     def entries(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result, int]]:
-        """Yield each file and directory, and how far down it is."""
+        """Yield each file and directory with its status and its depth."""
         found = [self._scan(self._open[-1])]
         try:
             while found:
@@ -228,7 +230,7 @@ class _Walk:
                 os.close(self._open.pop())
 
     def has_writer(self) -> bool:
-        """Whether any file below is held open for writing, or cannot be asked about that."""
+        """Whether any file below is open for writing, or whether that is unknown for any file."""
         return any(
             stat.S_ISREG(status.st_mode) and _has_writer(entry.name, self._open[-1])
             for entry, status, _ in self.entries()
@@ -245,7 +247,7 @@ class _Walk:
         try:
             inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         except OSError:
-            # One that cannot be read is only what it is itself.
+            # The contents of an unreadable directory are left out.
             self.certain = False
             return False
         self._open.append(inner)
@@ -254,20 +256,20 @@ class _Walk:
 
 
 def allow_descriptors(depth: int) -> None:
-    """Have as many descriptors as this process may have, once directories are open to this depth."""
+    """Raise the limit on file descriptors to the maximum, once directories are open down to a depth of _DEEP."""
     if depth == _DEEP:
-        import resource  # Only for those who nest directories by the hundred.
+        import resource  # Needed only for very deep trees.
 
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def has_writer(trees: Iterable[str]) -> bool:
-    """Whether any file in these directories is held open for writing, or cannot be asked about that."""
+    """Whether any file in these directories is open for writing, or whether that is unknown for any file."""
     import signal
 
-    # Who opens a file for writing in the instant that the lease on it lasts has to wait, and the kernel sends a signal,
-    # which is not to end this process.
+    # If another process opens a file for writing while we hold a lease on it, the kernel sends us SIGIO, which would
+    # end this process.
     old = signal.signal(signal.SIGIO, signal.SIG_IGN)
     try:
         return any(_Walk(os.open(tree, _DIRECTORY), layer=True).has_writer() for tree in trees)
@@ -276,9 +278,9 @@ def has_writer(trees: Iterable[str]) -> bool:
 
 
 def _has_writer(name: str, directory: int) -> bool:
-    """Whether a regular file is held open for writing, or cannot be asked about that.
+    """Whether a regular file is open for writing, or whether that is unknown.
 
-    A lease for reading is given only where nobody writes: fcntl(2), "Leases".
+    The kernel grants a read lease only if nobody has the file open for writing: fcntl(2), "Leases".
     """
     try:
         fd = os.open(name, _FILE, dir_fd=directory)
@@ -297,7 +299,7 @@ def _has_writer(name: str, directory: int) -> bool:
 
 
 def has_mounts_below(path: str) -> bool:
-    """Whether anything is mounted below a directory: proc_pid_mountinfo(5)."""
+    """Whether there is a mount below the directory `path`: proc_pid_mountinfo(5)."""
     real = os.fsencode(os.path.realpath(path))
     for byte in b"\\", b" ", b"\t", b"\n":
         real = real.replace(byte, b"\\%03o" % ord(byte))

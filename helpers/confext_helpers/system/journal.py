@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writing to the journal.
+"""Write to the journal.
 
-What is said is a value (`Message`); who only makes or compares messages needs no python-systemd.
-`systemd._journal` is the part of python-systemd that its own `systemd.journal` sends with. Importing the latter costs
-20 ms and 3 MiB for its log handler and its reader, more than all of a swap, so it is left to those who read.
+A message is a plain value (`Message`), so code that only makes or compares messages does not need python-systemd.
+say() sends messages with `systemd._journal`, which python-systemd's public module `systemd.journal` uses, too.
+Importing the public module costs 20 ms and 3 MiB for its log handler and its reader, more than a whole swap, so only
+code that reads the journal does that.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class Message(NamedTuple):
     """One entry of the journal.
 
     Attributes:
-        id: what kind of message it is.
-        priority: of it.
-        text: one line.
-        fields: what programs read.
+        id: the MESSAGE_ID=, which identifies the kind of the message.
+        priority: the syslog priority.
+        text: one line, for people.
+        fields: additional journal fields, for programs.
     """
 
     id: StrEnum
@@ -39,15 +40,15 @@ class Message(NamedTuple):
 
 
 def load() -> None:
-    """Load what say() needs. Nothing may be loaded once this process is in the mount namespace of a service."""
+    """Import what say() needs. Once this process has entered a service's mount namespace, it must import nothing."""
     import systemd._journal  # noqa: F401
 
 
 def say(unit: str, message: Message) -> None:
-    """Write one entry about `unit`, shown by `journalctl -u UNIT`; on a terminal, print it as well.
+    """Write one entry about `unit`; if standard error is a terminal, print its text there as well.
 
-    The hook does not run in the service's control group, so OBJECT_SYSTEMD_UNIT= is what makes an entry the service's,
-    see systemd.journal-fields(7).
+    `journalctl -u UNIT` shows the entry because of OBJECT_SYSTEMD_UNIT=, see systemd.journal-fields(7). The hook does
+    not run in the service's control group, so the journal would not assign its entries to the service otherwise.
     """
     from systemd._journal import sendv
 

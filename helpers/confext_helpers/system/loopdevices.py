@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Loop devices: which file an image that runs comes from, and whether dm-verity is on it; asked of the kernel.
+"""Loop devices, as the kernel shows them: the file behind a mounted image, and whether dm-verity is used.
 
-A loop device keeps its file for as long as the image is mounted, also if another file has its name by now. All
-containers of a machine see all of them, with paths as they are in that container.
+A loop device keeps its file as long as the image is mounted, even if the file's name belongs to another file by now.
+All containers of a machine see all loop devices, with the paths that the files have in the container that attached
+them.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class Loop(NamedTuple):
     """A loop device.
 
     Attributes:
-        device: its path.
-        file: what it is attached to.
-        deleted: whether that has no name any more, because another file took its place.
-        inode: its inode; 0 if that is not known.
+        device: the path of the device node.
+        file: the path of the backing file.
+        deleted: whether the backing file was unlinked, for example by a rename of another file over it.
+        inode: the inode number of the backing file, 0 if unknown.
     """
 
     device: str
@@ -37,7 +38,7 @@ class Loop(NamedTuple):
     inode: int = 0
 
     def may_have(self, directory: str) -> bool:
-        """Whether its file is in `directory` as it is seen from here; containers have files of the same path."""
+        """Whether the backing file may be in `directory` of this container; other containers have the same paths."""
         if os.path.dirname(self.file) != directory:
             return False
         if self.deleted or not self.inode:
@@ -49,7 +50,7 @@ class Loop(NamedTuple):
 
 
 def loops(directory: str = _BLOCK_DEVICES) -> list[Loop]:
-    """The loop devices that are attached to files: sysfs, "loop/backing_file"; loop(4)."""
+    """All loop devices with a backing file: sysfs, "loop/backing_file"; loop(4)."""
     backings = {}
     for name in sorted(os.listdir(directory)):
         if name.startswith("loop"):
@@ -58,7 +59,7 @@ def loops(directory: str = _BLOCK_DEVICES) -> list[Loop]:
                     backings[name] = file.read().removesuffix("\n")
             except OSError:
                 continue
-    # To tell the inode, the kernel asks the file system that the file is on, which may not answer.
+    # For the inode number, the kernel asks the file system of the backing file, which may not answer.
     inodes = patience.numbers((f"/dev/{name}" for name in backings), _backing_inode)
     found = []
     for name, backing in backings.items():
@@ -84,7 +85,7 @@ def _backing_inode(device: str) -> int:
 
 
 def is_verity(device: str, directory: str = _BLOCK_DEVICES) -> bool:
-    """Whether dm-verity sits on the loop device, or on a partition of it: sysfs, "holders" and "dm/uuid"."""
+    """Whether a dm-verity device uses the loop device or one of its partitions: sysfs, "holders" and "dm/uuid"."""
     name = os.path.basename(device)
     parts = [entry for entry in _listed(f"{directory}/{name}") if entry.startswith(f"{name}p")]
     places = [f"{directory}/{name}/holders", *(f"{directory}/{name}/{part}/holders" for part in parts)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is asked of the service manager. system/bus.py asks the real one; tests have one of their own.
+"""The interface of the service manager, as a type. system/bus.py implements it for the real manager, tests for a fake.
 
-The methods are described there. Needed for types only, and never loaded otherwise.
+The methods are documented in system/bus.py. This module is never loaded at run time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ServiceManager(Protocol):
-    """Whoever answers these questions, and carries these orders out."""
+    """The methods of bus.Manager that other modules use."""
 
     def disconnect(self) -> None: ...
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The mounts of a mount namespace: proc_pid_mountinfo(5).
 
-Several mounts can sit on one directory; only the topmost is seen. They are called a *chain* here, bottom to top.
+Several mounts can be stacked on one directory; only the topmost one is visible. This project calls them a *chain*,
+bottom to top.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from confext_helpers.paths import ETC
 class Mount(NamedTuple):
     """One line of /proc/PID/mountinfo: proc_pid_mountinfo(5).
 
-    `group` is its peer group, `master` the one that it is a slave of; 0 means none.
+    `group` is the peer group of the mount, `master` the peer group that the mount is a slave of; 0 means none.
     """
 
     id: int
@@ -31,20 +32,20 @@ class Mount(NamedTuple):
     master: int = 0
 
     def is_extension_overlay(self) -> bool:
-        """Whether systemd made this from ExtensionImages= or ExtensionDirectories=."""
+        """Whether systemd made this mount for ExtensionImages= or ExtensionDirectories=."""
         return self.type == "overlay" and "/unit-extensions/" in self.super_options
 
 
 def read_mountinfo(file: str | int) -> list[Mount]:
-    """The mounts in a mountinfo file: its path, or a descriptor, which is closed."""
+    """The mounts in a mountinfo file, given as a path or as a descriptor, which is closed."""
     with open(file, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         return parse_mountinfo(lines.read())
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
-    """Parse the content of a mountinfo file.
+    """Parse the contents of a mountinfo file.
 
-    The kernel escapes no more than a space, a tab, a newline and a backslash, so no other character ends a line.
+    The kernel escapes only space, tab, newline and backslash, so a line ends at a newline and at no other character.
     """
     mounts = []
     for line in filter(None, text.split("\n")):
@@ -62,14 +63,14 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 
 def _unescape(word: str) -> str:
-    # Every backslash begins an escape, so that of the backslash itself has to come last.
+    # Decode the backslash's own escape last, or a decoded backslash would be taken for the beginning of an escape.
     for escape, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         word = word.replace(escape, character)
     return word
 
 
 def chain(mounts: list[Mount], point: str = ETC) -> list[Mount]:
-    """The mounts that sit on the directory `point` itself, bottom to top."""
+    """The mounts on the directory `point` itself, bottom to top."""
     found = {mount.id: mount for mount in mounts if mount.point == point}
     ordered = [mount for mount in found.values() if mount.parent not in found]
     while ordered and (above := [mount for mount in found.values() if mount.parent == ordered[-1].id]):

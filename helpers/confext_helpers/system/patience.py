@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Looking at what may never answer, without waiting for it.
+"""Access storage that may never answer, without blocking.
 
 A system call on storage that does not answer (a network file system without its server, a FUSE file system whose
-program sleeps) does not return, and no signal ends the process that made it. So the call is made by a child, which is
-given up when its time is over: it is killed, and if that does not end it, left behind. It holds nothing that anybody
-waits for.
+program sleeps) does not return, and no signal ends the process that made the call. So a child process makes the call.
+A child that does not answer in time is killed, and left behind if that does not end it. The child holds no descriptor
+that anybody waits on.
 
-What did not answer is remembered, and passed over by who would look at it next (is_silent()).
+Paths that did not answer are remembered; callers check is_silent() before they access a path again.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def attempt(function: Callable[[], _T], seconds: float) -> _T:
     """Call a function in a child process, and return what it returns.
 
     Args:
-        function: what to call. It has no effect on this process, and what it returns or raises can be pickled.
-        seconds: how long it may take.
+        function: the function to call. Its side effects stay in the child; its result or exception must be picklable.
+        seconds: the time limit.
 
     Raises:
-        TimeoutError: it took longer, or the child was killed; it is gone, or left behind.
-        Exception: what the function raised.
+        TimeoutError: the call took longer, or the child was killed. The child is gone, or left behind.
+        Exception: any exception raised by the function.
     """
-    import pickle  # Nothing else here needs it.
+    import pickle  # Only attempt() needs pickle.
 
     def call(writer: int) -> None:
         try:
@@ -52,7 +52,7 @@ def attempt(function: Callable[[], _T], seconds: float) -> _T:
     done, answer = _in_child(call, seconds)
     if not done or not answer:
         raise TimeoutError(f"no answer within {seconds:g} s")
-    good, value = pickle.loads(answer)  # Of this very program.
+    good, value = pickle.loads(answer)  # The data is trusted: our own child wrote it.
     if not good:
         raise value
     result: _T = value
@@ -60,11 +60,11 @@ def attempt(function: Callable[[], _T], seconds: float) -> _T:
 
 
 def silent(paths: Iterable[str], seconds: float = SECONDS) -> list[str]:
-    """Those of some files and directories that do not answer: what there is, and what it begins with, is asked.
+    """The paths that do not answer. A file is opened and its beginning read; a directory is listed.
 
     Args:
-        paths: where they are, or would be. In a `.v/` directory, all versions are asked as well.
-        seconds: how long to wait for the next answer.
+        paths: files and directories; they need not exist. In a `.v/` directory, all versions are accessed as well.
+        seconds: how long to wait for each answer.
     """
     asked = list(dict.fromkeys(paths))
     answers = numbers(asked, _ask, seconds)
@@ -74,17 +74,17 @@ def silent(paths: Iterable[str], seconds: float = SECONDS) -> list[str]:
 
 
 def numbers(names: Iterable[str], look: Callable[[str], int], seconds: float = SECONDS) -> dict[str, int]:
-    """Ask for a number for each of some names; there is none for those that do not answer.
+    """Call `look` for each name, and return its results; names that do not answer are missing.
 
     Args:
-        names: each once.
-        look: what is asked, in a child that has none of the descriptors of this process.
-        seconds: how long to wait for the next answer.
+        names: the names, without duplicates.
+        look: called in a child process that has none of this process's descriptors.
+        seconds: how long to wait for each answer.
     """
     waiting = list(names)
     found: dict[str, int] = {}
     while waiting:
-        # One child for all of them, as long as they answer.
+        # One child handles all names until one does not answer; a new child then continues after that name.
         left = list(waiting)
 
         def ask(writer: int, left: list[str] = left) -> None:
@@ -99,7 +99,7 @@ def numbers(names: Iterable[str], look: Callable[[str], int], seconds: float = S
 
 
 def is_silent(path: str) -> bool:
-    """Whether the file or directory was asked already, and did not answer."""
+    """Whether silent() has accessed `path` before and got no answer."""
     return path in _silent
 
 
@@ -111,7 +111,7 @@ def _ask(path: str) -> int:
 
 
 def _look(path: str) -> list[str]:
-    """Look at what a file begins with, or what is in a directory; return the latter."""
+    """Read the beginning of a file, or list a directory; return the names in the directory."""
     try:
         fd = os.open(path, _FILE)
         try:
@@ -128,21 +128,21 @@ def _look(path: str) -> list[str]:
 
 
 def _in_child(function: Callable[[int], None], seconds: float, *, alone: bool = False) -> tuple[bool, bytes]:
-    """Have a child write something; return whether it came to its end, and what it wrote.
+    """Call `function` in a child process; return whether the child finished, and what it wrote.
 
     Args:
-        function: gets the descriptor to write to.
-        seconds: how long to wait for the child to go on.
-        alone: whether it needs none of the descriptors that this process has.
+        function: called with the descriptor to write to.
+        seconds: how long to wait for each write, and for the end.
+        alone: whether to close all descriptors of this process in the child.
     """
-    import select  # Not everybody who knows that nothing is silent has to ask.
+    import select  # Callers of is_silent() alone need neither module.
     import signal
 
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            # Whoever reads what this program says waits until nobody can say anything any more.
+            # A child left behind must not keep our standard streams open: their reader would wait for EOF forever.
             null = os.open(os.devnull, os.O_RDWR)
             for fd in range(3):
                 os.dup2(null, fd)
@@ -168,6 +168,6 @@ def _in_child(function: Callable[[int], None], seconds: float, *, alone: bool = 
     finally:
         os.close(reader)
         os.kill(child, signal.SIGKILL)
-        # One that does not end is init's, when this process ends.
+        # A child that does not end is reparented to init when this process exits.
         os.waitpid(child, 0 if done else os.WNOHANG)
     return done, answer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The one place where programs are run."""
+"""Run programs. No other module starts any."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def output_of(*argv: str, timeout_sec: float = 10) -> str:
 
     Args:
         argv: the program and its arguments; no shell is involved.
-        timeout_sec: after so many seconds it is killed, and what it printed until then is lost.
+        timeout_sec: after so many seconds the program is killed, and its output is lost.
     """
     try:
         done = subprocess.run(
@@ -31,10 +31,10 @@ def output_of(*argv: str, timeout_sec: float = 10) -> str:
 
 
 def page(text: str) -> bool:
-    """Show `text` on the terminal in less(1), with the options that systemd uses; return whether it is installed.
+    """Show `text` on the terminal in less(1), with systemd's options; return whether less is installed.
 
-    As in systemd, it is told not to run commands or to write files (less(1), "SECURITY"): it may have been root's only
-    by a sudo(8) that allows nothing but this command.
+    As in systemd, less must not run commands or write files (less(1), "SECURITY"): the user may have become root by a
+    sudo(8) rule that allows only this command.
     """
     environment = {**os.environ, "LESSSECURE": "1"}
     try:
@@ -48,9 +48,9 @@ class Done(NamedTuple):
     """A program that has ended.
 
     Attributes:
-        status: its exit status; negative if a signal ended it, as in subprocess.
-        stdout: what it printed.
-        stderr: what it complained about.
+        status: the exit status; the negative signal number if a signal killed the program, as in subprocess.
+        stdout: the standard output.
+        stderr: the standard error.
     """
 
     status: int
@@ -59,16 +59,16 @@ class Done(NamedTuple):
 
 
 def complete(*argv: str, timeout_sec: float, environment: Mapping[str, str] | None = None, umask: int = -1) -> Done:
-    """Run a program with no input to its end.
+    """Run a program with no input, and wait for its end.
 
     Args:
         argv: the program and its arguments; no shell is involved.
-        timeout_sec: after so many seconds it is killed.
-        environment: all that it gets; None for this process's own.
-        umask: that it gets; -1 for this process's own.
+        timeout_sec: after so many seconds the program is killed.
+        environment: the program's whole environment; None for this process's own.
+        umask: the program's umask; -1 for this process's own.
 
     Raises:
-        ConfextError: it took too long.
+        ConfextError: the program took too long.
         FileNotFoundError: there is no such program.
     """
     try:
@@ -82,12 +82,12 @@ def complete(*argv: str, timeout_sec: float, environment: Mapping[str, str] | No
 
 
 class Bounded(NamedTuple):
-    """A program that has ended, or was ended, within its bounds.
+    """A program that has ended, or was killed because it exceeded its limits.
 
     Attributes:
-        status: its exit status; negative if a signal ended it; None if it took too long.
-        stdout: what it printed.
-        stderr: what it complained about.
+        status: the exit status; the negative signal number if a signal killed the program; None if it took too long.
+        stdout: the standard output.
+        stderr: the standard error.
     """
 
     status: int | None
@@ -98,15 +98,15 @@ class Bounded(NamedTuple):
 def run_confined(
     *argv: str, timeout_sec: float, output_max: int, memory_max: int, descriptors: Sequence[int] = ()
 ) -> Bounded:
-    """Run a program that reads data which nobody trusts: with no input, and with limits on all that it may take.
+    """Run a program on untrusted data: with no input, and with limits on all resources.
 
     Args:
-        argv: the program and its arguments; /proc/self/fd/N in them is a descriptor that is handed on. Looked for in
-            the directories for administrators as well, which other users do not have in their $PATH.
-        timeout_sec: after so many seconds it is killed.
-        output_max: how much it may print or write, in bytes; a signal ends it when it goes on.
-        memory_max: its address space, in bytes.
-        descriptors: descriptors that it gets, under their own numbers.
+        argv: the program and its arguments, in which /proc/self/fd/N may name one of `descriptors`. The program is also
+            searched for in the sbin directories, which are not in the $PATH of normal users.
+        timeout_sec: after so many seconds the program is killed.
+        output_max: the maximum size of its output and of any file it writes, in bytes; a signal kills it beyond that.
+        memory_max: the maximum size of its address space, in bytes.
+        descriptors: file descriptors that the program inherits, under the same numbers.
 
     Raises:
         FileNotFoundError: there is no such program.
@@ -124,7 +124,7 @@ def run_confined(
 
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
     environment = {"PATH": path, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-    # Files in memory and not pipes: nobody has to read while the program runs, and the limit on files holds for them.
+    # Use memfds instead of pipes: nobody has to read them while the program runs, and RLIMIT_FSIZE applies to them.
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(os.fdopen(os.memfd_create("stdout"), "rb"))
         err = stack.enter_context(os.fdopen(os.memfd_create("stderr"), "rb"))
@@ -138,7 +138,7 @@ def run_confined(
         except subprocess.TimeoutExpired:
             pass
         finally:
-            # What it may have started is in the same group, which nothing else can be in while it is not reaped.
+            # Kill the process group, for the program's children. Until the program is reaped, its ID is not reused.
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Regular files, and nothing else that may lie in the place of one.
+"""Open regular files, refusing anything else in their place.
 
-Whoever opens a FIFO waits for somebody who writes to it, and reading from a device can do anything. What lies beside an
-image, in a `.v/` directory or in a directory layer is not of our making; it is looked at before it is read.
+Opening a FIFO blocks until somebody opens it for writing, and reading from a device can have any effect. Other people
+create the files beside an image, in a `.v/` directory and in a directory layer, so check their type before reading.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def open_file(path: str, *, block: bool = False) -> int:
     """Open a regular file for reading, and return its descriptor.
 
     Args:
-        path: of it.
-        block: whether a block device will do as well.
+        path: the file to open.
+        block: whether to accept a block device as well.
 
     Raises:
-        OSError: it cannot be opened, or is none.
+        OSError: `path` cannot be opened, or is not a regular file.
     """
     fd = os.open(path, _FLAGS)
     mode = os.fstat(fd).st_mode
@@ -33,10 +33,10 @@ def open_file(path: str, *, block: bool = False) -> int:
 
 
 def read(path: str, most: int, *, block: bool = False) -> bytes:
-    """Read a regular file, but no more than `most` bytes of it; see open_file().
+    """Read at most `most` bytes of a regular file; see open_file().
 
     Raises:
-        OSError: it cannot be read, or is none.
+        OSError: `path` cannot be read, or is not a regular file.
     """
     with open(open_file(path, block=block), "rb") as file:
         return file.read(most)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The system calls that Python has no wrapper for, under the kernel's own names.
+"""Wrappers of system calls that Python lacks, under the kernel's names.
 
-Everything here is a thin call with one error function; what the calls are good for is told in swap/plan.py. Numbers
-rather than libc wrappers are used for the mount API, since musl has none and glibc only since 2.36; they are the
-same on every architecture that systemd supports but alpha (all numbers from 424 on are shared).
+All wrappers are thin and share one error function; swap/plan.py explains how the calls are used. The mount API is
+called by number, not through libc, since musl has no wrappers and glibc has them only since 2.36. System call numbers
+from 424 on are the same on every architecture that systemd supports, except alpha.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _SYS_FSCONFIG = 431
 _SYS_FSMOUNT = 432
 _SYS_MOUNT_SETATTR = 442
 
-# struct mount_attr of linux/mount.h: attr_set, attr_clr, propagation, userns_fd. Not a ctypes.Structure, for which
-# Python 3.14 loads half a megabyte more.
+# struct mount_attr of linux/mount.h: attr_set, attr_clr, propagation, userns_fd. A ctypes.Structure would make Python
+# 3.14 load half a megabyte more.
 _MOUNT_ATTR = struct.Struct("=4Q")
 # <linux/mount.h>
 _FSOPEN_CLOEXEC = 1
 _FSCONFIG_CMD_CREATE = 6
 _FSMOUNT_CLOEXEC = 1
-# <linux/stat.h>: struct statx, and where stx_mnt_id is in it.
+# <linux/stat.h>: the size of struct statx, and the offset of stx_mnt_id in it.
 _STATX_SIZE = 256
 _STX_MNT_ID = 0x90
 _STATX_MNT_ID_UNIQUE = 0x00004000
@@ -55,7 +55,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _check(result: int, call: str) -> int:
-    """Return `result`, or raise the OSError that errno stands for, naming the call."""
+    """Return `result`; if it is negative, raise OSError for errno, with the name of the call."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{call}: {os.strerror(number)}")
@@ -63,9 +63,9 @@ def _check(result: int, call: str) -> int:
 
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:
-    """Return a descriptor for the mount at `path`, or with OPEN_TREE_CLONE for a detached copy: open_tree(2).
+    """Return a descriptor for the mount at `path`, or with OPEN_TREE_CLONE for a detached copy of it: open_tree(2).
 
-    With an empty `path`, it is that of `dirfd`.
+    An empty `path` means the mount of `dirfd`.
     """
     flags |= AT_EMPTY_PATH if not path else 0
     call = _libc.syscall(_SYS_OPEN_TREE, dirfd, path.encode(), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC))
@@ -73,17 +73,17 @@ def open_tree(dirfd: int, path: str, flags: int) -> int:
 
 
 def move_mount(from_fd: int, to_fd: int, flags: int) -> None:
-    """Attach the mount `from_fd` at the directory `to_fd` (both used as they are, with no path): move_mount(2)."""
+    """Attach the mount `from_fd` at the directory `to_fd`; both paths of move_mount(2) are empty."""
     flags |= MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     _check(_libc.syscall(_SYS_MOVE_MOUNT, from_fd, b"", to_fd, b"", ctypes.c_uint(flags)), "move_mount")
 
 
 def fsmount(kind: str, attributes: int) -> int:
-    """Return a descriptor for a new file system of type `kind`, mounted nowhere: fsopen(2), fsconfig(2), fsmount(2).
+    """Return a descriptor for a detached mount of a new file system: fsopen(2), fsconfig(2), fsmount(2).
 
     Args:
-        kind: such as "tmpfs".
-        attributes: MOUNT_ATTR_* of the mount.
+        kind: the file system type, such as "tmpfs".
+        attributes: MOUNT_ATTR_* flags of the mount.
     """
     context = _check(_libc.syscall(_SYS_FSOPEN, kind.encode(), ctypes.c_uint(_FSOPEN_CLOEXEC)), "fsopen")
     try:
@@ -97,15 +97,15 @@ def fsmount(kind: str, attributes: int) -> int:
 def mount_setattr(
     dirfd: int, path: str, *, attributes: int = 0, cleared: int = 0, propagation: int = 0, flags: int = 0
 ) -> None:
-    """Change the mount at `path` below `dirfd`, or that of `dirfd` if `path` is empty: mount_setattr(2).
+    """Change the attributes of a mount: mount_setattr(2).
 
     Args:
         dirfd: a directory's descriptor, or AT_FDCWD.
-        path: relative to it.
-        attributes: MOUNT_ATTR_* to add.
-        cleared: MOUNT_ATTR_* to take away.
-        propagation: MS_SHARED, MS_SLAVE or MS_PRIVATE, or 0 to leave it.
-        flags: AT_RECURSIVE for all mounts below as well.
+        path: the mount, relative to `dirfd`; empty for the mount of `dirfd` itself.
+        attributes: MOUNT_ATTR_* flags to set.
+        cleared: MOUNT_ATTR_* flags to clear.
+        propagation: MS_SHARED, MS_SLAVE or MS_PRIVATE; 0 to keep the propagation.
+        flags: AT_RECURSIVE to change all mounts below as well.
     """
     change = _MOUNT_ATTR.pack(attributes, cleared, propagation, 0)
     flags |= AT_EMPTY_PATH if not path else 0
@@ -120,9 +120,9 @@ def umount2(path: str, flags: int) -> None:
 
 
 def unique_mount_id(path: str) -> int:
-    """Return the ID of the mount at `path` that no other one has had: statx(2), STATX_MNT_ID_UNIQUE, Linux 6.8.
+    """Return the never reused ID of the mount at `path`: statx(2), STATX_MNT_ID_UNIQUE, Linux 6.8.
 
-    A greater one is that of a younger mount; 0 means that it is not known.
+    Younger mounts have greater IDs; 0 means unknown.
     """
     result = ctypes.create_string_buffer(_STATX_SIZE)
     _check(_libc.statx(AT_FDCWD, path.encode(), 0, ctypes.c_uint(_STATX_MNT_ID_UNIQUE), result), "statx")
@@ -132,5 +132,5 @@ def unique_mount_id(path: str) -> int:
 
 
 def setns(fd: int, kind: int) -> None:
-    """Move this thread into the namespace that `fd` stands for: setns(2)."""
+    """Move this thread into the namespace of the descriptor `fd`: setns(2)."""
     _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
