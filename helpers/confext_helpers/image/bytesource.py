@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Reading from an image: one descriptor from beginning to end, and nothing outside of the bounds of a part.
+"""Read from an image: through a single descriptor, and never outside the bounds of a part.
 
-The descriptor is opened once and used for everything, so that a rename in the meantime cannot make one image be
-checked and another one be shown. Only pread(2) is used, which has no position that two readers could share.
+The image is opened once, and all reads use that descriptor. Otherwise, if the image were replaced by a rename, one
+image could be checked and another one shown. Only pread(2) is used, so readers share no file position.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ READ_MAX = 1 << 20
 
 
 class ShortReadError(Exception):
-    """There is less than what was asked for, or it cannot be read."""
+    """The requested bytes are out of bounds or cannot be read."""
 
 
 class Source(NamedTuple):
@@ -25,8 +25,8 @@ class Source(NamedTuple):
 
     Attributes:
         fd: descriptor of the file.
-        offset: where the run begins, in bytes.
-        size: its length in bytes.
+        offset: the start of the run in the file, in bytes.
+        size: the length of the run, in bytes.
     """
 
     fd: int
@@ -34,7 +34,7 @@ class Source(NamedTuple):
     size: int
 
     def part(self, offset: int, size: int) -> Source:
-        """The run of `size` bytes at `offset` of this one, cut off where this one ends."""
+        """The run of `size` bytes at `offset` within this run, truncated at the end of this run."""
         offset = max(0, min(offset, self.size))
         return Source(self.fd, self.offset + offset, max(0, min(size, self.size - offset)))
 
@@ -42,7 +42,7 @@ class Source(NamedTuple):
         """Read exactly `size` bytes at `offset`; both in bytes, `size` at most READ_MAX.
 
         Raises:
-            ShortReadError: they are not there.
+            ShortReadError: the bytes are out of bounds or cannot be read.
         """
         if offset < 0 or size < 0 or size > READ_MAX or offset + size > self.size:
             raise ShortReadError(f"{size} bytes at {offset} are outside of {self.size} bytes")
@@ -60,7 +60,7 @@ class Source(NamedTuple):
         return b"".join(pieces)
 
     def head(self, offset: int, size: int) -> bytes:
-        """As read(), but as much as there is; empty if that cannot be read."""
+        """Like read(), but truncated at the end of the run; empty if the bytes cannot be read."""
         try:
             return self.read(offset, max(0, min(size, self.size - offset)))
         except ShortReadError:
@@ -74,10 +74,10 @@ def open_source(path: str) -> Source:
         path: a regular file or a block device.
 
     Raises:
-        ConfextError: it is neither.
-        OSError: it cannot be opened.
+        ConfextError: `path` is neither.
+        OSError: `path` cannot be opened.
     """
-    # Without O_NONBLOCK a FIFO in the place of an image would stop the program for good.
+    # Without O_NONBLOCK, opening a FIFO in the place of an image would block forever.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         status = os.fstat(fd)

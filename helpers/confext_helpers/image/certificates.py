@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Certificates, X.509 (RFC 5280): their structure strictly, names as OpenSSL compares them, and keys that may sign.
+"""X.509 certificates (RFC 5280): a strict parser, OpenSSL's comparison of names, and the kinds of keys that may sign.
 
-A signature may bring certificates along that nobody needs. But systemd hands all of it to d2i_PKCS7(), which refuses
-the whole for one certificate in there that is malformed; so they are taken apart here just the same. Only what is
-needed of them is left to `cryptography`, which gets along with more than OpenSSL does.
+A signature may include certificates that nobody needs. Those are parsed here nevertheless: systemd passes the whole
+signature to d2i_PKCS7(), which refuses it if a single certificate in it is malformed. The structure is checked first,
+and only then `cryptography`, which accepts more than OpenSSL, extracts the fields.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from confext_helpers.image.der import DerError, Element
 RSA = "1.2.840.113549.1.1.1"
 EC = "1.2.840.10045.2.1"
 _NULL = b"\x05\x00"
-# The curves that the kernel knows for this: P-256, P-384 and P-521.
+# The curves on which the kernel verifies signatures: P-256, P-384 and P-521.
 _CURVES = {"1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"}
 _TIMES = (der.UTC_TIME, der.GENERALIZED_TIME)
 
 
 class Certificate(NamedTuple):
-    """A certificate, as far as it matters here.
+    """The fields of a certificate that matter here.
 
     Attributes:
-        der: all of it.
-        subject: whom it is for, RFC 4514.
-        issuer: who issued it, RFC 4514.
-        issuer_der: the same as it is encoded.
-        serial: the number that the issuer gave it.
-        not_before: from when on it is valid, UTC.
-        not_after: until when it is valid, UTC.
-        public_key: for `cryptography`; None if it is of a kind that may not sign.
-        origin: the file that it was read from; empty if it came with a signature.
-        problem: why it is not understood, although systemd may understand it; all else but `origin` means nothing then.
+        der: the whole certificate, in DER.
+        subject: the subject's name, RFC 4514.
+        issuer: the issuer's name, RFC 4514.
+        issuer_der: the issuer's name, in DER.
+        serial: the serial number.
+        not_before: the beginning of the validity period, UTC.
+        not_after: the end of the validity period, UTC.
+        public_key: a key object of `cryptography`; None if the key is of a kind that may not sign.
+        origin: the file that the certificate was read from; empty if it came with a signature.
+        problem: why this module cannot parse the certificate, although systemd may be able to. If set, all other
+            attributes except `origin` are meaningless.
     """
 
     der: bytes
@@ -60,7 +61,7 @@ class Certificate(NamedTuple):
 
 
 class _Structure(NamedTuple):
-    """What is read without `cryptography`."""
+    """The fields that are parsed without `cryptography`."""
 
     issuer_der: bytes
     serial: int
@@ -71,12 +72,12 @@ def parse(raw: bytes, origin: str = "") -> Certificate:
     """Parse a certificate in DER.
 
     Raises:
-        DerError: it is none.
+        DerError: `raw` is not a valid certificate.
     """
     structure = _structure(raw)
     try:
         with warnings.catch_warnings():
-            # About serial numbers that newer versions will refuse. Then they are refused.
+            # Ignore warnings about serial numbers that future versions will refuse.
             warnings.simplefilter("ignore")
             loaded = x509.load_der_x509_certificate(raw)
             return Certificate(
@@ -91,24 +92,24 @@ def parse(raw: bytes, origin: str = "") -> Certificate:
                 origin=origin,
             )
     except Exception as error:
-        # What a malformed certificate raises depends on the version of cryptography and of OpenSSL, and on which
-        # part of it is read.
+        # The exception for a malformed certificate depends on the versions of cryptography and OpenSSL, and on the
+        # field that is read.
         raise DerError(f"a certificate that cannot be read: {error}") from error
 
 
 def not_understood(origin: str, problem: str) -> Certificate:
-    """What stands for a trust anchor that systemd may understand, and this does not."""
+    """A placeholder for a trust anchor that systemd may be able to parse, but this module cannot."""
     never = datetime.datetime.min.replace(tzinfo=datetime.UTC)
     return Certificate(b"", "", "", b"", 0, never, never, None, origin, problem)
 
 
 def folded(name: bytes) -> tuple[tuple[str, ...], ...]:
-    """A name in a form that is the same for all names that X509_NAME_cmp() takes for the same, and for some more.
+    """A normalized form of a name: equal for all names that X509_NAME_cmp() considers equal, and for some more.
 
-    OpenSSL compares neither the type of a string, nor upper and lower case, nor how much white space there is.
+    OpenSSL ignores string types, case and the amount of white space.
 
     Raises:
-        DerError: it is no name.
+        DerError: `name` is not a valid name.
     """
     found = []
     for relative in der.elements(der.parse(name, der.SEQUENCE).content):
@@ -123,10 +124,10 @@ def folded(name: bytes) -> tuple[tuple[str, ...], ...]:
 
 
 def algorithm(element: Element | None) -> tuple[str, bytes]:
-    """Object identifier and encoded parameters of an AlgorithmIdentifier.
+    """The object identifier and the encoded parameters of an AlgorithmIdentifier.
 
     Raises:
-        DerError: it is none.
+        DerError: `element` is not an AlgorithmIdentifier.
     """
     found = der.fields(element, 1, 2)
     for parameters in found[1:]:
@@ -141,7 +142,7 @@ def _structure(raw: bytes) -> _Structure:
     fields = der.fields(body, 6, 8)
     if fields[0].tag == der.CONTEXT | der.CONSTRUCTED:
         der.integer(der.parse(fields.pop(0).content, der.INTEGER))
-    # Behind it may be extensions only: nobody has used the other two fields that could be there for decades.
+    # After the key, accept only extensions: the other two optional fields have not been in use for decades.
     if not 6 <= len(fields) <= 7:
         raise DerError("a certificate with something in it that is not known")
     number, inner_algorithm, issuer, validity, subject, key = fields[:6]
@@ -156,7 +157,7 @@ def _structure(raw: bytes) -> _Structure:
     key_algorithm, bits = der.fields(key, 2, 2)
     der.bit_string(bits)
     kind, parameters = algorithm(key_algorithm)
-    # Of an RSA key that is made for PSS, `cryptography` does not tell so.
+    # Check the algorithm here: `cryptography` does not tell an RSA key that is restricted to PSS from other RSA keys.
     may_sign = kind == RSA and parameters == _NULL
     if kind == EC and parameters[:1] == bytes((der.OID,)):
         may_sign = der.oid(der.parse(parameters, der.OID)) in _CURVES
@@ -173,7 +174,7 @@ def _check_extensions(element: Element) -> None:
 
 
 def _utc(certificate: x509.Certificate, name: str) -> datetime.datetime:
-    # The attributes with a time zone came with cryptography 42, which also began to warn about the others.
+    # cryptography 42 added the attributes with a time zone, and began to warn about those without.
     if hasattr(certificate, f"{name}_utc"):
         found: datetime.datetime = getattr(certificate, f"{name}_utc")
         return found

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is in the file system of an image, without mounting it: with the tools that come with the file system.
+"""List and read the files in an image without mounting it, with the file system's own user space tools.
 
-They read data that somebody else made, so they run without any rights but those of the caller, with limits on time,
-memory and output, and on the descriptor of the image that was checked before. What they print is parsed line by line;
-a line that cannot be understood, as a name with a line break makes it, ends it with a finding.
+The tools process untrusted data, so they run with the caller's privileges, with limits on time, memory and output, and
+on the same descriptor that was checked before. Their output is parsed line by line. Parsing stops with a finding at a
+line that is not understood, such as one caused by a line break in a file name.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from confext_helpers.system import programs
 _TIMEOUT_SEC = 30.0
 _LIST_MAX = 8 << 20
 _FILE_MAX = 1 << 20
-_MEMORY_MAX = 1 << 30  # address space; threads of unsquashfs reserve more of it than they ever use
+_MEMORY_MAX = 1 << 30  # Address space; the threads of unsquashfs reserve more than they use.
 _ENTRIES_MAX = 20_000
 _DIRECTORIES_MAX = 2_000
 
 
 class Entry(NamedTuple):
-    """Something below /etc.
+    """A file or directory in the image's /etc.
 
     Attributes:
-        path: from the root of the image on; bytes that are no UTF-8 as surrogates.
+        path: the path from the root of the image; bytes that are not UTF-8 are surrogate-escaped.
         kind: "file", "directory", "symlink" or "other".
     """
 
@@ -40,10 +40,10 @@ class Entry(NamedTuple):
 
 
 class ContentsError(Exception):
-    """It cannot be read.
+    """The file system cannot be read.
 
     Args:
-        finding: why.
+        finding: the reason.
     """
 
     def __init__(self, finding: Finding) -> None:
@@ -55,9 +55,9 @@ class Contents(NamedTuple):
     """Access to a file system.
 
     Attributes:
-        entries: everything below /etc, /etc itself first; empty if there is none.
-        read: returns the content of a file of these by its path, at most 1 MiB; raises ContentsError.
-        mode: returns the permission bits of an entry by its path, as in st_mode; None if they cannot be told.
+        entries: /etc itself, then everything below it; empty if there is no /etc.
+        read: returns the contents of the file at a path of `entries`, at most 1 MiB; raises ContentsError.
+        mode: returns the permission bits of the entry at a path, as in st_mode; None if unknown.
     """
 
     entries: tuple[Entry, ...]
@@ -65,7 +65,7 @@ class Contents(NamedTuple):
     mode: Callable[[str], int | None] = lambda path: None
 
     def private(self) -> Iterator[str]:
-        """The paths of files and directories that not everybody may read, as far as that can be told."""
+        """The paths of files and directories that are not world-readable, as far as their modes are known."""
         kinds = {"file": stat.S_IFREG, "directory": stat.S_IFDIR}
         for entry in self.entries:
             mode = self.mode(entry.path) if entry.kind in kinds else None
@@ -74,14 +74,14 @@ class Contents(NamedTuple):
 
 
 def open_contents(source: Source, kind: Kind) -> Contents:
-    """List /etc.
+    """List /etc of a file system.
 
     Args:
-        source: where the file system is.
-        kind: which one it is.
+        source: the bytes of the file system.
+        kind: its type.
 
     Raises:
-        ContentsError: it cannot be read, or not with what is installed.
+        ContentsError: the file system cannot be read, or no installed tool can read it.
     """
     match kind:
         case Kind.SQUASHFS:
@@ -97,7 +97,7 @@ def open_contents(source: Source, kind: Kind) -> Contents:
 
 
 def _run(package: str, source: Source, *argv: str, most: int = _LIST_MAX) -> bytes:
-    """The output of a tool that is given /proc/self/fd/N."""
+    """Run a tool that opens the image as /proc/self/fd/N, and return its output."""
     try:
         done = programs.run_confined(
             *argv, timeout_sec=_TIMEOUT_SEC, output_max=most, memory_max=_MEMORY_MAX, descriptors=[source.fd]
@@ -197,15 +197,15 @@ def _erofs(source: Source) -> Contents:
     )
 
 
-# Of the superblock, at 1024, and of an inode: <linux/fs/erofs/erofs_fs.h>. Features that are not among these may put
-# inodes elsewhere.
+# The fields needed of the superblock, which is at 1024, and of an inode: <linux/fs/erofs/erofs_fs.h>. With features
+# outside of this mask, inodes may be elsewhere.
 _EROFS_SUPERBLOCK = struct.Struct("<12xB27xI36xI")
 _EROFS_FEATURES = 0xFF
 _EROFS_INODE = struct.Struct("<4xH")
 
 
 def _erofs_mode(source: Source, number: int) -> int | None:
-    """The mode of an inode: dump.erofs tells it of one at a time only, and so would have to be run for every file."""
+    """The mode of an inode, None if unknown. dump.erofs shows one mode per run, so it would have to run per file."""
     bits, start, features = _EROFS_SUPERBLOCK.unpack(source.head(1024, _EROFS_SUPERBLOCK.size).ljust(84, b"\0"))
     inode = source.head((start << min(bits, 16)) + number * 32, _EROFS_INODE.size)
     if features & ~_EROFS_FEATURES or len(inode) < _EROFS_INODE.size:
@@ -234,7 +234,7 @@ def _ext4(source: Source) -> Contents:
                 modes[match[1]] = match[2]
             elif line:
                 raise _no_line("debugfs", line)
-        # debugfs has only one exit status, and every directory has at least itself.
+        # debugfs exits with the same status if a request fails. Any directory has at least the entry ".".
         if not found:
             raise _error(Code.CONTENTS, "debugfs did not list a directory")
         return found
@@ -252,7 +252,10 @@ def _walk(
     listed: Callable[[str], list[tuple[str, str, str]]],
     numbers: dict[str, str],
 ) -> tuple[Entry, ...]:
-    """All below /etc: number, kind and name of each entry, directory by directory."""
+    """List /etc and everything below it, directory by directory, and record the inode number of each path in `numbers`.
+
+    `root` and `listed` have (inode number, kind, name) of each entry of a directory.
+    """
     entries: list[Entry] = []
     pending = [(number, kind, f"/{name}") for number, kind, name in root if name == "etc"]
     seen: set[str] = set()
@@ -278,6 +281,6 @@ def _check_count(count: int) -> None:
 
 
 def is_private(mode: int) -> bool:
-    """Whether not everybody may read the file or directory with this st_mode; a link never is private."""
+    """Whether a file or directory with this st_mode is not world-readable; a symlink never is private."""
     everybody = {stat.S_IFREG: stat.S_IROTH, stat.S_IFDIR: stat.S_IROTH | stat.S_IXOTH}.get(stat.S_IFMT(mode), 0)
     return mode & everybody != everybody

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""DER, X.690: as much of it as signatures and certificates need, and strictly.
+"""A strict parser of DER (X.690), with the types that signatures and certificates need.
 
-A signature in BER can be written in many ways, and two readers may see two different things in it. So what is not the
-one encoding that DER allows is refused: indefinite lengths, lengths with leading zeros, padded integers, sets out of
-order, anything behind the end. Nothing recurses, and no length is believed before it was compared with what is there.
+BER allows many encodings of one signature, and two readers may disagree about its meaning. So every encoding except the
+single one allowed by DER is refused: indefinite lengths, lengths with leading zeros, padded integers, unsorted sets,
+trailing data. The parser does not recurse, and checks every length against the available data before using it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONTEXT = 0x80
 CONSTRUCTED = 0x20
 
 _ELEMENTS_MAX = 1024
-# T61 as Latin-1, which is what everybody makes of it. In the other two, no program writes anything but ASCII.
+# T61String is decoded as Latin-1, as everybody does. Programs write only ASCII into PrintableString and IA5String.
 _CHARACTERS = {
     UTF8_STRING: "utf-8", PRINTABLE_STRING: "ascii", T61_STRING: "latin-1", IA5_STRING: "ascii",
     BMP_STRING: "utf-16-be",
@@ -39,16 +39,16 @@ _CHARACTERS = {
 
 
 class DerError(ValueError):
-    """Something is not DER, or not what it should be."""
+    """The data are not DER, or not of the expected type."""
 
 
 class Element(NamedTuple):
     """One element.
 
     Attributes:
-        tag: its identifier octet.
-        content: what is in it.
-        raw: all of it, with tag and length.
+        tag: the identifier octet.
+        content: the contents octets.
+        raw: the whole element, with tag and length.
     """
 
     tag: int
@@ -57,10 +57,10 @@ class Element(NamedTuple):
 
 
 def parse(raw: bytes, tag: int) -> Element:
-    """Parse the one element that `raw` consists of.
+    """Parse `raw`, which has to be exactly one element.
 
     Raises:
-        DerError: it is none, another one than `tag`, or more than one.
+        DerError: `raw` is not one element with the tag `tag`.
     """
     found = list(elements(raw))
     if len(found) != 1:
@@ -72,7 +72,7 @@ def expect(element: Element | None, tag: int) -> Element:
     """Return `element` if it has this tag.
 
     Raises:
-        DerError: it has another one, or is missing.
+        DerError: `element` is None or has another tag.
     """
     if element is None or element.tag != tag:
         raise DerError(f"{'nothing' if element is None else hex(element.tag)} instead of {tag:#x}")
@@ -80,10 +80,10 @@ def expect(element: Element | None, tag: int) -> Element:
 
 
 def elements(raw: bytes) -> Iterator[Element]:
-    """The elements that follow one another in `raw`.
+    """The consecutive elements in `raw`.
 
     Raises:
-        DerError: something in it is no DER.
+        DerError: `raw` is not valid DER.
     """
     position = 0
     for _ in range(_ELEMENTS_MAX):
@@ -96,10 +96,10 @@ def elements(raw: bytes) -> Iterator[Element]:
 
 
 def members(element: Element) -> list[Element]:
-    """The members of a SET OF, which DER wants in ascending order.
+    """The members of a SET OF, which DER requires to be in ascending order.
 
     Raises:
-        DerError: they are out of order, or one is there twice.
+        DerError: the members are out of order, or there are duplicates.
     """
     found = list(elements(element.content))
     for one, next_one in itertools.pairwise(found):
@@ -112,7 +112,7 @@ def integer(element: Element) -> int:
     """The value of an INTEGER.
 
     Raises:
-        DerError: it is none, or padded.
+        DerError: `element` is not an INTEGER, or is padded.
     """
     content = expect(element, INTEGER).content
     if not content or len(content) > 1024:
@@ -123,10 +123,10 @@ def integer(element: Element) -> int:
 
 
 def oid(element: Element) -> str:
-    """An OBJECT IDENTIFIER with dots.
+    """An OBJECT IDENTIFIER in dotted notation.
 
     Raises:
-        DerError: it is none.
+        DerError: `element` is not an OBJECT IDENTIFIER.
     """
     content = expect(element, OID).content
     if not 0 < len(content) <= 64 or content[-1] & 0x80:
@@ -145,10 +145,10 @@ def oid(element: Element) -> str:
 
 
 def fields(element: Element | None, least: int, most: int) -> list[Element]:
-    """The members of a SEQUENCE that has from `least` to `most` of them.
+    """The members of a SEQUENCE of `least` to `most` members.
 
     Raises:
-        DerError: it is none, or has another number of them.
+        DerError: `element` is not a SEQUENCE, or has more or fewer members.
     """
     found = list(elements(expect(element, SEQUENCE).content))
     if not least <= len(found) <= most:
@@ -157,10 +157,10 @@ def fields(element: Element | None, least: int, most: int) -> list[Element]:
 
 
 def bit_string(element: Element) -> bytes:
-    """The bytes of a BIT STRING that has no odd bits.
+    """The bytes of a BIT STRING without unused bits.
 
     Raises:
-        DerError: it is none.
+        DerError: `element` is not a BIT STRING, or has unused bits.
     """
     content = expect(element, BIT_STRING).content
     if content[:1] != b"\0":
@@ -169,10 +169,10 @@ def bit_string(element: Element) -> bytes:
 
 
 def text(element: Element) -> str:
-    """The characters of a string of any of the types that a name may have: DirectoryString (RFC 5280) and IA5String.
+    """The text of a string of any type that a name may have: DirectoryString (RFC 5280) and IA5String.
 
     Raises:
-        DerError: it is none.
+        DerError: `element` is not such a string.
     """
     if element.tag not in _CHARACTERS:
         raise DerError(f"{element.tag:#x} instead of a string")
@@ -180,19 +180,19 @@ def text(element: Element) -> str:
         found = element.content.decode(_CHARACTERS[element.tag])
     except UnicodeDecodeError as error:
         raise DerError("a string with characters that it cannot have") from error
-    # A BMPString has no surrogates, of which Python makes one character, and OpenSSL none.
+    # A BMPString cannot have surrogate pairs: Python decodes a pair to one character, OpenSSL does not.
     if "\0" in found or (element.tag == BMP_STRING and len(found) * 2 < len(element.content)):
         raise DerError("a string with characters that it cannot have")
     return found
 
 
 def check_any(element: Element) -> None:
-    """Check what may be of any type: whether its type is one that is in use, and its content one of that type.
+    """Check an element of any type: its type must be one that is in use, and its contents valid for that type.
 
-    What is in a SEQUENCE or a SET is not looked at, since nobody does who does not know what it means.
+    The contents of a SEQUENCE or a SET are not checked, since no reader looks into one of unknown meaning.
 
     Raises:
-        DerError: it is not.
+        DerError: the element is not valid.
     """
     match element.tag:
         case _ if element.tag in (SEQUENCE, SET, OCTET_STRING, UTC_TIME, GENERALIZED_TIME):

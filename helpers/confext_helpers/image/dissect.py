@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The parts of an image: which partition systemd would mount, what protects it, and where its root hash is stated.
+"""Find the parts of an image: the partition that systemd would mount, its protection, and the source of its root hash.
 
-dissect_image() in systemd's dissect-image.c, as it runs for ExtensionImages=. Nothing is verified here, and much is
-refused that systemd would get along with, since each tool that looks at an image has to see the same in it.
+This follows dissect_image() in systemd's dissect-image.c, as called for ExtensionImages=. Nothing is verified here.
+Much that systemd would accept is refused, since all tools have to agree about the contents of an image.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from confext_helpers.image.partitiontypes import Designator
 from confext_helpers.image.policy import Flag, Policy
 from confext_helpers.image.sidecars import Sidecars
 
-# A signature partition that is larger is refused by systemd, too.
+# systemd refuses a larger signature partition, too.
 _SIGNATURE_PARTITION_MAX = 4 << 20
-# What systemd-sysupdate(8) calls the partitions that it may write the next version into.
+# The label of partitions that systemd-sysupdate(8) may write the next version into.
 _EMPTY = "_empty"
 
 
@@ -34,20 +34,20 @@ class Image:
     """An image and its parts.
 
     Attributes:
-        path: as it was given.
-        source: all of it.
-        sidecars: what is beside it.
-        table: the partition table, if it has one.
+        path: the path, as given by the caller.
+        source: the whole image.
+        sidecars: the files beside the image.
+        table: the partition table, if there is one.
         chosen: the partitions that systemd would use.
-        ignored: what is there, but not used because the policy says so.
-        file_system: what is in the root partition, or in the whole image.
-        data: the root partition, or the whole image; None if there is none.
-        tree: its hash tree, with the superblock in front; None if there is none.
-        root_hash: the root hash that is stated or signed, None if there is none.
-        root_hash_origin: where it is stated: "attribute", "sidecar", "signature" or "partition UUIDs".
-        signature: a PKCS#7 signature of it; None if there is none.
-        fingerprint: SHA-256 of the signer's certificate as the signature partition has it; empty if it does not.
-        findings: what is wrong.
+        ignored: partitions that exist, but are unused because of the policy.
+        file_system: the file system of the root partition or of the whole image.
+        data: the root partition or the whole image; None if there is no root partition.
+        tree: the hash tree, with the superblock in front; None if there is none.
+        root_hash: the stated or signed root hash; None if there is none.
+        root_hash_origin: the source of the root hash: "attribute", "sidecar", "signature" or "partition UUIDs".
+        signature: a PKCS#7 signature of the root hash; None if there is none.
+        fingerprint: SHA-256 of the signer's certificate, from the signature partition; empty if not stated there.
+        findings: the problems found.
     """
 
     path: str
@@ -67,7 +67,7 @@ class Image:
 
     @property
     def sector_size(self) -> int:
-        """Of the device that systemd makes of the image, in bytes."""
+        """The sector size of the loop device that systemd would set up for the image, in bytes."""
         return self.table.sector_size if self.table is not None else 512
 
     def say(self, code: Code, message: str) -> None:
@@ -86,13 +86,13 @@ def open_image(path: str, policy: Policy, native: str) -> Iterator[Image]:
     """Open an image and find its parts.
 
     Args:
-        path: of an image.
-        policy: which partitions may be used.
-        native: the architecture of the machine that it is for, in systemd's spelling.
+        path: the path of the image.
+        policy: the image policy, which says which partitions may be used.
+        native: the architecture of the target machine, in systemd's spelling.
 
     Raises:
-        ConfextError: it is no file and no block device.
-        OSError: it cannot be opened.
+        ConfextError: `path` is neither a file nor a block device.
+        OSError: `path` cannot be opened.
     """
     image = Image(path, bytesource.open_source(path))
     try:
@@ -115,7 +115,7 @@ def open_image(path: str, policy: Policy, native: str) -> Iterator[Image]:
 
 
 def _take_whole(image: Image, systems: list[FileSystem]) -> None:
-    """An image without a partition table: its file system is the root."""
+    """Use the whole image as the root file system: the image has no partition table."""
     if not systems:
         image.say(Code.FORMAT, "there is neither a partition table nor a file system that is known")
         return
@@ -129,7 +129,7 @@ def _take_whole(image: Image, systems: list[FileSystem]) -> None:
 
 
 def _choose(image: Image, policy: Policy, native: str) -> None:
-    """The partitions that systemd would use, of whatever version it is."""
+    """Choose the partitions that systemd would use; add a finding if the choice depends on systemd's version."""
     assert image.table is not None
     chosen, findings = _pick(image, image.table.partitions, policy, native)
     used = [one for one in image.table.partitions if one.label != _EMPTY]
@@ -143,7 +143,7 @@ def _choose(image: Image, policy: Policy, native: str) -> None:
 def _pick(
     image: Image, partitions: Sequence[Partition], policy: Policy, native: str
 ) -> tuple[dict[Designator, Partition], list[Finding]]:
-    """Of these partitions those of the best architecture, then of the newest version in the label."""
+    """Pick one partition per designator: of the best architecture, then with the newest version in its label."""
     chosen: dict[Designator, Partition] = {}
     findings = []
     root_hash = image.sidecars.root_hash
@@ -179,7 +179,7 @@ def _pick(
 
 
 def _take_partitions(image: Image) -> None:
-    """Check that the partitions go together, and take data, hash tree and signature from them."""
+    """Check that the chosen partitions fit together, and take data, hash tree and signature from them."""
     chosen = image.chosen
     root, verity = chosen.get(Designator.ROOT), chosen.get(Designator.ROOT_VERITY)
     signature = chosen.get(Designator.ROOT_VERITY_SIG)
@@ -212,7 +212,7 @@ def _part(image: Image, partition: Partition | None) -> Source | None:
 
 
 def _take_signature(image: Image, partition: Partition) -> None:
-    """Read a signature partition; dissected_image_load_verity_sig_partition()."""
+    """Read the signature partition, like dissected_image_load_verity_sig_partition()."""
     if partition.size > _SIGNATURE_PARTITION_MAX:
         image.say(Code.SIGNATURE_MALFORMED, f"the signature partition has {partition.size} bytes")
         return
@@ -241,7 +241,7 @@ def _take_signature(image: Image, partition: Partition) -> None:
 
 
 def _look_into(image: Image) -> None:
-    """Find out which file system is in the root partition, and whether it fits."""
+    """Find out the type of the root file system, and whether the file system fits into its partition."""
     if image.data is None:
         return
     systems = filesystems.probe(image.data)
@@ -261,14 +261,14 @@ def _look_into(image: Image) -> None:
 
 
 def parts(image: Image, protection: Flag) -> dict[Designator, policies.Part]:
-    """What was found of each partition, for policy.judge().
+    """The state of each partition, for policy.judge().
 
     Args:
         image: the image.
-        protection: what is known to protect its root: SIGNED, VERITY, ENCRYPTED or UNPROTECTED.
+        protection: the verified protection of its root: SIGNED, VERITY, ENCRYPTED or UNPROTECTED.
     """
     found = {}
-    # Of an image without partitions systemd asks for nothing but its root.
+    # For an image without partitions, systemd applies the policy to the root only.
     for designator in Designator if image.table is not None else (Designator.ROOT,):
         partition = image.chosen.get(designator)
         root = designator is Designator.ROOT and image.data is not None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which file system is in a partition, told by its superblock.
+"""Detect the file system in a partition, by its superblock.
 
-libblkid knows many more. A file system that is not in this table is none that systemd mounts from an image, and
-nothing that this module does not know is ever taken for harmless: it is a finding that there is none.
+libblkid detects many more. systemd mounts no file system from an image that is not known here. Unknown data are never
+considered harmless: callers report a finding if no file system is detected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EXT3_READ_ONLY = 0x07
 
 
 class Kind(StrEnum):
-    """What a superblock can be that of, in libblkid's words."""
+    """Types of superblocks, in libblkid's spelling."""
 
     BTRFS = "btrfs"
     EROFS = "erofs"
@@ -39,13 +39,14 @@ class Kind(StrEnum):
 
 READ_ONLY = frozenset((Kind.EROFS, Kind.SQUASHFS))
 
-# What systemd mounts from an image: fstype_is_ok() in dissect-image.c.
+# The file systems that systemd mounts from an image: fstype_is_ok() in dissect-image.c.
 MOUNTABLE = frozenset((Kind.BTRFS, Kind.EROFS, Kind.EXT4, Kind.F2FS, Kind.SQUASHFS, Kind.VFAT, Kind.XFS))
 
 _SWAPS = (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001")
 _PAGES = (4096, 8192, 16384, 32768, 65536)
-# By what else libblkid knows a superblock, as far as it is long enough not to be there by chance. What it makes of two
-# depends on its version and on the rest of them: there must be none beside a file system.
+# Offsets and magics of other superblocks that libblkid detects, if the magic is too long to occur by chance. libblkid's
+# choice between two superblocks depends on its version and on the other contents, so none of these may be present
+# beside a file system.
 _OTHERS = (
     (0, b"-rom1fs-"), (0, b"\x45\x3d\xcd\x28"), (0, b"\x28\xcd\x3d\x45"), (0, b"SFOZ"), (3, b"NTFS    "),
     (3, b"EXFAT   "), (3, b"-FVE-FS-"), (3, b"MSWIN4."), (32, b"NXSB"), (32, b"ORCLDISK"), (32, b"1SFB"),
@@ -59,11 +60,11 @@ _OTHERS = (
 
 
 class FileSystem(NamedTuple):
-    """A file system.
+    """A detected file system.
 
     Attributes:
         kind: its type.
-        size: what its superblock says it takes, in bytes; 0 if that is not known.
+        size: its size according to the superblock, in bytes; 0 if unknown.
     """
 
     kind: Kind
@@ -71,7 +72,7 @@ class FileSystem(NamedTuple):
 
 
 def probe(source: Source) -> list[FileSystem]:
-    """All file systems that a run of bytes could be taken for. More than one is what libblkid calls ambiguous."""
+    """All file systems whose superblocks are found in `source`; more than one is what libblkid calls ambivalent."""
     head = source.head(0, _HEAD)
     found = []
     squashfs_size, erofs_size = superblocks.squashfs_size(head), superblocks.erofs_size(head)
@@ -84,7 +85,7 @@ def probe(source: Source) -> list[FileSystem]:
         incompatible = _number("<I", head, 1024 + 96)
         if incompatible & 0x80:  # INCOMPAT_64BIT
             blocks |= _number("<I", head, 1024 + 0x150) << 32
-        # What ext3 does not know makes it an ext4, as in libblkid; systemd does not mount its forerunners.
+        # Features unknown to ext3 make it an ext4, as in libblkid; systemd mounts neither ext2 nor ext3.
         modern = incompatible & ~_EXT3_INCOMPATIBLE or _number("<I", head, 1024 + 100) & ~_EXT3_READ_ONLY
         size = blocks << min(10 + _number("<I", head, 1024 + 24), 16)
         found.append(FileSystem(Kind.EXT4 if modern else Kind.EXT2, size))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What can be wrong with an image: the codes, and what each of them means.
+"""The problems that an image can have: their codes, and the meaning of each code.
 
-The codes are stable, for programs and for unit-confext(1), which has the same table. What is wrong in this very case
-is in the message of a finding.
+The codes are stable: programs rely on them, and unit-confext(1) has the same table. The message of a finding describes
+the particular case.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Code(StrEnum):
-    """The kind of a finding."""
+    """The kind of problem of a finding."""
 
     UNREADABLE = "unreadable"
     FORMAT = "format"
@@ -85,11 +85,11 @@ MEANINGS: dict[Code, str] = {
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong.
+    """One problem of an image.
 
     Attributes:
-        code: its kind.
-        message: what is wrong here, without a full stop.
+        code: the kind of problem.
+        message: a description of the problem, without a full stop.
     """
 
     code: Code

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""GUID partition tables: read without trusting a byte of them. UEFI specification, "GUID Partition Table (GPT) Disk
-Layout".
+"""Read GUID partition tables as untrusted data. UEFI specification, "GUID Partition Table (GPT) Disk Layout".
 
-What the kernel, libblkid and systemd make of a damaged table differs. So everything that is not as the specification
-has it is a finding, even where all of them would get along with it, and the partitions are only as good as the list
-of findings is empty.
+The kernel, libblkid and systemd read a damaged table differently. So every deviation from the specification is a
+finding, even if all three would accept it. The partitions are reliable only if there are no findings.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ _SIGNATURE = b"EFI PART"
 _REVISION = 0x00010000
 _HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 _ENTRY = struct.Struct("<16s16sQQQ72s")
-# The specification has no upper limit. Nobody makes more than the customary 128; 4096 are half a megabyte.
+# The specification has no upper limit; 128 entries are customary. 4096 entries take half a megabyte.
 _ENTRIES_MAX = 4096
 _MBR_PROTECTIVE = 0xEE
 
@@ -41,12 +39,12 @@ class Partition(NamedTuple):
     """One partition.
 
     Attributes:
-        number: its place in the table, the first being 1.
-        type_uuid: UUID of its type.
-        type: what systemd knows about that type, if anything.
-        uuid: its own UUID.
-        label: its name.
-        offset: where it begins, in bytes.
+        number: the position in the table, starting at 1.
+        type_uuid: the UUID of the partition type.
+        type: systemd's description of the partition type; None if systemd does not know it.
+        uuid: the UUID of the partition.
+        label: the name of the partition.
+        offset: the start of the partition in the image, in bytes.
         size: in bytes.
         flags: the attributes, see FLAGS.
     """
@@ -66,7 +64,7 @@ class Table(NamedTuple):
 
     Attributes:
         sector_size: in bytes.
-        uuid: that of the disk.
+        uuid: the UUID of the disk.
         partitions: in the order of the table.
     """
 
@@ -101,7 +99,7 @@ class _Reader:
         self.findings.append(Finding(code, message))
 
     def header(self, lba: int, which: str, code: Code) -> _Header | None:
-        """The header in this sector, if it is one, is where it says it is, and has the checksum that it states."""
+        """Return the header in the sector `lba`; None, with a finding, unless its position and checksum are right."""
         try:
             raw = self.source.read(lba * self.sector, self.sector)
         except ShortReadError:
@@ -125,7 +123,7 @@ class _Reader:
         return header
 
     def entries(self, header: _Header, which: str, code: Code) -> bytes | None:
-        """The entries that belong to a header, if they have the checksum that it states."""
+        """Return the entries that belong to a header; None, with a finding, unless their checksum is right."""
         try:
             raw = self.source.read(header.entries_lba * self.sector, header.entries * header.entry_size)
         except ShortReadError:
@@ -137,7 +135,7 @@ class _Reader:
         return raw
 
     def check_usable(self, header: _Header) -> None:
-        """Compare the places that the header states: tables outside, partitions inside, all within the image."""
+        """Check the layout in the header: both tables outside the usable sectors, everything within the image."""
         entries = -(-header.entries * header.entry_size // self.sector)
         last = self.source.size // self.sector - 1
         if not 1 < header.entries_lba <= header.entries_lba + entries <= header.first_usable:
@@ -152,12 +150,12 @@ class _Reader:
             )
 
     def check_backup(self, primary: _Header, raw: bytes) -> None:
-        """Compare both tables: a tool that repairs one from the other must not make another image of this one."""
+        """Check that both tables are equal: a tool that restores one from the other must not change the image."""
         backup = self.header(primary.alternate_lba, "backup", Code.GPT_BACKUP)
         if backup is None:
             return
         other = self.entries(backup, "backup", Code.GPT_BACKUP)
-        # But for the two places, and what follows from them.
+        # The headers may differ only in the two positions and the checksum.
         twin = primary._replace(
             crc=backup.crc, my_lba=backup.my_lba, alternate_lba=primary.my_lba, entries_lba=backup.entries_lba
         )
@@ -170,7 +168,7 @@ class _Reader:
             self.say(Code.GPT_BACKUP, "the backup entries are not behind the last usable sector")
 
     def partitions(self, header: _Header, raw: bytes) -> list[Partition]:
-        """The partitions that have a type, where they lie within the usable sectors."""
+        """Return the partitions in use that lie within the usable sectors; add a finding for each of the others."""
         found = []
         for index in range(header.entries):
             kind, own, first, last, flags, label = _ENTRY.unpack_from(raw, index * _ENTRY.size)
@@ -217,15 +215,15 @@ def read(source: Source) -> tuple[Table | None, tuple[Finding, ...]]:
         source: the whole image.
 
     Returns:
-        The table, and what is wrong with it. No table and no finding: there is none. If the primary table is
-        damaged, the partitions are those of the backup.
+        The table and the findings. Without a table and findings, the image has no partition table. If the primary
+        table is damaged, the partitions are those of the backup table.
     """
     protective, mbr_finding = _check_mbr(source)
     sectors = [size for size in SECTOR_SIZES if source.head(size, 8) == _SIGNATURE]
     if len(sectors) > 1:
         return None, (Finding(Code.AMBIGUOUS, "there are partition tables for several sector sizes"),)
     if not sectors and protective:
-        # As libblkid, which finds the backup as well; it is at the end of the image, whatever a sector is.
+        # libblkid also looks for the backup header, which is in the last sector, whatever the sector size.
         sectors = [size for size in (512, 4096) if source.head(source.size - size, 8) == _SIGNATURE][:1]
     if not sectors:
         return None, (Finding(Code.GPT_HEADER, "there is a protective MBR, but no table"),) if protective else ()
@@ -248,7 +246,7 @@ def read(source: Source) -> tuple[Table | None, tuple[Finding, ...]]:
 
 
 def _check_mbr(source: Source) -> tuple[bool, Finding | None]:
-    """Whether there is a protective MBR, and what is wrong with it if a partition table follows."""
+    """Return whether there is a protective MBR, and the finding about it, valid only if there is a partition table."""
     mbr = source.head(0, 512)
     if mbr[510:512] != b"\x55\xaa":
         return False, Finding(Code.GPT_MBR, "there is no MBR, without which no kernel looks for a partition table")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The names of images and layers: what systemd makes of a path, and which version it picks in a `.v/` directory.
+"""Names of images and layers: the name that systemd derives from a path, and the version it picks in a `.v/` directory.
 
-systemd does not look at the name of the release file where a missing image is to be ignored (the `-` in front of a
-path, which the generator writes): it takes the missing release file for a missing image, but has mounted that by then
-(mount_image() in namespace.c, up to 262 at least). So a stage has no `-` in front of a layer that is there. A block
-device keeps it: systemd would want a release file with the name of the node.
+systemd does not enforce the name of the release file if a missing image is to be ignored (the `-` before a path, which
+the generator writes): it mistakes the missing release file for a missing image, but has mounted the image by then
+(mount_image() in namespace.c, up to 262 at least). So a stage has no `-` before a layer that exists. A block device
+keeps the `-`: systemd would ask for a release file with the name of the device node.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from confext_generator import vpick
 from confext_generator.tree import Tree
 from confext_helpers.system import patience
 
-# raw_strip_suffixes() in systemd's import-util.c takes them off as often as there is one.
+# raw_strip_suffixes() in systemd's import-util.c removes these repeatedly.
 _SUFFIXES = (".sysext.raw", ".confext.raw", ".xz", ".gz", ".bz2", ".raw", ".qcow2", ".img", ".bin")
 
 
@@ -29,23 +29,23 @@ def image_name(path: str) -> str:
 
 
 def layer_name(path: str) -> str:
-    """The name that systemd gives a layer, which is an image only if it is called so."""
+    """The name that systemd gives a layer; a layer is an image if its name ends in `.raw`."""
     return image_name(path) if path.endswith(".raw") else os.path.basename(path.rstrip("/"))
 
 
 def base_name(name: str) -> str:
-    """The name of a confext without its version; path_extract_image_name() in systemd's os-util.c."""
+    """The name of a confext without its version: path_extract_image_name() in systemd's os-util.c."""
     return name.partition("+")[0].partition("_")[0]
 
 
 def release_names(name: str) -> tuple[str, ...]:
-    """What may follow `extension-release.` in a confext called `name`, the best first."""
+    """The names that may follow `extension-release.` in a confext called `name`, the preferred one first."""
     base = base_name(name)
     return (name, base) if base else (name,)
 
 
 def resolve(path: str) -> str:
-    """The image that systemd picks for `path`: the newest in a `.v/` directory (systemd.v(7)), or `path` itself."""
+    """The file that systemd picks for `path`: the newest version in a `.v/` directory (systemd.v(7)), or `path`."""
     if patience.is_silent(path):
         return path.removesuffix(".v")
     if not path.endswith(".v"):
@@ -58,7 +58,7 @@ def resolve(path: str) -> str:
 
 
 def is_there(path: str) -> bool:
-    """Whether there is anything at `path` for systemd to mount; it passes over a `.v/` directory without a version."""
+    """Whether systemd finds a layer to mount at `path`; systemd skips a `.v/` directory without a fitting version."""
     if patience.is_silent(path):
         return True
     file = resolve(path)
@@ -66,7 +66,7 @@ def is_there(path: str) -> bool:
 
 
 def has_strict_name(path: str) -> bool:
-    """Whether systemd can be left to look at the release file of what is at `path`, see above."""
+    """Whether systemd may enforce the name of the release file of the layer at `path`; see the top of this module."""
     file = resolve(path)
     return is_there(path) and not is_block_device(file)
 
@@ -79,7 +79,7 @@ def is_block_device(path: str) -> bool:
 
 
 def is_lax(path: str) -> bool:
-    """Whether a release file has the attribute that makes its name unimportant: os-release(5)."""
+    """Whether a release file has the extended attribute that lets it have any name: os-release(5)."""
     try:
         return os.getxattr(path, "user.extension-release.strict").lower() in (b"0", b"no", b"n", b"false", b"f", b"off")
     except OSError:

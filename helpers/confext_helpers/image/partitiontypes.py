@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The partition types of the UAPI Discoverable Partitions Specification that systemd knows: its sd-gpt.h and gpt.c.
+"""Partition types of the UAPI Discoverable Partitions Specification, as in systemd's sd-gpt.h and gpt.c.
 
 https://uapi-group.org/specifications/specs/discoverable_partitions_specification/
 """
@@ -14,7 +14,7 @@ from confext_generator import architectures
 
 
 class Designator(StrEnum):
-    """What a partition is for, in systemd's order (PartitionDesignator)."""
+    """The purpose of a partition, in systemd's order (PartitionDesignator)."""
 
     ROOT = "root"
     USR = "usr"
@@ -32,22 +32,22 @@ class Designator(StrEnum):
 
     @property
     def verity(self) -> Designator | None:
-        """The partition with the hash tree of this one, for root and usr."""
+        """The designator of the hash tree of this partition, for root and usr; None for others."""
         return {Designator.ROOT: Designator.ROOT_VERITY, Designator.USR: Designator.USR_VERITY}.get(self)
 
     @property
     def signature(self) -> Designator | None:
-        """The partition with the signature for this one, for root and usr."""
+        """The designator of the signature of this partition, for root and usr; None for others."""
         return {Designator.ROOT: Designator.ROOT_VERITY_SIG, Designator.USR: Designator.USR_VERITY_SIG}.get(self)
 
     @property
     def data(self) -> Designator | None:
-        """The partition that this one protects, for hash trees and signatures."""
+        """The designator of the partition that this hash tree or signature protects; None for others."""
         return next((d for d in Designator if self in (d.verity, d.signature)), None)
 
     @property
     def versioned(self) -> bool:
-        """Whether of several the one with the newest version in its label is meant, and not the first."""
+        """Whether systemd uses, of several such partitions, the one with the newest version in its label."""
         return self in (Designator.ROOT, Designator.USR) or self.data is not None
 
 
@@ -55,9 +55,9 @@ class Type(NamedTuple):
     """A partition type.
 
     Attributes:
-        name: as systemd prints it.
-        designator: what it is for; None for types that systemd does not mount by themselves.
-        architecture: in systemd's spelling; empty if it is for any.
+        name: the name that systemd prints.
+        designator: the purpose; None for types that systemd does not mount automatically.
+        architecture: in systemd's spelling; empty if the type is for any architecture.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Type(NamedTuple):
     architecture: str
 
 
-# One line for root and one for usr of each architecture: data, hash tree, signature.
+# One line for root and one for usr of each architecture: UUIDs of data, hash tree, signature.
 _BY_ARCHITECTURE = """
 alpha root 6523f8ae3eb14e2aa05a18b695ae656f fc56d9e9e6e54c06be32e74407ce09a5 d46495b7a053414f80f7700c99921ef8
 alpha usr e18cf08c33ec4c0d8246c6c6fb3da024 8cce0d25c0d04a44bd8746331bf1df67 5c6e1c76076a457aa0fef3b4cd21ce6e
@@ -142,17 +142,17 @@ TYPES = _table()
 
 
 def lookup(identifier: str) -> Type | None:
-    """The type with this UUID (36 characters, lower case), if it is one that systemd knows."""
+    """The type with this UUID (36 characters, lower case); None if systemd does not know it."""
     return TYPES.get(identifier.replace("-", ""))
 
 
 def native_architecture() -> str:
-    """What the partitions of this machine are for, in systemd's spelling; empty if it has none."""
+    """The native architecture of this machine, in systemd's spelling; empty if systemd has no name for it."""
     return architectures.native(os.uname().machine)
 
 
 def better_architecture(new: str, old: str, native: str) -> int:
-    """Whether systemd prefers a partition for `new` to one for `old`: above 0 yes, 0 neither; compare_arch()."""
+    """Compare architectures like compare_arch(): above 0 if systemd prefers `new`, below 0 if `old`, 0 if neither."""
     if new == old:
         return 0
     for preferred in (native, architectures.secondary(native)):

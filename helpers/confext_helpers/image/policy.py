@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Image policies, systemd.image-policy(7): the grammar, and what a policy says about a partition.
+"""Image policies, systemd.image-policy(7): parse them, and apply them to partitions.
 
-The grammar is that of image_policy_from_string() in systemd's image-policy.c with everything that systemd 262 knows.
-What systemd answers with a policy that is laxer than what was written (it skips unknown words in unit files) is an
-error here.
+The grammar is that of image_policy_from_string() in systemd's image-policy.c, with all words of systemd 262. In unit
+files systemd skips unknown words, which makes the policy laxer than it was written; here, an unknown word is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from confext_helpers.image.partitiontypes import Designator
 
 
 class Flag(IntFlag):
-    """What a rule allows."""
+    """Flags of a rule, each of which allows a state of a partition."""
 
     VERITY = 1 << 0
     SIGNED = 1 << 1
@@ -52,7 +51,7 @@ GROWFS = Flag.GROWFS_OFF | Flag.GROWFS_ON
 FILE_SYSTEMS = Flag.BTRFS | Flag.EROFS | Flag.EXT4 | Flag.F2FS | Flag.SQUASHFS | Flag.VFAT | Flag.XFS
 _ANY_ENCRYPTION = Flag.ENCRYPTED | Flag.ENCRYPTED_WITH_INTEGRITY
 
-# In the order in which systemd-analyze prints them.
+# In the order of systemd-analyze's output.
 WORDS: dict[str, Flag] = {
     "verity": Flag.VERITY, "signed": Flag.SIGNED, "encrypted": Flag.ENCRYPTED,
     "encryptedwithintegrity": Flag.ENCRYPTED_WITH_INTEGRITY, "unprotected": Flag.UNPROTECTED, "unused": Flag.UNUSED,
@@ -63,7 +62,7 @@ WORDS: dict[str, Flag] = {
 _SHORTCUTS = {"open": OPEN, "ignore": IGNORE}
 _SPECIAL = {"": IGNORE, "-": IGNORE, "*": OPEN, "~": Flag.ABSENT}
 
-# image_policy_confext of systemd.
+# image_policy_confext in systemd.
 CONFEXT = "root=verity+signed+encrypted+encryptedwithintegrity+unprotected+absent"
 
 
@@ -71,15 +70,15 @@ class Policy(NamedTuple):
     """An image policy.
 
     Attributes:
-        rules: by partition.
-        default: for all other partitions.
+        rules: the allowed states, by designator.
+        default: the allowed states of all other partitions.
     """
 
     rules: Mapping[Designator, Flag]
     default: Flag
 
     def get(self, designator: Designator) -> Flag:
-        """What is allowed for a partition, complete; image_policy_get_exhaustively()."""
+        """All flags allowed for a partition: image_policy_get_exhaustively()."""
         found = self._derive(designator)
         return _normalize(designator, self.default) if found is None else found
 
@@ -89,7 +88,7 @@ class Policy(NamedTuple):
         data = designator.data
         if data is None:
             return None
-        # Hash trees and signatures follow from what is asked for the data.
+        # The rule for a hash tree or a signature is derived from the rule for the data.
         of_data = self._derive(data)
         wanted = Flag.SIGNED | Flag.VERITY if designator is data.verity else Flag.SIGNED
         if of_data is None or not of_data & wanted:
@@ -98,12 +97,12 @@ class Policy(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What was found of a partition.
+    """The state of a partition.
 
     Attributes:
-        protection: what protects it; UNUSED if it is there but ignored, ABSENT if it is not there.
+        protection: its protection; UNUSED if the partition exists but is ignored, ABSENT if it does not exist.
         flags: its attributes, see gpt.FLAGS.
-        file_system: in the kernel's spelling; empty if there is none.
+        file_system: its type in the kernel's spelling; empty if there is none.
     """
 
     protection: Flag
@@ -111,12 +110,12 @@ class Part(NamedTuple):
     file_system: str = ""
 
 
-# The first of these as it is after parsing.
+# CONFEXT, parsed.
 CONFEXT_POLICY = Policy({Designator.ROOT: OPEN & ~Flag.UNUSED}, IGNORE)
 
 
 def _normalize(designator: Designator, flags: Flag) -> Flag:
-    """Fill in what is left open, and take out what means nothing; partition_policy_normalized_flags()."""
+    """Add the flags of unspecified groups, drop inapplicable flags: partition_policy_normalized_flags()."""
     flags |= NONE if flags & OPEN else OPEN
     flags |= NONE if flags & READ_ONLY else READ_ONLY
     flags |= NONE if flags & GROWFS else GROWFS
@@ -133,11 +132,11 @@ def parse(text: str) -> Policy:
     """Parse a policy.
 
     Raises:
-        ConfextError: it is none.
+        ConfextError: `text` is not a valid policy.
     """
     if text in _SPECIAL:
         return Policy({}, _SPECIAL[text])
-    # pyparsing takes longer to import than all the rest, and who signed an image can be told without it.
+    # Importing pyparsing takes longer than everything else here, and finding out an image's signers does not need it.
     from confext_helpers.image import policygrammar
 
     parsed = policygrammar.split(text)
@@ -147,7 +146,7 @@ def parse(text: str) -> Policy:
     default: Flag | None = None
     for name, words in parsed:
         flags = NONE
-        # Without any flag, or with a dash for none, everything is allowed.
+        # An empty list of flags, or "-", allows everything.
         for word in [] if words in ([""], ["-"]) else words:
             if word not in WORDS and word not in _SHORTCUTS:
                 raise _error(text, f"{word!r} is no flag")
@@ -166,7 +165,7 @@ def parse(text: str) -> Policy:
 
 
 def may_use(policy: Policy, designator: Designator) -> bool | None:
-    """Whether a partition that is there is used; None if it must not be there. image_policy_may_use()."""
+    """Whether an existing partition is used; None if it must not exist: image_policy_may_use()."""
     allowed = policy.get(designator) & OPEN
     if allowed == Flag.ABSENT:
         return None
@@ -174,16 +173,16 @@ def may_use(policy: Policy, designator: Designator) -> bool | None:
 
 
 def wants_signature(policy: Policy) -> bool:
-    """Whether a root partition that is used has to be signed."""
+    """Whether the policy allows only a signed root partition."""
     allowed = policy.get(Designator.ROOT)
     weaker = Flag.VERITY | Flag.UNPROTECTED | _ANY_ENCRYPTION
     return bool(allowed & Flag.SIGNED) and not allowed & weaker
 
 
 def judge(policy: Policy, designator: Designator, part: Part) -> list[Finding]:
-    """Compare what was found of a partition with what is allowed.
+    """Check the state of a partition against the policy.
 
-    image_policy_check_protection() and image_policy_check_partition_flags() in systemd's dissect-image.c.
+    Follows image_policy_check_protection() and image_policy_check_partition_flags() in systemd's dissect-image.c.
     """
     allowed = policy.get(designator)
     findings = []
@@ -208,7 +207,7 @@ def judge(policy: Policy, designator: Designator, part: Part) -> list[Finding]:
 
 
 def describe(flags: Flag) -> str:
-    """Flags as they are written in a policy."""
+    """The flags, as written in a policy."""
     if flags & OPEN == OPEN:
         return "open"
     return "+".join(word for word, flag in WORDS.items() if flag & flags) or "-"

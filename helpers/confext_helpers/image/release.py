@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Release files of confexts against the system: the name that they must have, and what has to match.
+"""Check the release file of a confext: its name, and whether its fields match the system.
 
-open_extension_release_at() in systemd's os-util.c and extension_release_validate() in its extension-util.c. systemd
-also takes a file of another name if it has the attribute user.extension-release.strict=0; here the name has to be
-right, since most tools that read a file system from outside do not tell attributes.
+This follows open_extension_release_at() in systemd's os-util.c and extension_release_validate() in its
+extension-util.c. systemd also accepts a file of another name if it has the extended attribute
+user.extension-release.strict=0. Here the name has to be right, since most tools that read an unmounted file system do
+not show extended attributes.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _SIZE_MAX = 64 * 1024
 
 
 class System(NamedTuple):
-    """The system that an image is to fit.
+    """The target system of an image.
 
     Attributes:
-        fields: of its os-release file.
-        architecture: in systemd's spelling; empty if any will do.
-        path: of that file.
+        fields: the fields of its os-release file.
+        architecture: in systemd's spelling; empty to accept any.
+        path: the path of its os-release file.
     """
 
     fields: Mapping[str, str]
@@ -38,8 +39,8 @@ def read_system(path: str, architecture: str) -> System:
     """Read an os-release file.
 
     Raises:
-        ConfextError: it cannot be understood, or has no ID.
-        OSError: it cannot be read.
+        ConfextError: the file is malformed or has no ID=.
+        OSError: the file cannot be read.
     """
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         fields = releasefile.parse(file.read(_SIZE_MAX), path)
@@ -49,11 +50,11 @@ def read_system(path: str, architecture: str) -> System:
 
 
 def find(name: str, files: Collection[str]) -> str | None:
-    """Which release file counts for an image.
+    """The path of the release file that systemd uses for an image; None if there is none.
 
     Args:
-        name: of the image, see images.image_name().
-        files: paths in the image, from its root on.
+        name: the name of the image, see naming.image_name().
+        files: paths of files in the image, from its root.
     """
     for candidate in release_names(name):
         path = f"{RELEASES}/{RELEASE_PREFIX}{candidate}"
@@ -63,7 +64,7 @@ def find(name: str, files: Collection[str]) -> str | None:
 
 
 def missing(name: str, files: Collection[str]) -> Finding:
-    """The finding that there is no release file for the image."""
+    """The finding for a missing release file; it names release files of other names."""
     prefix = f"{RELEASES}/{RELEASE_PREFIX}"
     others = sorted(path.removeprefix(RELEASES + "/") for path in files if path.startswith(prefix))
     there = f", there is {', '.join(others[:3])}" if others else ""
@@ -71,10 +72,10 @@ def missing(name: str, files: Collection[str]) -> Finding:
 
 
 def parse(raw: bytes, path: str) -> Mapping[str, str]:
-    """The fields of a release file.
+    """Parse a release file.
 
     Raises:
-        ConfextError: it cannot be understood.
+        ConfextError: the file is malformed.
     """
     try:
         text = raw.decode("utf-8")
@@ -84,11 +85,11 @@ def parse(raw: bytes, path: str) -> Mapping[str, str]:
 
 
 def judge(fields: Mapping[str, str], system: System | None) -> list[Finding]:
-    """Compare a release file with a system.
+    """Check a release file against the target system.
 
     Args:
-        fields: of the release file.
-        system: what it has to fit; None to look only at what every system asks for.
+        fields: the fields of the release file.
+        system: the target system; None to check only what every system requires.
     """
     identifier = fields.get("ID", "")
     if not identifier:

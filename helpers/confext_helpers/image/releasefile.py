@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The release file that makes a tree a confext: what it has to say, and under which name. extension-release(5).
+"""The release file that makes a tree a confext: its name and its fields. extension-release(5).
 
-A confext that is called `NAME.raw` has `/etc/extension-release.d/extension-release.NAME`. `ID=` in it has to be that of
-the system, or `_any`; with another `ID=` than `_any`, `VERSION_ID=` or `CONFEXT_LEVEL=` has to be the system's as well
+The confext `NAME.raw` has the release file `/etc/extension-release.d/extension-release.NAME`. Its `ID=` has to be the
+system's or `_any`. If `ID=` is not `_any`, `VERSION_ID=` or `CONFEXT_LEVEL=` has to be the system's as well
 (extension_release_validate() in systemd's extension-util.c).
 """
 
@@ -25,14 +25,14 @@ _FROM_OS_RELEASE = ("ID", "VERSION_ID", "CONFEXT_LEVEL")
 
 
 def name_of(output: str, *, image: bool) -> str:
-    """The name of the confext that a path stands for.
+    """The name of the confext at a path.
 
     Args:
-        output: path of an image, `site.raw` or `site_1.2.raw`, or of a directory.
-        image: whether it is an image.
+        output: the path of an image, such as `site.raw` or `site_1.2.raw`, or of a directory.
+        image: whether the confext is an image.
 
     Raises:
-        ConfextError: no confext can have that name. systemd's image_name_is_valid(), and what the generator ignores.
+        ConfextError: systemd (image_name_is_valid()) or the generator would not accept a confext of that name.
     """
     base = os.path.basename(output.rstrip("/"))
     if image != base.endswith(".raw"):
@@ -53,15 +53,15 @@ def path_of(name: str) -> str:
 
 
 def compose(os_release: str | None, fields: Sequence[str]) -> str:
-    """The content of a release file.
+    """Compose the contents of a release file.
 
     Args:
-        os_release: path of the os-release file of the system that it is for, or None for any system.
-        fields: `NAME=VALUE` each, which come last and win.
+        os_release: the path of the target system's os-release file; None for any system.
+        fields: additional fields as `NAME=VALUE`, which override those of the system.
 
     Raises:
-        ConfextError: one of them is malformed, or there would be no ID.
-        OSError: the file cannot be read.
+        ConfextError: a field is malformed, or there would be no ID=.
+        OSError: the os-release file cannot be read.
     """
     said = {"ID": "_any"}
     if os_release is not None:
@@ -82,14 +82,14 @@ def compose(os_release: str | None, fields: Sequence[str]) -> str:
 
 
 def parse(text: str, path: str) -> Mapping[str, str]:
-    """The fields of an os-release file, os-release(5).
+    """Parse an os-release file, os-release(5).
 
     Args:
-        text: its content.
-        path: its path, for the message.
+        text: the contents of the file.
+        path: its path, for the error message.
 
     Raises:
-        ConfextError: a line is no assignment.
+        ConfextError: a line is not an assignment.
     """
     found = {}
     try:
@@ -103,15 +103,15 @@ def parse(text: str, path: str) -> Mapping[str, str]:
 
 
 def existing(tree: str, name: str) -> str | None:
-    """The path in `tree` of the release file that it has already; None if it has none.
+    """The path, relative to `tree`, of the release file that `tree` already has; None if there is none.
 
     Args:
-        tree: the directory that has `etc/` in it.
+        tree: the directory that contains `etc/`.
         name: the name of the confext.
 
     Raises:
-        ConfextError: what there is would not be accepted under this name, or says nothing.
-        OSError: it cannot be read.
+        ConfextError: the release file is for a confext of another name, or has no ID=.
+        OSError: the release file cannot be read.
     """
     try:
         there = sorted(entry for entry in os.listdir(f"{tree}/{_DIRECTORY}") if entry.startswith(RELEASE_PREFIX))
@@ -134,7 +134,7 @@ def existing(tree: str, name: str) -> str | None:
 
 
 def _quote(value: str) -> str:
-    """A value as os-release(5) wants it: quoted unless it is plain, what means something to a shell escaped."""
+    """Quote a value for os-release(5): in double quotes unless it is plain; the shell's special characters escaped."""
     if _PLAIN.fullmatch(value):
         return value
     return '"' + re.sub(r'(["$`\\])', r"\\\1", value) + '"'

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The files beside an image: `.roothash`, `.roothash.p7s` and `.verity`, and the attribute user.verity.roothash.
+"""The files beside an image (`.roothash`, `.roothash.p7s` and `.verity`) and its attribute user.verity.roothash.
 
-verity_settings_load() in systemd's dissect-image.c. The names are those of the image with another suffix than `.raw`;
-an image of another name has none.
+This follows verity_settings_load() in systemd's dissect-image.c. The name of a sidecar is that of the image, with
+`.raw` replaced by another suffix; an image whose name does not end in `.raw` has no sidecars.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _HASH_TEXT_MAX = 4096
 
 
 class Sidecars(NamedTuple):
-    """What is beside an image.
+    """The contents of the sidecars of an image.
 
     Attributes:
         root_hash: the stated root hash; None if none is stated.
-        origin: where it is stated: "attribute" or "sidecar".
-        signature: content of the `.p7s` file; None if there is none.
-        tree: the `.verity` file, opened; None if there is none.
-        findings: what is wrong with them.
+        origin: the source of the root hash: "attribute" or "sidecar"; empty if there is none.
+        signature: the contents of the `.p7s` file; None if there is none.
+        tree: the opened `.verity` file; None if there is none.
+        findings: the problems of the sidecars.
     """
 
     root_hash: bytes | None
@@ -44,11 +44,11 @@ NO_SIDECARS = Sidecars(None, "", None, None, ())
 
 
 def load(path: str, image: Source) -> Sidecars:
-    """Read what is beside an image.
+    """Read the sidecars of an image.
 
     Args:
-        path: of the image.
-        image: the image, opened.
+        path: the path of the image.
+        image: the opened image.
     """
     if not stat.S_ISREG(os.fstat(image.fd).st_mode):
         return NO_SIDECARS

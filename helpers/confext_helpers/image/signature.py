@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Signatures of root hashes: PKCS#7, which is CMS SignedData (RFC 5652), detached, over the root hash as text.
+"""Verify signatures of root hashes: detached PKCS#7, i.e. CMS SignedData (RFC 5652), over the root hash as text.
 
-`cryptography` has the primitives and the certificates, but no function that verifies PKCS#7. What is left to do here is
-small, and strict: every signer has to be known, every signature has to be right, and what is not understood is refused.
-As with PKCS7_verify() and PKCS7_NOINTERN, certificates that come with a signature only tell who claims to have signed.
+`cryptography` has the primitives and the certificates, but no function that verifies PKCS#7. The code that is missing
+there is small, and strict: every signer has to be trusted, every signature has to be valid, and anything unknown is
+refused. As with PKCS7_verify() and PKCS7_NOINTERN, certificates that come with a signature only tell who claims to have
+signed.
 
-Two others read a signature at a start: the kernel, with its keyring, and OpenSSL's PKCS7_verify(), with verity.d. What
-only one of the two would take is refused here: RSA with PKCS#1 v1.5 and ECDSA, and signers that are named by issuer and
-number. What neither of them needs, but OpenSSL parses, is parsed: one bad byte in there, and it refuses the whole.
+When a service starts, either the kernel, with its keyring, or OpenSSL's PKCS7_verify(), with verity.d, verifies the
+signature. A signature that only one of them accepts is refused here. So only RSA with PKCS#1 v1.5 and ECDSA count, and
+only signers that are named by issuer and serial number. Parts that neither needs, but OpenSSL parses, are parsed here,
+too: OpenSSL refuses the whole signature for one bad byte in them.
 """
 
 from __future__ import annotations
@@ -51,19 +53,19 @@ _WEAK = {
 
 
 class AlgorithmError(Exception):
-    """An algorithm or a key that does not count."""
+    """The algorithm or the key is too weak, or not accepted by all verifiers."""
 
 
 class Signer(NamedTuple):
     """One signer of a signature.
 
     Attributes:
-        issuer: issuer of its certificate as encoded.
-        serial: serial number of its certificate.
-        digest: name of the hash function.
-        algorithm: object identifier of the signature algorithm.
-        attributes: the signed attributes as encoded, a SET OF; empty if there are none.
-        signature: the signature.
+        issuer: the issuer of the signer's certificate, in DER.
+        serial: the serial number of the signer's certificate.
+        digest: the name of the hash function.
+        algorithm: the object identifier of the signature algorithm.
+        attributes: the signed attributes, in DER as a SET OF; empty if there are none.
+        signature: the signature itself.
     """
 
     issuer: bytes
@@ -74,22 +76,22 @@ class Signer(NamedTuple):
     signature: bytes
 
     def is_of(self, certificate: Certificate) -> bool:
-        """Whether this names that certificate, in the very bytes that are in it."""
+        """Whether issuer and serial number are those of `certificate`, byte by byte."""
         return self.serial == certificate.serial and self.issuer == certificate.issuer_der
 
     def may_be_of(self, certificate: Certificate) -> bool:
-        """Whether OpenSSL may take that certificate for the one that this names."""
+        """Whether OpenSSL may consider `certificate` to be the signer's."""
         return self.serial == certificate.serial and (
             certificates.folded(self.issuer) == certificates.folded(certificate.issuer_der)
         )
 
 
 class Signature(NamedTuple):
-    """A signature that was parsed; nothing of it is verified.
+    """A parsed signature, which is not verified yet.
 
     Attributes:
-        signers: at least one.
-        certificates: what came with it.
+        signers: the signers, at least one.
+        certificates: the certificates that came with the signature.
     """
 
     signers: tuple[Signer, ...]
@@ -97,13 +99,13 @@ class Signature(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """What became of a signer.
+    """The verdict about one signer.
 
     Attributes:
-        signer: who.
-        certificate: the trusted certificate; if there is none, one that came with the signature; or None.
+        signer: the signer.
+        certificate: the signer's certificate from the trust anchors, else from the signature, else None.
         trusted: whether the certificate is one of the trust anchors.
-        valid: whether it is, the signature is right, and the certificate is valid now.
+        valid: whether `trusted` is true, the signature is right, and the certificate is valid now.
     """
 
     signer: Signer
@@ -116,8 +118,8 @@ def parse(raw: bytes) -> Signature:
     """Parse a detached PKCS#7 signature in DER.
 
     Raises:
-        DerError: it is none, or has something in it that is not understood.
-        AlgorithmError: it was made with a hash function that does not count.
+        DerError: `raw` is not such a signature, or has parts that are not understood.
+        AlgorithmError: the signature uses a weak or unknown algorithm.
     """
     if len(raw) > SIZE_MAX:
         raise DerError(f"{len(raw)} bytes are too many")
@@ -128,7 +130,7 @@ def parse(raw: bytes) -> Signature:
     fields = list(der.elements(body.content))
     if len(fields) < 4:
         raise DerError("signed data that are cut off")
-    # OpenSSL computes all that are announced, and gives up at one that it does not know.
+    # OpenSSL computes every digest that is announced here, and fails for one that it does not know.
     digests = [_name(_digest(one)) for one in der.members(der.expect(fields[1], der.SET))]
     if der.fields(fields[2], 1, 1)[0].raw != _encoded_oid(_DATA):
         raise DerError("content of its own, or of a kind that is no data")
@@ -144,7 +146,7 @@ def parse(raw: bytes) -> Signature:
     signers = tuple(_signer(one, digests) for one in raw_signers)
     if len({(certificates.folded(one.issuer), one.serial) for one in signers}) < len(signers):
         raise DerError("the same signer twice")
-    # RFC 5652, 5.1: it would be 3 if a signer were named by a key identifier, which d2i_PKCS7() does not know.
+    # RFC 5652, 5.1: the version is 3 if a signer is named by a key identifier, which d2i_PKCS7() does not know.
     if der.integer(fields[0]) != 1:
         raise DerError(f"signed data of version {der.integer(fields[0])}")
     return Signature(signers, brought)
@@ -156,13 +158,13 @@ def verify(
     """Verify a signature.
 
     Args:
-        signature: what parse() returned.
-        content: what has to be signed, such as a root hash in lower-case hexadecimal.
-        anchors: certificates that are trusted.
-        now: with a time zone.
+        signature: the result of parse().
+        content: the signed content, such as a root hash in lower-case hexadecimal.
+        anchors: the trusted certificates.
+        now: the current time, with a time zone.
 
     Returns:
-        A verdict about each signer, and what is wrong. All signers have to be trusted and valid.
+        A verdict about each signer, and the findings. All signers have to be trusted and valid.
     """
     verdicts, findings = [], []
     for signer in signature.signers:
@@ -173,7 +175,7 @@ def verify(
             name = claimed.subject if claimed else f"a certificate with the serial number {signer.serial:x}"
             findings.append(_untrusted(name, anchor))
             continue
-        # Of all that have the same issuer and number OpenSSL tries the first alone.
+        # Of several trust anchors with the same issuer and serial number, OpenSSL tries only the first.
         finding = _check(signer, content, anchor, now)
         verdicts.append(Verified(signer, anchor, True, finding is None))
         if finding is not None:
@@ -184,7 +186,7 @@ def verify(
 def _untrusted(name: str, obstacle: Certificate | None) -> Finding:
     if obstacle is None:
         return Finding(Code.SIGNATURE_UNKNOWN_KEY, f"signed by {name}, which is not trusted")
-    # It may be the signer's, for systemd, which would try no other then.
+    # systemd may be able to parse this anchor and consider it the signer's; systemd would not try another one then.
     what = f"signed by {name}, which is not trusted for sure, since {obstacle.origin} is not understood"
     return Finding(Code.SIGNATURE_ANCHOR, f"{what}: {obstacle.problem}")
 
@@ -212,7 +214,7 @@ def _check(signer: Signer, content: bytes, anchor: Certificate, now: datetime.da
 def _verify_one(signer: Signer, content: bytes, anchor: Certificate) -> None:
     if signer.attributes:
         _check_attributes(signer, content)
-        # RFC 5652, 5.4: signed is the encoding as a SET OF, although it stands there with a tag of its own.
+        # RFC 5652, 5.4: the signature is over the encoding as a SET OF, not over the tagged form in the message.
         content = signer.attributes
     digest = next(one for one in _DIGESTS.values() if one.name == signer.digest)
     key = anchor.public_key
@@ -247,7 +249,7 @@ def _check_attributes(signer: Signer, content: bytes) -> None:
 
 
 def _attributes(element: Element) -> list[tuple[str, Element]]:
-    """Object identifiers and sets of values of a SET OF Attribute."""
+    """The object identifier and the set of values of each member of a SET OF Attribute."""
     found = []
     for attribute in der.members(element):
         kind, values = der.fields(attribute, 2, 2)
@@ -274,7 +276,7 @@ def _signer(element: Element, digests: Sequence[str]) -> Signer:
     if rest[0].tag == der.CONTEXT | der.CONSTRUCTED:
         attributes = bytes((der.SET,)) + rest.pop(0).raw[1:]
         _attributes(der.parse(attributes, der.SET))
-    # Attributes that are not signed mean nothing.
+    # Unsigned attributes are checked for valid DER, and otherwise ignored.
     if not 2 <= len(rest) <= 3:
         raise DerError("a signer with something in it that is not known")
     for unsigned in rest[2:]:
@@ -289,7 +291,7 @@ def _signer(element: Element, digests: Sequence[str]) -> Signer:
 
 
 def _algorithm(element: Element) -> tuple[str, bytes]:
-    """Object identifier and encoded parameters of an AlgorithmIdentifier."""
+    """The object identifier and the encoded parameters of an AlgorithmIdentifier; raises AlgorithmError if weak."""
     identifier, parameters = certificates.algorithm(element)
     if identifier in _WEAK:
         raise AlgorithmError(f"{_WEAK[identifier]} does not count as a signature any more")
@@ -297,7 +299,7 @@ def _algorithm(element: Element) -> tuple[str, bytes]:
 
 
 def _digest(element: Element) -> str:
-    """Object identifier of a hash function, none of which has parameters."""
+    """The object identifier of a hash function; hash functions have no parameters."""
     identifier, parameters = _algorithm(element)
     if parameters not in (b"", _NULL):
         raise DerError("a hash function with parameters")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The text in a signature partition: a root hash, and a signature of it, in JSON.
+"""Parse the contents of a signature partition: a root hash and its signature, in JSON.
 
-acquire_sig_for_roothash() in systemd's repart.c writes it, dissected_image_load_verity_sig_partition() in
-dissect-image.c reads it, with sd_json_parse(). What that refuses has to be refused here as well, and Python's parser
-takes more: NaN, halves of surrogate pairs, characters that are none. What is not in use is left out of it altogether:
-fractions, and nesting that nobody needs.
+acquire_sig_for_roothash() in systemd's repart.c writes the JSON; dissected_image_load_verity_sig_partition() in
+dissect-image.c reads it with sd_json_parse(). Everything that sd_json_parse() refuses has to be refused here as well.
+Python's parser accepts more: NaN, unpaired surrogates, noncharacters. JSON features that are not in use there are
+refused altogether: fractions, and deep nesting.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _HEX = re.compile(r"(?:[0-9a-f]{2})+\n?", re.ASCII | re.IGNORECASE)
 _DEPTH_MAX = 8
 _MEMBERS_MAX = 256
 _INTEGERS = range(-(1 << 63), 1 << 64)
-# White space is all that may be in there of the control characters, DEL included. json checks what is within strings.
+# All control characters except white space. They are refused anywhere; json itself refuses them only within strings.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class SignedHash(NamedTuple):
-    """What is in a signature partition.
+    """The contents of a signature partition.
 
     Attributes:
-        root_hash: that is signed.
-        signature: in DER, not looked at yet.
-        fingerprint: SHA-256 of the signer's certificate in lower-case hexadecimal; empty if it is not there.
+        root_hash: the signed root hash.
+        signature: the signature in DER, not parsed yet.
+        fingerprint: SHA-256 of the signer's certificate in lower-case hexadecimal; empty if not stated.
     """
 
     root_hash: bytes
@@ -39,7 +39,7 @@ class SignedHash(NamedTuple):
 
 
 def parse_hash(text: str) -> bytes | None:
-    """A root hash in hexadecimal, maybe with an end of line; None if it is none."""
+    """Parse a root hash in hexadecimal, optionally with a newline; None if `text` is not a root hash."""
     if not _HEX.fullmatch(text):
         return None
     found = bytes.fromhex(text)
@@ -47,10 +47,10 @@ def parse_hash(text: str) -> bytes | None:
 
 
 def parse(text: bytes) -> SignedHash:
-    """Parse the text in a signature partition, without the zeros that follow it.
+    """Parse the text in a signature partition, without the zeros that follow the text.
 
     Raises:
-        ValueError: it is not what systemd would read.
+        ValueError: systemd would refuse the text.
     """
     decoded = text.decode()
     if _CONTROL.search(decoded):
@@ -77,7 +77,7 @@ def _base64(text: str) -> bytes:
         found = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError("the signature is no base64") from error
-    # Python takes padding in the middle, and bits that mean nothing.
+    # Python also accepts padding in the middle, and unused bits that are not zero.
     if base64.b64encode(found).decode() != text:
         raise ValueError("the signature is no base64")
     return found
@@ -89,14 +89,14 @@ def _refuse(text: str) -> NoReturn:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    # Of two fields of one name, one reader takes the first and another one the last.
+    # If a field is there twice, one reader may use the first, and another one the last.
     if len(found) < len(pairs):
         raise ValueError("a field is there twice")
     return found
 
 
 def _check(value: object, depth: int) -> None:
-    """Check what sd_json_parse() looks at beyond the grammar."""
+    """Apply the checks of sd_json_parse() that go beyond the grammar."""
     match value:
         case str():
             if any(_is_no_character(ord(character)) for character in value):
@@ -114,5 +114,5 @@ def _check(value: object, depth: int) -> None:
 
 
 def _is_no_character(number: int) -> bool:
-    """Zero, a surrogate or a noncharacter; unichar_is_valid() in systemd's utf8.c."""
+    """Whether a code point is zero, a surrogate or a noncharacter: unichar_is_valid() in systemd's utf8.c."""
     return not number or 0xD800 <= number < 0xE000 or 0xFDD0 <= number < 0xFDF0 or number & 0xFFFE == 0xFFFE

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who signed an image: the signature of its root hash, without looking at the data.
+"""Find out who signed an image, by the signature of its root hash, without reading the data.
 
-It takes some milliseconds, whatever the size of the image. It does not say that the data are what was signed: the
-kernel does that while they are read, through dm-verity, or verdict.py by reading all of them.
+This takes some milliseconds, whatever the size of the image, and does not verify the data. The kernel verifies the
+data with dm-verity as they are read; verdict.py does so by reading all of them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from confext_helpers.image.signature import AlgorithmError, Verified
 
 
 class Signed(NamedTuple):
-    """What an image says about its signers.
+    """The signers of an image.
 
     Attributes:
-        root_hash: in hexadecimal; empty if there is no hash tree.
-        signers: who signed that root hash; nobody if it is not signed.
-        findings: what is wrong, with the parts of the image as well.
+        root_hash: the root hash in hexadecimal; empty if there is no hash tree.
+        signers: the verdicts about the signers of the root hash; empty if it is not signed.
+        findings: the problems of the signature and of the parts of the image.
     """
 
     root_hash: str
@@ -35,24 +35,24 @@ class Signed(NamedTuple):
 
     @property
     def trusted(self) -> bool:
-        """Whether the root hash is signed by trusted keys, and nothing is wrong."""
+        """Whether the root hash is signed, all signers are trusted and valid, and there are no findings."""
         return bool(self.signers) and not self.findings and all(one.valid for one in self.signers)
 
 
 def read(
     path: str, anchors: Sequence[Certificate], now: datetime.datetime | None = None, *, asked: Policy | None = None
 ) -> Signed:
-    """Who signed the root hash of an image.
+    """Verify the signature of an image's root hash.
 
     Args:
-        path: of an image.
-        anchors: certificates that are trusted, see trust.load().
-        now: the time, with a time zone; None for the current one.
-        asked: which partitions may be used; None for those that systemd uses of a confext.
+        path: the path of the image.
+        anchors: the trusted certificates, see trust.load().
+        now: the time, with a time zone; None for the current time.
+        asked: the image policy, which says which partitions may be used; None for systemd's policy for confexts.
 
     Raises:
-        ConfextError: it is no file and no block device.
-        OSError: it cannot be opened.
+        ConfextError: `path` is neither a file nor a block device.
+        OSError: `path` cannot be opened.
     """
     native = partitiontypes.native_architecture()
     with dissect.open_image(path, asked or policy.CONFEXT_POLICY, native) as image:
@@ -64,10 +64,10 @@ def read(
 def check(
     image: Image, anchors: Sequence[Certificate], now: datetime.datetime
 ) -> tuple[Sequence[Verified], list[Finding]]:
-    """Verify the signature of an image that was taken apart.
+    """Verify the signature of a dissected image.
 
     Returns:
-        Its signers, nobody if it has no signature, and what is wrong with the signature.
+        The verdicts about the signers (none if there is no signature), and the findings about the signature.
     """
     if image.signature is None or image.root_hash is None:
         return (), []
@@ -77,7 +77,7 @@ def check(
         return (), [Finding(Code.SIGNATURE_MALFORMED, f"the signature is no detached PKCS#7 in DER: {error}")]
     except AlgorithmError as error:
         return (), [Finding(Code.SIGNATURE_ALGORITHM, str(error))]
-    # What is signed is the text, as systemd and the kernel have it.
+    # As in systemd and the kernel, the signature is over the root hash as text.
     found, findings = signature.verify(parsed, image.root_hash.hex().encode(), anchors, now)
     fingerprints = {one.certificate.fingerprint for one in found if one.certificate is not None and one.trusted}
     if image.fingerprint and fingerprints and image.fingerprint not in fingerprints:
@@ -87,7 +87,7 @@ def check(
 
 
 def certificates(image: Image) -> Sequence[Certificate]:
-    """The certificates that came with the signature of an image, which prove nothing; none if it has none."""
+    """The certificates that came with the signature of an image, which prove nothing; empty without a signature."""
     if image.signature is None:
         return ()
     try:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Trust anchors: the certificates whose keys may sign.
+"""Load trust anchors: the certificates whose keys may sign.
 
-Nothing that a signature brings along is ever trusted, and there are no chains: a signer is trusted if its very
-certificate is one of these, as validate_signature_userspace() in systemd's dissect-image.c has it. A directory is read
-as systemd reads /etc/verity.d: the files called `*.crt`, sorted by name, a name in an earlier directory hiding the same
-in a later one, an empty file or a link to /dev/null hiding it altogether; and of each file the first certificate only,
-in PEM only.
+Certificates that come with a signature are never trusted, and there are no chains: a signer is trusted only if its own
+certificate is a trust anchor, as in validate_signature_userspace() in systemd's dissect-image.c. A directory is read
+as systemd reads /etc/verity.d: all files named `*.crt`, sorted by name. A file in an earlier directory hides files of
+the same name in later ones; an empty file or a symlink to /dev/null masks the name. Only the first certificate in each
+file counts, and only in PEM.
 
-Of several certificates with the same issuer and number OpenSSL takes the first, whatever its key. So what systemd may
-read and this cannot is no file to pass over: it stays in the list as one that is not understood.
+Of several certificates with the same issuer and serial number OpenSSL uses the first, whatever its key. So a file that
+systemd may be able to parse, but this module cannot, must not be skipped: the list has a placeholder for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from confext_helpers.system import regular
 # CONF_PATHS("verity.d") of systemd.
 DIRECTORIES = ("/etc/verity.d", "/run/verity.d", "/usr/local/lib/verity.d", "/usr/lib/verity.d")
 _SIZE_MAX = 1 << 20
-# OpenSSL reads lines of up to 254 bytes, cuts longer ones in two, and ignores white space at their ends.
+# OpenSSL reads lines of up to 254 bytes, splits longer ones, and ignores trailing white space.
 _LINE_MAX = 250
 _DASHES = b"-----BEGIN"
 _PEM = re.compile(rb"-----BEGIN ((?:X509 )?CERTIFICATE)-----\n((?:[A-Za-z0-9+/=]+\n)+)-----END \1-----(?:\n|\Z)")
@@ -40,13 +40,12 @@ def load(paths: Sequence[str], root: str = "") -> list[Certificate]:
     """Load trust anchors.
 
     Args:
-        paths: files, PEM or DER, of which every certificate counts, and directories; if there are none, those of
-            systemd.
-        root: in which system the directories of systemd are.
+        paths: directories, and files in PEM or DER, all of whose certificates count; if empty, systemd's directories.
+        root: the root directory of the system whose verity.d directories are read.
 
     Raises:
-        ConfextError: a file has no certificate in it, or a named file or directory is not there.
-        OSError: one cannot be read.
+        ConfextError: a named file contains no certificate, is malformed, or is too large.
+        OSError: a named file or directory is missing or cannot be read.
     """
     if not paths:
         return _load_directories(DIRECTORIES, Tree(os.fsencode(root)))
@@ -63,7 +62,7 @@ def load(paths: Sequence[str], root: str = "") -> list[Certificate]:
 
 
 def _load_directories(directories: Iterable[str], tree: Tree) -> list[Certificate]:
-    """The anchors in these directories; conf_files_list_nulstr() with the flags REGULAR and FILTER_MASKED."""
+    """The anchors in these directories: conf_files_list_nulstr() with the flags REGULAR and FILTER_MASKED."""
     found: dict[bytes, str] = {}
     masked: set[bytes] = set()
     for directory in directories:
@@ -75,7 +74,7 @@ def _load_directories(directories: Iterable[str], tree: Tree) -> list[Certificat
                 continue
             with contextlib.suppress(OSError):
                 real = tree.real(os.fsencode(directory) + b"/" + name)
-                # In another root there may be no device to look at.
+                # Below another root directory, /dev/null may not exist.
                 if tree.root and real == tree.root + b"/dev/null":
                     masked.add(name)
                     continue
@@ -94,14 +93,14 @@ def _load_directories(directories: Iterable[str], tree: Tree) -> list[Certificat
 
 
 def first_certificate(content: bytes, path: str) -> list[Certificate]:
-    """The first certificate in a file of verity.d, as PEM_read_X509() finds it; none if that finds none for sure.
+    """The first certificate in a file of verity.d, like PEM_read_X509(); empty if OpenSSL certainly finds none.
 
     Args:
-        content: what is in the file.
-        path: of the file.
+        content: the contents of the file.
+        path: the path of the file.
     """
     if _DASHES not in content:
-        # systemd goes on with the next file.
+        # systemd skips such a file.
         return []
     lines = [line.rstrip() for line in content.split(b"\n")]
     start = next(number for number, line in enumerate(lines) if _DASHES in line)
@@ -115,7 +114,7 @@ def first_certificate(content: bytes, path: str) -> list[Certificate]:
 
 
 def _read_file(path: str) -> list[Certificate]:
-    """All certificates in a file that was named."""
+    """All certificates in a file that the user named."""
     content = _read(path)
     try:
         if _DASHES not in content:
@@ -132,7 +131,7 @@ def _decode(block: bytes) -> bytes:
         found = base64.b64decode(joined, validate=True)
     except ValueError as error:
         raise DerError("this is no base64") from error
-    # Python takes padding in the middle, and bits that mean nothing.
+    # Python also accepts padding in the middle, and unused bits that are not zero.
     if base64.b64encode(found) != joined:
         raise DerError("this is no base64")
     return found

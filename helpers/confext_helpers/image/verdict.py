@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether an image is whole, signed and allowed: all that `unit-confext verify` says.
+"""Verify that an image is intact, signed, and allowed by the policy: the verdict of `unit-confext verify`.
 
-The order is that of trust. First the parts are found, then the hash tree is compared with the data and the signature
-with the root hash, then the policy is asked, and only what has passed all of that is given to a tool that reads the
-file system, for the release file. "signed" and "verity" are said of an image only after that very comparison.
+The order of the steps is that of trust: find the parts; compare the hash tree with the data; verify the signature of
+the root hash; apply the policy. Only an image that has passed all of these is given to the tool that reads the file
+system, for the release file. An image is called "signed" or "verity" only after this run has verified it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from confext_helpers.image.release import System
 from confext_helpers.image.signature import Verified
 from confext_helpers.image.verity import VerityError
 
-# Roots that are stated outside of the image's own partition table, so that systemd sets up dm-verity with them.
+# Sources of root hashes with which systemd sets up dm-verity: all except the partition table.
 _STATED = ("attribute", "sidecar", "signature")
 
 
 class Protection(StrEnum):
-    """What is known to protect the data of an image."""
+    """The verified protection of an image's data."""
 
     SIGNED = "signed"
     VERITY = "verity"
@@ -41,15 +41,15 @@ class Protection(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an image is held to.
+    """The requirements for an image.
 
     Attributes:
-        anchors: certificates that are trusted.
-        policy: what it has to be.
-        system: what its release file has to fit; None if that does not matter.
-        native: the architecture that it is for, in systemd's spelling.
+        anchors: the trusted certificates.
+        policy: the image policy.
+        system: the system that the release file has to match; None to skip that check.
+        native: the architecture of the target machine, in systemd's spelling.
         now: the time, with a time zone.
-        progress: is told the bytes that were read and those that there are, now and then.
+        progress: called now and then with the number of bytes read and the total number of bytes.
     """
 
     anchors: Sequence[Certificate]
@@ -62,15 +62,15 @@ class Request:
 
 @dataclass(slots=True)
 class Verdict:
-    """What is to be said about an image.
+    """The verdict about an image.
 
     Attributes:
-        path: of the image.
-        protection: what was verified, by this very run.
-        root_hash: of the hash tree, in hexadecimal; empty if there is none.
-        signers: who signed it.
-        release: the fields of its release file; None if it was not looked at.
-        findings: what is wrong; nothing is, if there are none.
+        path: the path of the image.
+        protection: the protection that this run has verified.
+        root_hash: the root hash in hexadecimal; empty if there is none.
+        signers: the verdicts about the signers.
+        release: the fields of its release file; None if the release file was not read.
+        findings: the problems; an image without findings is good.
     """
 
     path: str
@@ -82,7 +82,7 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no findings."""
         return not self.findings
 
 
@@ -90,15 +90,15 @@ def verify(path: str, request: Request) -> Verdict:
     """Verify an image.
 
     Raises:
-        ConfextError: it is no image, but a directory, say.
-        OSError: it cannot be opened.
+        ConfextError: `path` is not an image but, for example, a directory.
+        OSError: `path` cannot be opened.
     """
     with dissect.open_image(path, request.policy, request.native) as image:
         return judge(image, request)
 
 
 def judge(image: Image, request: Request) -> Verdict:
-    """Verify an image that was opened with the policy and for the architecture of the request."""
+    """Verify an opened image, which must have been opened with the policy and the architecture of `request`."""
     verdict = Verdict(image.path)
     verdict.root_hash = image.root_hash.hex() if image.root_hash else ""
     whole = _check_tree(image, request)
@@ -114,7 +114,7 @@ def judge(image: Image, request: Request) -> Verdict:
 
 
 def _check_tree(image: Image, request: Request) -> bool:
-    """Compare the hash tree with the data; return whether every byte of them is what the root hash stands for."""
+    """Compare the hash tree with the data; return whether both match the root hash completely."""
     if image.data is None or image.tree is None or image.root_hash is None:
         return False
     try:
@@ -132,8 +132,8 @@ def _check_tree(image: Image, request: Request) -> bool:
 
 
 def _protection(image: Image, whole: bool, signed: bool) -> Protection:
-    # A root hash that only the partition table states keeps nobody from replacing all three, and systemd does not
-    # set up dm-verity for it.
+    # A root hash from the partition table protects nothing: an attacker can replace data, hash tree and partition table
+    # together, and systemd does not set up dm-verity for such a root hash.
     if whole and signed:
         return Protection.SIGNED
     if whole and image.root_hash_origin in _STATED:
@@ -152,10 +152,10 @@ def _check_policy(image: Image, asked: Policy, protection: Protection) -> None:
 
 
 def _check_release(image: Image, system: System | None) -> Mapping[str, str] | None:
-    """Look for the release file and compare it; what is wrong is added to the findings of the image.
+    """Find and check the release file, and add the problems to the findings of the image.
 
     Returns:
-        Its fields; None if it cannot be read.
+        The fields of the release file; None if it cannot be read.
     """
     if image.data is None or image.file_system is None:
         return None

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""dm-verity: the hash tree computed anew from the data and compared with the one that is stored.
+"""dm-verity: recompute the hash tree from the data, and compare it with the stored tree.
 
-The format is the one of the kernel's dm-verity and of cryptsetup, "DM-Verity On-Disk Specification": a superblock,
-then the levels of the tree from the root down to the hashes of the data blocks, each level as blocks full of digests.
+The format is that of the kernel's dm-verity and of cryptsetup, "DM-Verity On-Disk Specification": a superblock, then
+the levels of the tree, from the root down to the hashes of the data blocks. Each level consists of blocks of digests.
 
-All of it is read once, from the bottom up. Of each level no more than one block is kept, so an image of any size takes
-the same few megabytes. The data are those of a root hash if, and only if, the hash computed from the data alone is that
-root hash. That a stored tree differs is a second question, and which blocks do is the third.
+Data and tree are read once, from the bottom up. Only one block of each level is kept in memory, so an image of any size
+takes the same few megabytes. The data match a root hash if and only if the hash computed from the data alone equals
+that root hash. Whether the stored tree differs, and in which blocks, is reported separately.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from confext_helpers.image.findings import Code, Finding
 MAGIC = b"verity\0\0"
 SUPERBLOCK_SIZE = 512
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6s256s168s")
-# The kernel's names, of which systemd hands on what is in the superblock, and Python's.
+# The kernel's names to Python's. systemd passes the name in the superblock on to the kernel.
 _ALGORITHMS = {
     "sha256": "sha256", "sha384": "sha384", "sha512": "sha512", "sha3-256": "sha3_256", "sha3-384": "sha3_384",
     "sha3-512": "sha3_512",
 }  # fmt: skip
-# verity_ctr() in the kernel's dm-verity-target.c: a block of data has at most a page, which is 4096 bytes where it is
-# smallest. Blocks of hashes may be larger.
+# verity_ctr() in the kernel's dm-verity-target.c: a data block is at most one page, and the smallest pages have 4096
+# bytes. Hash blocks may be larger.
 _DATA_BLOCK_SIZES = (512, 1024, 2048, 4096)
 _HASH_BLOCK_SIZES = (*_DATA_BLOCK_SIZES, 8192, 16384, 32768, 65536)
 _NAMED_MAX = 5
 
 
 class Superblock(NamedTuple):
-    """How a tree was made.
+    """The parameters of a hash tree.
 
     Attributes:
-        uuid: of the tree, 32 hexadecimal digits.
-        algorithm: name of the hash function, as the kernel has it.
+        uuid: the UUID of the tree, 32 hexadecimal digits.
+        algorithm: the kernel's name of the hash function.
         data_block_size: in bytes.
         hash_block_size: in bytes.
-        data_blocks: how many blocks of data the tree covers.
-        salt: what is hashed in front of each block.
+        data_blocks: the number of data blocks that the tree covers.
+        salt: hashed before the contents of each block.
     """
 
     uuid: str
@@ -57,21 +57,21 @@ class Superblock(NamedTuple):
 
     @property
     def digest_size(self) -> int:
-        """Of one digest, in bytes."""
+        """The size of one digest, in bytes."""
         return hashlib.new(_ALGORITHMS[self.algorithm]).digest_size
 
     @property
     def slot_size(self) -> int:
-        """What a digest takes in a hash block: the next power of two, in bytes."""
+        """The space for one digest in a hash block, in bytes: the digest size, rounded up to a power of two."""
         return 1 << (self.digest_size - 1).bit_length()
 
     @property
     def data_size(self) -> int:
-        """What the tree covers, in bytes."""
+        """The size of the data that the tree covers, in bytes."""
         return self.data_blocks * self.data_block_size
 
     def levels(self) -> list[tuple[int, int]]:
-        """First block and number of blocks of each level, the one above the data first; in hash blocks."""
+        """First block and number of blocks of each level, in hash blocks; the level above the data comes first."""
         fan_out = self.hash_block_size // self.slot_size
         counts = []
         count = self.data_blocks
@@ -86,14 +86,14 @@ class Superblock(NamedTuple):
         return list(zip(reversed(starts), counts, strict=True))
 
     def tree_size(self) -> int:
-        """Of the superblock and the tree, in bytes."""
+        """The size of the superblock and the tree together, in bytes."""
         levels = self.levels()
         first = -(-SUPERBLOCK_SIZE // self.hash_block_size)
         return (first + sum(count for _, count in levels)) * self.hash_block_size
 
 
 class VerityError(ConfextError):
-    """A superblock that cannot be used."""
+    """The superblock is damaged or not supported."""
 
 
 def read_superblock(source: Source, sector_size: int = 512) -> Superblock:
@@ -101,10 +101,10 @@ def read_superblock(source: Source, sector_size: int = 512) -> Superblock:
 
     Args:
         source: the hash partition or the file.
-        sector_size: of the device that systemd makes of the image, in bytes. No block may be smaller.
+        sector_size: the sector size of the loop device of the image, in bytes. No block may be smaller.
 
     Raises:
-        VerityError: it is damaged, or of a kind that is not known.
+        VerityError: the superblock is damaged or not supported.
     """
     try:
         raw = source.read(0, SUPERBLOCK_SIZE)
@@ -136,7 +136,7 @@ def read_superblock(source: Source, sector_size: int = 512) -> Superblock:
 
 @dataclass(slots=True)
 class _Level:
-    """One level of the tree while it is computed."""
+    """One level of the tree that is being computed."""
 
     start: int
     index: int = 0
@@ -145,16 +145,16 @@ class _Level:
 
 @dataclass(slots=True)
 class Comparison:
-    """A tree that is being compared with its data.
+    """A comparison of a hash tree with its data.
 
     Attributes:
-        superblock: how the tree was made.
-        data: what it covers.
+        superblock: the parameters of the tree.
+        data: the data that the tree covers.
         tree: superblock and tree.
-        data_differ: numbers of the first data blocks that differ from an intact part of the tree.
-        tree_differ: numbers of the first hash blocks that differ from what the tree above them says.
-        data_count: how many such data blocks there are.
-        tree_count: how many such hash blocks there are.
+        data_differ: numbers of the first data blocks that do not match their digest in an intact hash block.
+        tree_differ: numbers of the first hash blocks that do not match their digest in the level above.
+        data_count: the total number of such data blocks.
+        tree_count: the total number of such hash blocks.
         differ: whether any stored hash block differs from the computed one.
     """
 
@@ -172,14 +172,14 @@ class Comparison:
     _stored_top: bytes = b""
 
     def run(self, root_hash: bytes, progress: Callable[[int], None]) -> list[Finding]:
-        """Compare everything.
+        """Compare all data and the whole tree.
 
         Args:
-            root_hash: what the root hash has to be.
-            progress: is told the number of bytes of data that were read, now and then.
+            root_hash: the expected root hash.
+            progress: called now and then with the number of bytes of data that were read.
 
         Returns:
-            What is wrong. None means: every bit of the data and of the tree is what the root hash stands for.
+            The findings. If there are none, every bit of the data and of the tree matches the root hash.
         """
         block = self.superblock
         if len(root_hash) != block.digest_size:
@@ -227,7 +227,7 @@ class Comparison:
             progress(position)
 
     def _push(self, level: int, digest: bytes) -> bytes:
-        """Add a digest to a level; return the digest of the topmost block once that is complete."""
+        """Append a digest to a level; return the digest of the topmost block if that is complete now, else nothing."""
         state = self._levels[level]
         state.buffer += digest.ljust(self._slot, b"\0")
         if len(state.buffer) < self.superblock.hash_block_size:
@@ -235,7 +235,7 @@ class Comparison:
         return self._complete(level)
 
     def _finish(self) -> bytes:
-        """Complete the last block of each level."""
+        """Complete the last block of each level; return the digest of the topmost block."""
         computed = b""
         for level, state in enumerate(self._levels):
             if state.buffer:
@@ -256,7 +256,7 @@ class Comparison:
         return self.tree.read((self._levels[level].start + index) * size, size)
 
     def _expected(self, level: int, index: int) -> bytes:
-        """What the stored tree says the digest of this hash block is; the stated root hash for the topmost."""
+        """The expected digest of a hash block: from the level above in the stored tree, or the stated root hash."""
         if level + 1 == len(self._levels):
             return self._stated
         size, slot = self.superblock.hash_block_size, self._slot
@@ -277,8 +277,8 @@ class Comparison:
         if stored == computed:
             return
         self.differ = True
-        # Of a damaged hash block nobody can say which of its digests still count. The topmost one is judged by the
-        # root hash, see _judge(): until then it is as good as any.
+        # In a damaged hash block, any digest may be damaged, so data blocks are not compared with it. The topmost block
+        # is compared nevertheless: _judge() uses the result only if the block matches the root hash.
         if level or not (intact or top):
             return
         slot = self._slot

@@ -17,7 +17,7 @@ _NEWLINE = "\n\r"
 # Within double quotes, a backslash before any other character is literal: SHELL_NEED_ESCAPE.
 _ESCAPED = '"\\`$'
 _COMMENT = re.compile(r"[#;][^\n\r]*")
-# The first character may be any character, even "=" or a line end.
+# The first character of a key may be any, even "=".
 _KEY = re.compile(r"(?s:.)[^=\n\r]*")
 
 
