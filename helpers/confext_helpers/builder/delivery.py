@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where an image is built, and how it comes into its place, if others than the one who builds can write there.
+"""Choose where to build an image, and put the result in place, safely even if other users can write to the directory.
 
-Root may build an image for somebody, in a directory of his. He can rename what is in it at any moment, and put a link
-in its place; a chmod(2) of what was built would then be one of any file of the system. So nothing is built there.
+Root may build an image in a directory of another user. That user can at any moment rename a file in there and put a
+symlink in its place; a chmod(2) of the image could then hit any file of the system. So images are never built there.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _PIECE = 1 << 20
 
 
 def place(output: str, *, anywhere: bool) -> str:
-    """The directory to build in: that of the output, so that a rename does, unless others could exchange things there.
+    """The directory to build in: that of the output, so that a rename suffices, unless others can replace files there.
 
-    All that is done while building goes by paths, and root would be led wherever they like.
+    Building accesses files by path, so others could redirect root to any file of the system.
 
     Args:
-        output: the directory that the result is going to be in.
-        anywhere: whether another one will do, since the result is a file that can be copied.
+        output: the directory of the result.
+        anywhere: whether another directory is acceptable, since the result is a file that can be copied.
 
     Raises:
-        ConfextError: there is none.
+        ConfextError: there is no safe directory.
     """
     found = os.path.realpath(output)
     if _is_ours(found):
@@ -44,15 +44,15 @@ def place(output: str, *, anywhere: bool) -> str:
 
 
 def _is_ours(directory: str) -> bool:
-    """Whether nobody else can put something in the place of what this user makes in a directory, or of that itself.
+    """Whether no other user can replace the files that this user creates in a directory, or the directory itself.
 
     Args:
-        directory: its path, free of links.
+        directory: the path of the directory, with all symlinks resolved.
     """
     judge = Access(Tree())
     while True:
         status = os.lstat(directory)
-        # In a sticky directory, only owners can rename or remove what is there.
+        # In a sticky directory, only the owner of a file can rename or remove the file.
         sticky = status.st_uid in (0, os.geteuid()) and status.st_mode & stat.S_ISVTX
         if judge.problem(status, os.fsencode(directory)) and not sticky:
             return False
@@ -62,18 +62,18 @@ def _is_ours(directory: str) -> bool:
 
 
 def deliver(image: str, output: str, mode: int, *, force: bool) -> int:
-    """Put a copy of an image into its place with one rename, whoever may write to that directory; return its size.
+    """Copy an image to its destination, atomically, whoever may write to that directory; return its size.
 
-    There, nothing is done to a file by its name but what its owner could do as well.
+    In that directory, files are accessed by name only in ways in which the directory's owner could access them, too.
 
     Args:
-        image: what was built.
-        output: where it is going to be.
-        mode: that it gets.
-        force: whether to replace what is there.
+        image: the path of the image that was built.
+        output: the path of the destination.
+        mode: the mode of the destination.
+        force: whether to replace an existing file.
 
     Raises:
-        OSError: it cannot be written, or is there already.
+        OSError: the destination cannot be written, or exists already.
     """
     name = os.path.basename(output)
     hidden = f".unit-confext-build-{os.urandom(8).hex()}"
@@ -90,7 +90,7 @@ def deliver(image: str, output: str, mode: int, *, force: bool) -> int:
                     if force:
                         os.rename(hidden, name, src_dir_fd=directory, dst_dir_fd=directory)
                     else:
-                        # Fails if it came into being meanwhile.
+                        # link(2) fails if the destination exists by now.
                         os.link(f"/proc/self/fd/{writer.fileno()}", name, dst_dir_fd=directory)
                     return os.fstat(writer.fileno()).st_size
                 finally:

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Building a confext from a directory tree: a signed DDI, a plain file system, or a directory.
+"""Build a confext from a directory tree: a signed DDI, a plain file system, or a directory.
 
-The file formats are systemd-repart's and the mkfs tools' business; this module gives them a tree that is the same
-everywhere (sourcetree.py), a seed that is made of its content, and one time. So the same tree becomes the same bytes,
-and a changed tree another root hash.
+systemd-repart and the mkfs tools write the file formats. This module passes them a tree that is the same on every
+machine (sourcetree.py), a seed derived from its contents, and a single timestamp. So the same tree always becomes the
+same bytes, and a changed tree gets another root hash.
 
-That time is made of the content, too. cron(8) reads a table again if its time is another one, nginx a certificate if
-inode number or time are, and inode numbers of images follow from the layout: with a fixed time, or one that depends on
-anything else, they would miss what has changed. One time for all, so that nothing in an image looks older than what it
-was made from; and one that is long past, since times to come are taken for mistakes.
+The timestamp is derived from the contents, too. cron(8) reloads a table when its mtime changes, nginx a certificate
+when inode number or mtime change, and the inode numbers in an image follow from its layout: with a fixed timestamp, or
+one derived from anything else, these programs would miss changes. All files share the timestamp, so that no file looks
+older than a file it was made from. The timestamp is long past, since programs consider future timestamps a mistake.
 
-The result is written in a hidden directory and comes into its place in one rename (delivery.py): a `.confext.d/` may
-be read by a reload at any moment. Until then it is for the eyes of the one alone who builds, and so are copies of the
-tree: there may be keys in it. Nothing here needs to be root, but for the owners in a directory.
+The result is written to a hidden directory and renamed into place (delivery.py), since a reload may read a
+`.confext.d/` at any moment. Until then only the user who builds can read the result and the copy of the tree, which may
+contain private keys. Building does not require root, except for the owners of the files in a directory.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ REPART_VERSION_MIN = 255
 _TOOL_TIMEOUT_SEC = 900.0
 _EROFS_OPTIONS = ("--all-root", "-x-1")
 _SEC_NS = 1_000_000_000
-# The times that are made of the content: from 2001-09-09 to 2017-07-14.
+# The range of timestamps derived from the contents: 2001-09-09 to 2017-07-14.
 _FIRST_SEC = 1_000_000_000
 _SPAN_SEC = 500_000_000
 
 
 class Format(StrEnum):
-    """What can be built."""
+    """The formats that can be built."""
 
     DDI = "ddi"
     EROFS = "erofs"
@@ -53,7 +53,7 @@ class Format(StrEnum):
 
 
 class Times(StrEnum):
-    """Which times things in an image have."""
+    """The timestamps of the files in an image: one derived from the contents, or those of the tree."""
 
     CONTENT = "content"
     KEEP = "keep"
@@ -61,20 +61,20 @@ class Times(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be built.
+    """A request to build a confext.
 
     Attributes:
-        tree: the directory with `etc/` in it.
-        output: where to; the name is the confext's.
+        tree: the directory that contains `etc/`.
+        output: the path of the result; its name is the name of the confext.
         format: see Format.
-        key: path of a private key in PEM to sign a DDI with, or None.
-        certificate: path of the certificate that belongs to it.
-        os_release: path of the os-release file of the system that it is for, or None.
-        release: fields of the release file, `NAME=VALUE`.
-        allow: offences of the tree that are none.
-        architecture: of a DDI, as in systemd.unit(5), ConditionArchitecture=; None for this machine's.
-        force: whether to replace an image that is there.
-        mode: of the image's file; None for what the umask leaves, or 0600 if there is anything private in the tree.
+        key: the path of a private key in PEM for signing a DDI, or None.
+        certificate: the path of the certificate that belongs to the key, or None.
+        os_release: the path of the target system's os-release file, or None.
+        release: fields of the release file, as `NAME=VALUE`.
+        allow: kinds of offences to accept.
+        architecture: the architecture of a DDI, as in systemd.unit(5), ConditionArchitecture=; None for this machine's.
+        force: whether to replace an existing image.
+        mode: the mode of the image file; None for 0600 if a file in the tree is private, else for 0666 less the umask.
         times: see Times.
     """
 
@@ -94,14 +94,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request that was looked at; nothing is built yet.
+    """A checked request; nothing is built yet.
 
     Attributes:
-        request: what was asked for.
-        scan: the tree and what is wrong with it.
-        name: of the confext.
-        release_file: path in the tree of the release file.
-        release: content of the release file that is added; None if the tree has one.
+        request: the request.
+        scan: the tree, and the offences in it.
+        name: the name of the confext.
+        release_file: the path of the release file in the tree.
+        release: the contents of the release file to add; None if the tree has a release file.
     """
 
     request: Request
@@ -113,14 +113,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was built.
+    """The result of a build.
 
     Attributes:
-        path: where it is.
-        size: in bytes; 0 for a directory.
-        root_hash: of dm-verity, in hexadecimal digits; empty if it has none.
-        mode: of its file, or 0755 for a directory.
-        time_sec: the time of everything in it, or the newest one, in seconds since 1970.
+        path: the path of the confext.
+        size: the size of the image in bytes; 0 for a directory.
+        root_hash: the dm-verity root hash in hexadecimal; empty if there is none.
+        mode: the mode of the image file; 0755 for a directory.
+        time_sec: the timestamp of all files in it, or the newest of them, in seconds since 1970.
     """
 
     path: str
@@ -131,11 +131,11 @@ class Built:
 
 
 def plan(request: Request) -> Plan:
-    """Look at everything that can be wrong before anything is built.
+    """Check a request before anything is built.
 
     Raises:
-        ConfextError: it cannot be built as asked for. What is wrong with the tree is no error but in Plan.scan.
-        OSError: something cannot be read.
+        ConfextError: the request cannot be carried out. Offences in the tree are not raised; they are in Plan.scan.
+        OSError: a file cannot be read.
     """
     name = releasefile.name_of(request.output, image=request.format is not Format.DIRECTORY)
     if os.path.lexists(request.output):
@@ -165,18 +165,18 @@ def plan(request: Request) -> Plan:
 
 
 def build(planned: Plan) -> Built:
-    """Build it and put it into its place.
+    """Build the confext and put it in place.
 
     Raises:
         ConfextError: the tree has offences, or a tool failed.
-        OSError: something cannot be read or written.
+        OSError: a file cannot be read or written.
     """
     request = planned.request
     if planned.scan.offences:
         problem = f"there are {len(planned.scan.offences)} things in the tree that cannot be part of a confext"
         raise ConfextError(problem, path=request.tree, hint="see --dry-run")
     place = delivery.place(_directory_of(request.output), anywhere=request.format is not Format.DIRECTORY)
-    # A directory of mode 0700: nobody else reaches what is in it, whatever modes that has.
+    # The temporary directory has mode 0700, so nobody else reaches the files in it, whatever their modes.
     with tempfile.TemporaryDirectory(prefix=".unit-confext-build-", dir=place) as scratch:
         tree = os.path.join(scratch, "tree")
         own_times = sourcetree.copy(request.tree, tree)
@@ -203,12 +203,12 @@ def build(planned: Plan) -> Built:
 
 
 def image_mode(private: bool) -> int:
-    """The mode of an image for which none is asked.
+    """The default mode of an image.
 
     Args:
-        private: whether there is anything in it that not everybody may read.
+        private: whether a file in the image is not world-readable.
     """
-    umask = os.umask(0o077)  # It cannot be asked for otherwise.
+    umask = os.umask(0o077)  # The umask can be read only by setting it.
     os.umask(umask)
     return 0o600 if private else 0o666 & ~umask
 
@@ -218,7 +218,7 @@ def _directory_of(output: str) -> str:
 
 
 def _given_time_sec() -> int | None:
-    """The time that is asked for: reproducible-builds.org, "SOURCE_DATE_EPOCH"."""
+    """The time in $SOURCE_DATE_EPOCH (reproducible-builds.org), None if unset."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is None:
         return None
@@ -228,13 +228,13 @@ def _given_time_sec() -> int | None:
 
 
 def _time_sec(digest: bytes) -> int:
-    """The time of everything in an image of which this is the digest."""
+    """The timestamp of all files in an image: $SOURCE_DATE_EPOCH, or else derived from the digest of the contents."""
     given = _given_time_sec()
     return _FIRST_SEC + int.from_bytes(digest, "big") % _SPAN_SEC if given is None else given
 
 
 def _clamped(times: Mapping[str, int]) -> dict[str, int]:
-    """Times of their own, in nanoseconds, of which none is later than the one that is asked for."""
+    """The given times, in nanoseconds, none of them later than $SOURCE_DATE_EPOCH."""
     given = _given_time_sec()
     return {path: time_ns if given is None else min(time_ns, given * _SEC_NS) for path, time_ns in times.items()}
 
@@ -286,11 +286,11 @@ def _check_tools(request: Request) -> None:
 
 
 def _make(request: Request, tree: str, image: str, digest: bytes, time_sec: int) -> str:
-    """Make the image; return its root hash, if it has one."""
+    """Make the image; return its root hash, empty if there is none."""
     seed = str(uuid.UUID(bytes=digest[:16], version=4))
-    # Where times are kept, $SOURCE_DATE_EPOCH is the newest one, and says that nothing may be newer.
+    # If times are kept, mkfs.erofs gets no -T, and clamps them to $SOURCE_DATE_EPOCH, which is the newest of them.
     erofs_options = _EROFS_OPTIONS if request.times is Times.KEEP else (*_EROFS_OPTIONS, f"-T{time_sec}")
-    # These alone, so that nothing of the caller's environment gets into the image.
+    # No other variables, so that the caller's environment does not influence the image.
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
         "LC_ALL": "C.UTF-8",
@@ -302,7 +302,7 @@ def _make(request: Request, tree: str, image: str, digest: bytes, time_sec: int)
         case Format.EROFS:
             command = ["mkfs.erofs", *erofs_options, f"-U{seed}", image, tree]
         case Format.SQUASHFS:
-            # It takes its own time from $SOURCE_DATE_EPOCH, and refuses an option for it besides.
+            # mksquashfs uses $SOURCE_DATE_EPOCH, and refuses an option for the time in addition.
             command = ["mksquashfs", tree, image, "-all-root", "-no-xattrs", "-noappend", "-no-progress", "-quiet"]
         case _:
             command = _repart(request, tree, image, seed)
@@ -324,7 +324,7 @@ def _repart(request: Request, tree: str, image: str, seed: str) -> list[str]:
     if request.key is not None and request.certificate is not None:
         command += [f"--private-key={request.key}", f"--certificate={request.certificate}"]
     else:
-        # There is a hash tree all the same: the root hash can be given out of band.
+        # The image still gets a hash tree: the root hash can be passed on out of band.
         command.append("--exclude-partitions=root-verity-sig")
     return [*command, image]
 

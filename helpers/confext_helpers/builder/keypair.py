@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A private key and a certificate that are to sign an image: whether they belong together.
+"""Check that a private key and a certificate belong together, before an image is signed with them.
 
-It is asked before anything is built, since neither systemd-repart nor openssl look: they would sign with a key that
-the certificate does not have, and nobody could verify the result.
+Neither systemd-repart nor openssl checks this: they would sign with a key that does not belong to the certificate, and
+nobody could verify the result.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from confext_helpers.errors import ConfextError
 
 
 def check(key: str, certificate: str) -> None:
-    """Refuse a key and a certificate that do not belong together, or that cannot be read.
+    """Check that a key and a certificate belong together.
 
     Args:
-        key: path of a private key in PEM without a passphrase.
-        certificate: path of a certificate in PEM.
+        key: the path of a private key in PEM without a passphrase.
+        certificate: the path of a certificate in PEM.
 
     Raises:
-        ConfextError: why they cannot be used.
+        ConfextError: they do not belong together, or one of them is malformed.
         OSError: one of them cannot be read.
     """
     with open(key, "rb") as file:
@@ -34,7 +34,7 @@ def check(key: str, certificate: str) -> None:
         hint = "take a copy without one: openssl pkey"
         raise ConfextError("the private key has a passphrase", path=key, hint=hint) from None
     except Exception as error:
-        # Which exceptions there are depends on the version of cryptography and of OpenSSL.
+        # The type of the exception depends on the versions of cryptography and OpenSSL.
         raise ConfextError("no private key in PEM that is known", path=key, hint="name another file") from error
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != _load(certificate).public_key().public_bytes(*form):
@@ -43,14 +43,14 @@ def check(key: str, certificate: str) -> None:
 
 
 def expiry(certificate: str, now: datetime.datetime) -> str:
-    """What is to be said about the validity of a certificate; empty if it is valid.
+    """A warning that a certificate has expired or is not valid yet; empty if it is valid.
 
     Args:
-        certificate: path of a certificate in PEM.
-        now: a time in UTC, without a time zone.
+        certificate: the path of a certificate in PEM.
+        now: the time in UTC, without a time zone.
     """
     loaded = _load(certificate)
-    # The attributes with a time zone came with cryptography 42, which also began to warn about these.
+    # cryptography 42 added the attributes with a time zone, and began to warn about those without.
     utc = hasattr(loaded, "not_valid_after_utc")
     after = loaded.not_valid_after_utc.replace(tzinfo=None) if utc else loaded.not_valid_after
     before = loaded.not_valid_before_utc.replace(tzinfo=None) if utc else loaded.not_valid_before

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The tree that an image is built from: what in it cannot be part of a confext, and a copy of the rest.
+"""The source tree of an image: find everything in it that cannot be part of a confext, and copy the rest.
 
-What is built is never the tree itself but a copy without anything that differs from one machine to the next: owners,
-extended attributes, hard links, and times unless they are to be kept. Two checkouts of the same files so become the
-same bytes. Until that is an image, nobody else may look into the copy.
+Images are built not from the tree itself but from a copy, without anything that differs between machines: owners,
+extended attributes, hard links, and timestamps unless they are to be kept. So two checkouts of the same files become
+the same bytes. No other user may read the copy.
 
-systemd mounts confexts with `nodev,nosuid,noexec` and takes nothing but `/etc` from them (systemd-confext(8)), so what
-would be lost or would not work there is refused rather than dropped without a word. A device node is worse than
-useless: overlayfs takes one with the numbers 0:0 for the removal of a file of the host.
+systemd mounts confexts with `nodev,nosuid,noexec` and uses only their `/etc` (systemd-confext(8)). So anything that
+would be lost or would not work there is refused instead of being dropped silently. A device node can do harm: overlayfs
+interprets a character device 0:0 as the removal of a file of the host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from confext_helpers.image.contents import is_private
 
 
 class Allow(StrEnum):
-    """What can be told to be meant so: `--allow=`."""
+    """The kinds of offences that `--allow=` accepts."""
 
     OUTSIDE = "outside"
     EXECUTABLES = "executables"
@@ -33,12 +33,12 @@ class Allow(StrEnum):
 
 
 class Offence(NamedTuple):
-    """Something in a tree that cannot be part of a confext.
+    """A file in a tree that cannot be part of a confext.
 
     Attributes:
-        path: relative to the tree.
-        problem: what is wrong, without a full stop.
-        hint: what to do about it, as an imperative.
+        path: the path, relative to the tree.
+        problem: the problem, without a full stop.
+        hint: how to fix the problem, as an imperative.
     """
 
     path: str
@@ -47,14 +47,14 @@ class Offence(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """A tree as it was found.
+    """The result of scanning a tree.
 
     Attributes:
-        offences: what is wrong with it.
-        left_out: the entries beside `etc/`; they are never in the image.
-        files: number of entries below `etc/` that are no directories.
-        size: of all regular files below `etc/`, in bytes.
-        private: paths of all files and directories in `etc/`, and itself, that not everybody may read.
+        offences: everything that cannot be part of a confext.
+        left_out: the entries beside `etc/`, which are never in the image.
+        files: the number of entries below `etc/` that are not directories.
+        size: the total size of all regular files below `etc/`, in bytes.
+        private: the paths of `etc/` and everything in it that is not world-readable.
     """
 
     offences: list[Offence]
@@ -66,7 +66,7 @@ class Scan(NamedTuple):
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _EXECUTE_BITS = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
-# The mode of the merged /etc is that of the topmost layer's, so it is not left to the umask of the one who builds.
+# The merged /etc has the mode of the topmost layer's etc/, so that mode must not depend on the umask of the builder.
 _TOP_MODE = 0o755
 _PIECE = 1 << 20
 _KINDS = {
@@ -75,7 +75,7 @@ _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
 }
-# These change who may do what and would be lost. Others, such as labels, are the target system's business.
+# These attributes change permissions, and would be lost. Others, such as labels, are set by the target system.
 _ATTRIBUTES = {
     "security.capability": ("has file capabilities, which count for nothing in a confext", "take them away: setcap -r"),
     "system.posix_acl_access": ("has an access control list, which an image does not keep", "remove it: setfacl -b"),
@@ -84,15 +84,15 @@ _ATTRIBUTES = {
 
 
 def scan(tree: str, allow: Collection[Allow] = ()) -> Scan:
-    """Look at everything in the directory `tree`.
+    """Scan the directory `tree`.
 
     Args:
-        tree: its path; `etc/` has to be in it.
-        allow: offences that are none.
+        tree: the path of a directory that contains `etc/`.
+        allow: kinds of offences to accept.
 
     Raises:
-        ConfextError: it is no directory, or has no `etc/`.
-        OSError: something in it cannot be read.
+        ConfextError: `tree` is not a directory, or has no `etc/`.
+        OSError: a file in it cannot be read.
     """
     if not os.path.isdir(tree):
         raise ConfextError("there is no such directory", path=tree, hint="name a directory that has etc/ in it")
@@ -117,7 +117,7 @@ def scan(tree: str, allow: Collection[Allow] = ()) -> Scan:
 
 
 def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
-    """`top` and everything below it, directories first, in an order that depends on the names alone."""
+    """Yield `top` and everything below it, each directory before its contents, in an order given by the names alone."""
     waiting = [top]
     while waiting:
         path = waiting.pop()
@@ -128,7 +128,7 @@ def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _judge(path: str, status: os.stat_result, allow: Collection[Allow]) -> Iterator[tuple[str, str]]:
-    """Problem and hint of everything that is wrong with one entry."""
+    """Yield problem and hint of each offence of one entry."""
     kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFLNK:
         return
@@ -156,20 +156,20 @@ def _has_attribute(path: str, attribute: str) -> bool:
 
 
 def copy(tree: str, target: str, most: int | None = None) -> dict[str, int]:
-    """Copy `etc/` of a tree that was scanned, with names, modes and contents alone.
+    """Copy `etc/` of a scanned tree, with only names, modes and contents.
 
     Args:
         tree: the tree.
-        target: the directory that is to be made, out of everybody's reach: it gets the modes of the tree.
-        most: how many bytes of contents there is room for; None for what is free there. A sparse file may say that it
-            has more than any disk.
+        target: the directory to create. It must be out of reach of other users, as the copy gets the modes of the tree.
+        most: the maximum size of all contents, in bytes; None for the free space there. A sparse file may claim to be
+            larger than any disk.
 
     Returns:
-        When each entry was modified, in nanoseconds since 1970, by its path in the tree.
+        The mtime of each entry, in nanoseconds since 1970, by its path in the tree.
 
     Raises:
-        ConfextError: a file is something else by now, or there is no room.
-        OSError: something cannot be read or written.
+        ConfextError: the tree is being changed, or there is not enough space.
+        OSError: a file cannot be read or written.
     """
     os.mkdir(target, 0o700)
     if most is None:
@@ -189,18 +189,18 @@ def copy(tree: str, target: str, most: int | None = None) -> dict[str, int]:
         else:
             most -= _copy_file(base, parent, copied, os.path.join(tree, name), most)
         times[name] = status.st_mtime_ns
-    # Last, since they may forbid to write to them.
+    # Set the modes of directories last, since they may forbid writing.
     for directory, mode in reversed(directories):
         os.chmod(directory, mode)
     return times
 
 
 def _walk_open(top: str) -> Iterator[tuple[str, int, os.stat_result]]:
-    """As _walk(), of a tree that somebody may be changing: no link is followed that takes the place of a directory.
+    """Like _walk(), but safe if the tree is being changed: never follow a symlink that replaces a directory.
 
     Yields:
-        The path from the directory that `top` is in, a descriptor of the directory that it is in, and its status; for
-        `top`, which comes first, the descriptor is its own.
+        For each entry, its path relative to the parent of `top`, a descriptor of its directory, and its status. For
+        `top`, which comes first, the descriptor is that of `top` itself.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     opened = [(os.open(top, flags), os.path.basename(top))]
@@ -218,7 +218,7 @@ def _walk_open(top: str) -> Iterator[tuple[str, int, os.stat_result]]:
             if not stat.S_ISDIR(status.st_mode):
                 yield f"{path}/{name}", parent, status
                 continue
-            # What is in it is not to have more readers than it had there: the mode is that of what was opened.
+            # Use the status of the opened directory. With the mode of another one, more users could read its contents.
             opened.append((_open_directory(name, parent, f"{os.path.dirname(top)}/{path}/{name}"), f"{path}/{name}"))
             pending.append(sorted(os.listdir(opened[-1][0]), key=os.fsencode, reverse=True))
             yield f"{path}/{name}", parent, os.fstat(opened[-1][0])
@@ -241,7 +241,7 @@ def _changed(path: str) -> ConfextError:
 
 
 def _copy_file(name: str, parent: int, copied: str, path: str, most: int) -> int:
-    # Not to be led elsewhere or to wait if it was replaced since it was looked at.
+    # The file may have been replaced since it was scanned: do not follow a symlink, and do not block on a FIFO.
     try:
         source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
     except OSError as error:
@@ -254,40 +254,40 @@ def _copy_file(name: str, parent: int, copied: str, path: str, most: int) -> int
             problem = f"there is no room to build with this file, which has {status.st_size} bytes"
             raise ConfextError(problem, path=path, hint="take it away, or build where there is more room")
         with open(os.open(copied, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as writer:
-            left = status.st_size  # No more, should it be growing.
+            left = status.st_size  # Stop there even if the file is growing.
             while left and (piece := reader.read(min(left, _PIECE))):
                 writer.write(piece)
                 left -= len(piece)
-            # The mode of what was read: a file of another one may have come into its place.
+            # Use the mode of the opened file: the path may belong to another file with another mode by now.
             os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
     return status.st_size
 
 
 def private_files(tree: str) -> list[str]:
-    """The paths of all files and directories in a copied tree that not everybody may read."""
+    """The paths of all files and directories in a copied tree that are not world-readable."""
     return [os.path.relpath(path, tree) for path, status in _walk(tree) if is_private(status.st_mode)]
 
 
 def stamp(tree: str, time_ns: int, times: Mapping[str, int] | None = None) -> None:
-    """Give everything in a tree its time, and root as its owner if that is possible.
+    """Set the timestamps of everything in a tree, and, if run as root, make root its owner.
 
     Args:
         tree: a directory that nobody else writes to.
-        time_ns: nanoseconds since 1970, for all that has no time of its own.
-        times: those of their own, by the path in the tree.
+        time_ns: the timestamp of all entries not in `times`, in nanoseconds since 1970.
+        times: the timestamps of individual entries, by their path in the tree.
     """
-    # From the leaves up: a change in a directory is one of its time.
+    # Contents before their directory, so that a directory's timestamp is set last.
     for path, status in reversed(list(_walk(tree))):
         if os.geteuid() == 0:
             os.chown(path, 0, 0, follow_symlinks=False)
             if not stat.S_ISLNK(status.st_mode):
-                os.chmod(path, stat.S_IMODE(status.st_mode))  # chown(2) takes setuid and setgid away.
+                os.chmod(path, stat.S_IMODE(status.st_mode))  # chown(2) clears setuid and setgid.
         own_ns = (times or {}).get(os.path.relpath(path, tree), time_ns)
         os.utime(path, ns=(own_ns, own_ns), follow_symlinks=False)
 
 
 def digest(tree: str) -> bytes:
-    """SHA-256 of the names, kinds, modes and contents of everything in a tree; owners and times do not count."""
+    """SHA-256 of the names, types, modes and contents of everything in a tree; owners and times do not count."""
     total = hashlib.sha256()
     for path, status in _walk(tree):
         content = b""
