@@ -106,7 +106,7 @@ class Entries:
     def note(self, layer: Layer, complaint: Complaint) -> None:
         """Report a complaint about the entry of `layer`, which stays a layer."""
         if not self._used:
-            # Built only where a unit has such a complaint: it then has one for each of its images.
+            # Built on first use: most units have no such complaint; a unit that has one has one for each of its images.
             self._used = {name: known for _, name, known in self._found if known[1] is not None}
         became, same, complaints, hiding = self._used[layer.name]
         self._later[layer.name] = (became, same, (*complaints, complaint), hiding)
