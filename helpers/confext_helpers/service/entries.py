@@ -18,6 +18,7 @@ from confext_generator.decide import Dropin
 from confext_generator.report import Complaint, Reporter
 from confext_generator.sources import Target
 from confext_helpers.errors import ConfextError
+from confext_helpers.paths import GENERATED
 
 if TYPE_CHECKING:
     from confext_generator.layers import Became, Layer
@@ -48,9 +49,6 @@ _REASONS = {
     Verdict.SIDECAR: "belongs to the image of this name",
     Verdict.IGNORED: "hidden or temporary",
 }
-
-# Where systemd has it written.
-GENERATED = "/run/systemd/generator"
 
 LAYERS = (Verdict.IMAGE, Verdict.DIRECTORY)
 

@@ -11,7 +11,6 @@ import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from confext_generator.constants import DROPIN
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import ETC
 from confext_helpers.service import fingerprint
@@ -103,8 +102,8 @@ def preview(manager: ServiceManager, service: Service, *, check: bool) -> Previe
         ConfextError: the service cannot be reloaded at all.
     """
     if service.hosted is not None:
-        if not _has_hook(service):
-            raise service.hosted
+        if not service.own_dropins:
+            raise service.hosted  # Its reload is none of the hook's.
         return Preview(None, [], service.hosted)
     if not service.processes:
         raise not_running(service)
@@ -120,11 +119,6 @@ def preview(manager: ServiceManager, service: Service, *, check: bool) -> Previe
             return _compare(prepared)
     except ConfextError as error:
         return Preview(None, [], error)
-
-
-def _has_hook(service: Service) -> bool:
-    """Whether a reload of the service is one of the hook as well."""
-    return any(path.endswith(f"/{os.fsdecode(DROPIN)}") for path in service.dropins)
 
 
 def _compare(prepared: Prepared) -> Preview:

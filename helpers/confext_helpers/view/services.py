@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from confext_generator import names
+from confext_generator.constants import DROPIN
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.processes import Process, find_processes, key_of, start_ticks
 from confext_helpers.service.properties import ServiceProperties, UnitProperties
@@ -45,6 +46,11 @@ class Service(NamedTuple):
     dropins: list[str]
     processes: list[Process]
     hosted: ConfextError | None
+
+    @property
+    def own_dropins(self) -> list[str]:
+        """The drop-ins that have the name of the generator's; none if the generator has nothing for the service."""
+        return [path for path in self.dropins if path.endswith(f"/{os.fsdecode(DROPIN)}")]
 
 
 class View(NamedTuple):

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from confext_generator import constants, words
+from confext_generator import words
 from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import is_there
+from confext_helpers.paths import GENERATED
 from confext_helpers.service.entries import LAYERS, Disk, Verdict
 from confext_helpers.service.layers import load_layer
 from confext_helpers.stage import limits
@@ -23,8 +24,6 @@ from confext_helpers.system import patience
 from confext_helpers.view import running
 from confext_helpers.view.runningstack import Running, Since
 from confext_helpers.view.services import Service, seen
-
-_GENERATED = "/run/systemd/generator"
 
 
 class State(StrEnum):
@@ -177,10 +176,9 @@ def _row(layer: Running, there: Sequence[str]) -> Row:
 def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict], bool]:
     """The layers that a daemon-reload would bring, what they are, and whether one is needed."""
     loaded = service.properties.layers
-    name = constants.DROPIN.decode()
-    in_use = [path for path in service.dropins if path.endswith(f"/{name}")]
+    in_use = service.own_dropins
     unit = disk.find(service.name)
-    if in_use and not in_use[0].startswith(_GENERATED):
+    if in_use and not in_use[0].startswith(GENERATED):
         return loaded, {}, service.stale  # Somebody's own file has its name: the generator's is not read.
     old = b""
     if in_use:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
 from confext_helpers.checks import run as checks
@@ -13,7 +11,8 @@ from confext_helpers.checks.commandline import Command
 from confext_helpers.checks.section import CheckSettings
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.properties import SHAPING_PROPERTIES, ServiceProperties
-from confext_helpers.system.bus import Manager, Properties, Value
+from confext_helpers.system.bus import Properties, Value
+from unit.fakemanager import FakeManager
 
 UNSAID: Properties = {
     "PrivateTmp": ("b", False),
@@ -33,10 +32,11 @@ UNSAID: Properties = {
 UNIT: Properties = {"JoinsNamespaceOf": ("as", []), "DefaultDependencies": ("b", True)}
 
 
-class FakeManager:
+class Told(FakeManager):
     """Tells what a manager would."""
 
     def __init__(self, **unit: Value) -> None:
+        super().__init__()
         self._unit = UNIT | unit
         self.probed: list[str] = []
 
@@ -54,9 +54,9 @@ class FakeManager:
         return name == "FrobMax"
 
 
-def context(manager: FakeManager | None = None, said: Properties | None = None) -> dict[str, Value]:
+def context(manager: Told | None = None, said: Properties | None = None) -> dict[str, Value]:
     given = ServiceProperties(UNSAID | (said or {}))
-    return checks.context(cast(Manager, manager or FakeManager()), "a.service", given)
+    return checks.context(manager or Told(), "a.service", given)
 
 
 def test_every_property_is_in_one_place() -> None:
@@ -106,10 +106,10 @@ def test_unknown_setting_is_refused_by_name(name: str, value: Value) -> None:
 
 
 def test_unknown_state_is_none_of_its_business() -> None:
-    manager = FakeManager()
+    manager = Told()
     assert "FrobCount" not in context(manager, {"FrobCount": ("t", 9)})
     assert manager.probed == ["FrobCount"]
-    manager = FakeManager()
+    manager = Told()
     context(manager)
     assert manager.probed == []
 
@@ -117,7 +117,7 @@ def test_unknown_state_is_none_of_its_business() -> None:
 @pytest.mark.parametrize("default_dependencies", [True, False])
 def test_of_the_unit(default_dependencies: bool) -> None:
     said: Properties = {"DefaultDependencies": ("b", default_dependencies), "JoinsNamespaceOf": ("as", ["b.service"])}
-    found = context(FakeManager(**said))
+    found = context(Told(**said))
     assert {name: found[name] for name in said} == said
 
 

@@ -106,7 +106,7 @@ def on_disk(disk: Disk, text: bytes, *paths: str) -> None:
 
 @pytest.fixture(autouse=True)
 def generators_write_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_GENERATED", str(tmp_path))
+    monkeypatch.setattr(status, "GENERATED", str(tmp_path))
 
 
 def states(found: status.Status) -> list[tuple[str, State]]:

@@ -16,6 +16,7 @@ import pytest
 from confext_helpers.errors import ConfextError
 from confext_helpers.service import processes
 from confext_helpers.service.properties import ServiceProperties
+from unit.fakemanager import descriptors
 
 PROPERTIES = ServiceProperties({"MainPID": ("u", 0), "ControlGroup": ("s", "/foo")})
 
@@ -30,10 +31,6 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[
     for child in started:
         child.kill()
         child.wait()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_no_descriptor_is_left_of_what_is_not_used(children: list[Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import failure
-from confext_helpers.system.bus import Manager
+from unit.fakemanager import FakeManager
 
 
 def line(number: int, error: int = errno.ENOPKG) -> str:
@@ -38,14 +38,6 @@ def test_failure_names_the_layer_that_is_there(tmp_path: Path) -> None:
     reason, path = failure.explain(["something else", line(1), "Failed at step NAMESPACE"], images)
     assert reason.startswith("no partition table or file system that systemd knows is in it (")
     assert path == images[1]
-
-
-class FakeManager(Manager):
-    def __init__(self) -> None:
-        pass
-
-    def version(self) -> int:
-        return 257
 
 
 @pytest.mark.parametrize(

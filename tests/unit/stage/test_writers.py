@@ -13,7 +13,8 @@ from confext_generator.report import quoted
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import writers
-from confext_helpers.system.bus import Manager, Properties
+from confext_helpers.system.bus import Properties
+from unit.fakemanager import FakeManager
 
 UNIT = "foo.service"
 WRITABLE = Problem("everybody-writes")
@@ -100,21 +101,22 @@ def test_a_loop_of_links(own_path: Path) -> None:
         writers.check(UNIT, images(own_path / "a.raw"))
 
 
-class Jobs(Manager):
+class Jobs(FakeManager):
     """A manager with jobs."""
 
     def __init__(self, properties: Properties, jobs: list[set[str]]) -> None:
+        super().__init__()
         self.properties = properties
-        self.jobs = jobs
+        self.waiting = jobs
 
     def ordered_after(self, unit: str) -> list[str]:
         return ["srv.mount", "srv.automount", "basic.target"]
 
     def units_with_jobs(self) -> set[str]:
-        return self.jobs.pop(0) if len(self.jobs) > 1 else self.jobs[0]
+        return self.waiting.pop(0) if len(self.waiting) > 1 else self.waiting[0]
 
     def service_properties(self, unit: str) -> Properties:
-        assert len(self.jobs) == 1, "the file systems are not there yet"
+        assert len(self.waiting) == 1, "the file systems are not there yet"
         return self.properties
 
 

@@ -24,6 +24,7 @@ from confext_helpers.system import syscalls
 from confext_helpers.system.mountinfo import Mount, chain, parse_mountinfo
 from confext_helpers.system.namespaces import Namespaces
 from confext_helpers.system.syscalls import MOVE_MOUNT_BENEATH, MOVE_MOUNT_SET_GROUP, MS_SLAVE
+from unit.fakemanager import descriptors
 
 ROOT = "1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw"
 OLD = "10 1 0:50 / /etc ro - overlay overlay ro,lowerdir=/run/systemd/unit-extensions/0/etc:/etc"
@@ -165,10 +166,6 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ker
 
 def swap(notes: FakeNotes) -> str:
     return exchange.swap(cast(Notes, notes), cast(Process, FakeProcess()), cast(Stage, FakeStage()), [])
-
-
-def descriptors() -> list[str]:
-    return sorted(os.listdir("/proc/self/fd"))
 
 
 def shown(kernel: Kernel) -> list[str]:
