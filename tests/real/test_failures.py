@@ -120,6 +120,16 @@ def test_image_that_vanished_is_as_if_taken_away(machine: Machine, unit: str) ->
 
 
 @pytest.mark.real
+def test_programs_that_are_gone(machine: Machine, unit: str) -> None:
+    """Removed from under a unit that systemd still has loaded: a reload that cannot bring new files is refused."""
+    images.build(machine, IMAGE, images.pair("v2"))
+    with refused(machine, unit):
+        machine.sh("mv /usr/lib/unit-confext /usr/lib/unit-confext.gone")
+    machine.sh("mv /usr/lib/unit-confext.gone /usr/lib/unit-confext")
+    next_reload_works(machine, unit)
+
+
+@pytest.mark.real
 def test_no_space(machine: Machine, unit: str) -> None:
     """Without a note about the swap, a hook that is killed in it would leave it half done."""
     try:

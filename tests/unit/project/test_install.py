@@ -125,7 +125,7 @@ def test_runs_from_a_prefix(tmp_path: Path) -> None:
     assert "PropagatesReloadTo=unit-confext-restack@%n.service\n" in done.stdout
     unit = (prefix / "lib/systemd/system/unit-confext-restack@.service").read_text()
     assert f"ExecReload=-{prefix}/lib/unit-confext/restack-if-changed %i\n" in unit
-    assert f"ExecReload={prefix}/lib/unit-confext/cancel-unless-done %i\n" in unit
+    assert f"ExecReload=/bin/sh -c 'command . {prefix}/lib/unit-confext/cancel-unless-done; " in unit
 
 
 @pytest.mark.parametrize("variable", ["DESTDIR", "PREFIX"])
