@@ -15,6 +15,7 @@ from lab.machine import Machine
 UNIT = "f.service"
 IMAGE = "/var/lib/confexts/fail.raw"
 HOOK = "/usr/lib/unit-confext/restack"
+SECOND = "/usr/lib/unit-confext/cancel-unless-done"
 
 
 @pytest.fixture
@@ -126,6 +127,16 @@ def test_programs_that_are_gone(machine: Machine, unit: str) -> None:
     with refused(machine, unit):
         machine.sh("mv /usr/lib/unit-confext /usr/lib/unit-confext.gone")
     machine.sh("mv /usr/lib/unit-confext.gone /usr/lib/unit-confext")
+    # Where only the second program is gone, the first one has done its work.
+    machine.sh(f"mv {SECOND} {SECOND}.gone")
+    for version in ("v2", "v1"):
+        images.build(machine, IMAGE, images.pair(version))
+        machine.systemctl("reload", unit)
+        assert services.version(machine, unit) == version
+    images.build(machine, IMAGE, images.pair("v2"))
+    with refused(machine, unit):
+        machine.sh(f"mv {HOOK} {HOOK}.gone")
+    machine.sh(f"mv {SECOND}.gone {SECOND}; mv {HOOK}.gone {HOOK}")
     next_reload_works(machine, unit)
 
 
