@@ -44,7 +44,8 @@ cp -a {services.ROOT} {STORE}/root; mv {STORE}/root/etc {STORE}/root/real; ln -s
     yield machine
     machine.systemctl("stop", UNIT, check=False)
     machine.sh(
-        f"rm -rf /etc/systemd/system/{UNIT}* {STORE} /etc/alike; systemctl daemon-reload; systemctl reset-failed"
+        f"rm -rf /etc/systemd/system/{UNIT}* /run/systemd/system/{UNIT}* {STORE} /etc/alike; "
+        "systemctl daemon-reload; systemctl reset-failed"
     )
 
 
@@ -76,3 +77,26 @@ def test_refused_alike(place: Machine, case: str) -> None:
     assert (done.returncode, reloaded) == (4, 1)
     assert expected in said
     assert said.replace("/etc is unchanged, ", "", 1) == found["refused"]
+
+
+@pytest.mark.real
+def test_check_that_is_asked_for_is_run(place: Machine) -> None:
+    """Also where the hook has nothing to do, and runs none."""
+    place.write(f"/etc/systemd/system/{UNIT}", "[Service]\nType=exec\nExecStart=/usr/bin/sleep infinity\n")
+    images.build(place, IMAGE, images.pair("v1"))
+    services.set_entries(place, [UNIT], {"10-alike.raw": IMAGE})
+    place.systemctl("daemon-reload")
+    place.systemctl("restart", UNIT)
+    images.build(place, IMAGE, images.pair("v2"))
+    for _ in range(2):
+        place.sh("sleep 0.2")
+        place.systemctl("reload", UNIT)
+    # Not below /etc, of which every file counts.
+    place.write(f"/run/systemd/system/{UNIT}.d/case.conf", CHECK + "/bin/false")
+    place.systemctl("daemon-reload")
+    place.systemctl("reload", UNIT)
+    done = place.run("unit-confext", "diff", "--check", "--json=short", UNIT, check=False)
+    (found,) = json.loads(done.stdout)
+    assert done.returncode == 4
+    assert "the check '/bin/false' exited with status 1" in found["refused"]
+    assert place.run("unit-confext", "diff", UNIT, check=False).returncode == 0
