@@ -10,8 +10,6 @@ from __future__ import annotations
 import posix as os
 import stat
 
-from confext_generator.report import quoted
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from confext_generator.complaints import Code
@@ -107,8 +105,12 @@ class Access:
         parent = place.rpartition(b"/")[0] or b"/"
         status = self._status(place)
         if status is not None and stat.S_ISLNK(status.st_mode) and status.st_uid not in self._owners:
+            from confext_generator.report import quoted  # The hook needs this module, and hardly ever that.
+
             return status, Problem("way-other-owner", quoted(place), str(status.st_uid))
         if self._is_shared(parent):
+            from confext_generator.report import quoted
+
             return status, Problem("way-others-write", quoted(parent))
         return status, None
 

@@ -40,3 +40,6 @@ SHELL_PREFIX_SYSTEMD = 258
 
 # The first systemd with RefreshOnReload=.
 REFRESH_ON_RELOAD_SYSTEMD = 260
+
+# Files beside an image that systemd itself looks for: verity_settings_load() in dissect-image.c.
+SIDECAR_SUFFIXES = (b".verity", b".roothash", b".roothash.p7s", b".usrhash", b".usrhash.p7s")

@@ -8,9 +8,6 @@ from confext_generator import vpick, words
 # Results of shape_of(); for `.raw.v/` the result is IMAGE | VERSIONS.
 DIRECTORY, IMAGE, VERSIONS = 0, 1, 2
 
-# Files beside an image that systemd itself looks for: verity_settings_load() in dissect-image.c.
-SIDECAR_SUFFIXES = (b".verity", b".roothash", b".roothash.p7s", b".usrhash", b".usrhash.p7s")
-
 # ExtensionImages= accepts no path below these: path_below_api_vfs() in systemd's mountpoint-util.c.
 API_FILE_SYSTEMS = (b"/dev/", b"/proc/", b"/sys/")
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from confext_generator import entrynames
+from confext_generator import constants, entrynames
 from confext_generator.lookout import SilentError
 from confext_generator.report import Complaint, quoted, reason_of
 
@@ -85,7 +85,7 @@ class Listings:
                 listing.temporary.append(name)
                 if self._reporter.debugging:
                     self._reporter.debug(Complaint("ignored", "temporary", unit, source.path + b"/" + name))
-            elif name.endswith(entrynames.SIDECAR_SUFFIXES):
+            elif name.endswith(constants.SIDECAR_SUFFIXES):
                 listing.sidecars.append(name)
             else:
                 listing.names.append(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import posix as os
 
-from confext_generator.lookout import ACL_ATTRIBUTE, read_file
+from confext_generator.files import ACL_ATTRIBUTE, read_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from confext_generator.entrynames import SIDECAR_SUFFIXES
+from confext_generator.constants import SIDECAR_SUFFIXES
 
 # The hook keeps its notes here, and mounts here.
 RUN_DIRECTORY = "/run/unit-confext"

@@ -22,7 +22,6 @@ from confext_helpers.service.properties import (
     SHAPING_PROPERTIES,
     Item,
     ServiceProperties,
-    UnitProperties,
     mount_setting,
 )
 from confext_helpers.system import bus
@@ -31,6 +30,7 @@ from confext_helpers.system.bus import Value
 if TYPE_CHECKING:
     from confext_helpers.checks.commandline import Command
     from confext_helpers.checks.section import CheckSettings
+    from confext_helpers.service.checkproperties import CheckProperties
     from confext_helpers.system.manager import ServiceManager
 
 NAME_PREFIX = "unit-confext-check-"
@@ -47,11 +47,13 @@ _UNSAID = "unit-confext-unsaid.service"
 def _kept_directories(properties: ServiceProperties) -> tuple[list[Item], list[Item]]:
     """BindPaths= and BindReadOnlyPaths= for the directories that the service has at run time."""
     from confext_helpers.checks.settinglists import KEPT
+    from confext_helpers.service.checkproperties import CheckProperties
 
     writable: list[Item] = []
     read_only: list[Item] = []
+    told = CheckProperties.of(properties)
     for name, parent in KEPT.items():
-        for directory, is_read_only in properties.kept_directories(name):
+        for directory, is_read_only in told.kept_directories(name):
             path = f"{parent}/{directory}"
             (read_only if is_read_only else writable).append((path, path, True, _MS_REC))
     return writable, read_only
@@ -64,15 +66,17 @@ def context(manager: ServiceManager, unit: str, properties: ServiceProperties) -
         ConfextError: something that cannot be handed over is set, or something that is not known.
     """
     from confext_helpers.checks import settinglists
+    from confext_helpers.service.checkproperties import CheckProperties, UnitProperties
 
-    said = properties.beside(ServiceProperties(manager.service_properties(_UNSAID)))
+    told = CheckProperties.of(properties)
+    said = told.beside(ServiceProperties(manager.service_properties(_UNSAID)))
     _refuse_unknown(manager, unit, said)
     found = {}
-    for name in sorted(settinglists.CONTEXT & properties.names):
+    for name in sorted(settinglists.CONTEXT & told.names):
         # Where there are two, the other one says all of it.
-        if f"{name}Ex" not in properties.names and (name in said or name in settinglists.ALWAYS):
-            found[name] = properties.as_written(name)
-    if "NFTSet" in found and properties.has_nft_set_of_users:
+        if f"{name}Ex" not in told.names and (name in said or name in settinglists.ALWAYS):
+            found[name] = told.as_written(name)
+    if "NFTSet" in found and told.has_nft_set_of_users:
         # User and group would be taken out of theirs with the check.
         raise _cannot(unit, "NFTSet= with users or groups cannot be handed to a check")
     return found | UnitProperties(manager.unit_properties(unit)).settings(settinglists.UNIT_CONTEXT)
@@ -189,7 +193,9 @@ def run(manager: ServiceManager, unit: str, properties: ServiceProperties, setti
         os.close(reader)
     if manager.job_result(job) == "done":
         return
-    ended = ServiceProperties(manager.service_properties(name))
+    from confext_helpers.service.checkproperties import CheckProperties
+
+    ended = CheckProperties(manager.service_properties(name))
     manager.reset_failed(name)
     command, status = _failed(settings.commands, ended)
     said = ": " + " | ".join(output[-LINES_SHOWN:]) if output else ""
@@ -210,7 +216,7 @@ def _read(reader: int) -> list[str]:
     return ["".join(c if c.isprintable() else " " for c in line).strip() for line in text.splitlines() if line.strip()]
 
 
-def _failed(commands: tuple[Command, ...], ended: ServiceProperties) -> tuple[str, str]:
+def _failed(commands: tuple[Command, ...], ended: CheckProperties) -> tuple[str, str]:
     """Which command failed, and how."""
     words = ""
     for command, end in zip(commands, ended.start_commands, strict=True):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import stat
 
-from confext_generator import vpick
 from confext_generator.tree import Tree
 from confext_helpers.system import patience
 
@@ -51,6 +50,8 @@ def resolve(path: str) -> str:
     if not path.endswith(".v"):
         return path
     try:
+        from confext_generator import vpick  # Only needed for `.v/` directories.
+
         picked = vpick.pick(Tree(b""), os.fsencode(path), image=path.endswith(".raw.v"))
     except OSError:
         return path

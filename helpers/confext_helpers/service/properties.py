@@ -11,8 +11,8 @@ asked for, and nothing before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, KeysView
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
 
 from confext_helpers.paths import ETC
 from confext_helpers.system.bus import Properties, Value
@@ -41,11 +41,6 @@ _ITEMS = {
     "MountImages": "a(ssba(ss))",
     "TemporaryFileSystem": "a(ss)",
 }
-# ExecDirectoryFlags in systemd's execute.h
-_READ_ONLY = 1
-# Of NFTSet=: a set that the control group is put into.
-_NFT_CGROUP = 3
-
 Item = tuple[object, ...] | str
 
 
@@ -65,20 +60,6 @@ class Entry(NamedTuple):
     item: Item
 
 
-class CommandEnd(NamedTuple):
-    """How a command of a unit ended.
-
-    Attributes:
-        flags: such as "ignore-failure".
-        code: CLD_EXITED and the like, waitid(2); 0 if it never began, or never ended.
-        status: with which exit status, or by which signal.
-    """
-
-    flags: list[str]
-    code: int
-    status: int
-
-
 def mount_setting(name: str, items: list[Item]) -> Value:
     """The value of a setting of which entries() has the items, for StartTransientUnit()."""
     return _ITEMS.get(name, "as"), items
@@ -93,7 +74,7 @@ def _entry(name: str, item: Item) -> Entry:
     return Entry(str(item[0]), str(item[1]), False, item)
 
 
-class _Answer:
+class Answer:
     """All properties of an object of the manager's, as it told them: never changed."""
 
     __slots__ = ("_raw",)
@@ -118,7 +99,7 @@ class _Answer:
         return value
 
 
-class _Text:
+class Text:
     """A property that is a text.
 
     Args:
@@ -131,19 +112,19 @@ class _Text:
     def __init__(self, name: str, untold: str = "") -> None:
         self._name, self._untold = name, untold
 
-    def __get__(self, answer: _Answer, _: type) -> str:
+    def __get__(self, answer: Answer, _: type) -> str:
         return str(answer._value(self._name, self._untold))
 
 
-class _Flag:
-    """A property that is true or false; see _Text."""
+class Flag:
+    """A property that is true or false; see Text."""
 
     __slots__ = ("_name", "_untold")
 
     def __init__(self, name: str, untold: bool = False) -> None:
         self._name, self._untold = name, untold
 
-    def __get__(self, answer: _Answer, _: type) -> bool:
+    def __get__(self, answer: Answer, _: type) -> bool:
         return bool(answer._value(self._name, self._untold))
 
 
@@ -155,46 +136,18 @@ class _Number:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, answer: _Answer, _: type) -> int | None:
+    def __get__(self, answer: Answer, _: type) -> int | None:
         value = answer._value(self._name)
         return value if isinstance(value, int) else None
 
 
-class UnitProperties(_Answer):
-    """What every unit has: the interface org.freedesktop.systemd1.Unit, from Manager.unit_properties().
-
-    Attributes:
-        id: its name, no alias.
-        load_state: such as "loaded".
-        active_state: such as "active".
-        need_daemon_reload: whether systemd itself finds its files changed.
-    """
-
-    __slots__ = ()
-
-    id = _Text("Id")
-    load_state = _Text("LoadState")
-    active_state = _Text("ActiveState")
-    need_daemon_reload = _Flag("NeedDaemonReload")
-
-    @property
-    def drop_ins(self) -> list[str]:
-        """The paths of its drop-ins, in order."""
-        return [str(path) for path in self._list("DropInPaths")]
-
-    def settings(self, names: Iterable[str]) -> dict[str, Value]:
-        """Those of `names` that are not empty lists, as StartTransientUnit() takes them."""
-        return {name: self._raw[name] for name in names if self._value(name, []) != []}
-
-
-class ServiceProperties(_Answer):
+class ServiceProperties(Answer):
     """What services have: the interface org.freedesktop.systemd1.Service, from Manager.service_properties().
 
     A property that this version of systemd does not tell is as if it was not set, if nothing else is said.
 
     Attributes:
         reload_result: what came of its last reload, such as "success".
-        result: what came of its last run, likewise.
         root_directory: RootDirectory=, or an empty text.
         root_image: RootImage=, likewise.
         root_mstack: RootMStack=, likewise.
@@ -213,19 +166,18 @@ class ServiceProperties(_Answer):
 
     __slots__ = ()
 
-    reload_result = _Text("ReloadResult", "success")
-    result = _Text("Result")
-    root_directory = _Text("RootDirectory")
-    root_image = _Text("RootImage")
-    root_mstack = _Text("RootMStack")
-    root_ephemeral = _Flag("RootEphemeral")
-    extension_image_policy = _Text("ExtensionImagePolicy")
-    mount_api_vfs = _Flag("MountAPIVFS", True)
+    reload_result = Text("ReloadResult", "success")
+    root_directory = Text("RootDirectory")
+    root_image = Text("RootImage")
+    root_mstack = Text("RootMStack")
+    root_ephemeral = Flag("RootEphemeral")
+    extension_image_policy = Text("ExtensionImagePolicy")
+    mount_api_vfs = Flag("MountAPIVFS", True)
     mount_flags = _Number("MountFlags")
-    protect_system = _Text("ProtectSystem", "no")
-    protect_home = _Text("ProtectHome", "no")
-    private_tmp = _Flag("PrivateTmp")
-    private_users = _Flag("PrivateUsers")
+    protect_system = Text("ProtectSystem", "no")
+    protect_home = Text("ProtectHome", "no")
+    private_tmp = Flag("PrivateTmp")
+    private_users = Flag("PrivateUsers")
     capability_bounding_set = _Number("CapabilityBoundingSet")
     ambient_capabilities = _Number("AmbientCapabilities")
     restrict_namespaces = _Number("RestrictNamespaces")
@@ -248,13 +200,6 @@ class ServiceProperties(_Answer):
         """When its main process was started, in microseconds since the epoch; 0 if that is not known."""
         started = self._value("ExecMainStartTimestamp")
         return started if isinstance(started, int) else 0
-
-    @property
-    def start_commands(self) -> list[CommandEnd]:
-        """How its ExecStart= commands ended, in order."""
-        commands = self._raw["ExecStartEx"][1]
-        assert isinstance(commands, list)
-        return [CommandEnd(flags, code, status) for _, _, flags, *_, code, status in commands]
 
     @property
     def has_root(self) -> bool:
@@ -331,12 +276,6 @@ class ServiceProperties(_Answer):
         """
         return [f"/etc/{name}" for name in self.configuration_directories] if self._value("DynamicUser") else []
 
-    def kept_directories(self, name: str) -> list[tuple[str, bool]]:
-        """The directories that a setting such as StateDirectory= names, and whether the service may only read them."""
-        links: list[Any] = [*self._list(f"{name}Symlink")]
-        flags: dict[object, int] = {directory: flags for directory, _, flags in links}
-        return [(str(item), bool(flags.get(item, 0) & _READ_ONLY)) for item in self._list(name)]
-
     @property
     def working_directory(self) -> str:
         """WorkingDirectory=, without what may be in front of the path."""
@@ -370,26 +309,3 @@ class ServiceProperties(_Answer):
         return {
             name: value for name, value in told if (self.has_root if name == "MountAPIVFS" else value[1] not in _UNSET)
         }
-
-    @property
-    def names(self) -> KeysView[str]:
-        """The names of all properties that are told."""
-        return self._raw.keys()
-
-    def beside(self, unsaid: ServiceProperties) -> dict[str, Value]:
-        """All properties that are otherwise than those of a service that says nothing, as they were read."""
-        return {name: value for name, value in self._raw.items() if value != unsaid._raw.get(name)}
-
-    def as_written(self, name: str) -> Value:
-        """What was read, in the form in which StartTransientUnit() takes it; the two are the same for nearly all."""
-        match name, self._raw[name]:
-            case "SELinuxContext", (_, (_, str(label))):
-                return "s", label  # That it may be missing cannot be said. If it is, the check fails.
-            case "WorkingDirectory", (_, str(path)) if path.startswith("!"):
-                return "s", f"-{path[1:]}"
-        return self._raw[name]
-
-    @property
-    def has_nft_set_of_users(self) -> bool:
-        """Whether NFTSet= names sets that its user or group is put into."""
-        return any(item[0] != _NFT_CGROUP for item in self._list("NFTSet"))

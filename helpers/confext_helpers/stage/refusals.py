@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Sequence
 
-from confext_generator import vpick
 from confext_generator.tree import Tree
 from confext_helpers.errors import ConfextError
 from confext_helpers.image import superblocks
@@ -52,6 +51,8 @@ def check_picked(unit: str, layers: Sequence[str]) -> None:
         if not directory.endswith(".v") or os.path.lexists(layer):
             continue
         try:
+            from confext_generator import vpick  # Only needed for `.v/` directories.
+
             picked = vpick.pick(Tree(), os.fsencode(directory), image=name.endswith(".raw"))
         except OSError:
             continue

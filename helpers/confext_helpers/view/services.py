@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from confext_generator import names
 from confext_generator.constants import DROPIN
 from confext_helpers.errors import ConfextError
+from confext_helpers.service.checkproperties import UnitProperties
 from confext_helpers.service.processes import Process, find_processes, key_of, start_ticks
-from confext_helpers.service.properties import ServiceProperties, UnitProperties
+from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from confext_generator import cli, entrynames, unitdirs
+from confext_generator import cli, constants, entrynames, unitdirs
 from confext_generator.report import Complaint, Reporter
 from confext_helpers.checks import section
 from confext_helpers.checks.commandline import SPECIFIERS
@@ -167,7 +167,7 @@ def test_ignored_names() -> None:
     """The ends and beginnings of names, in groups as they are in the code; and they are what the code goes by."""
     ignored = [codes(term) for term in directory_page().terms("ENTRIES") if "NAME" not in term]
     assert ignored == [
-        [suffix.decode() for suffix in entrynames.SIDECAR_SUFFIXES],
+        [suffix.decode() for suffix in constants.SIDECAR_SUFFIXES],
         [suffix.decode() for suffix in entrynames._TEMPORARY_SUFFIXES],
         [f".{extension.decode()}" for extension in entrynames._TEMPORARY_EXTENSIONS],
         ["."],

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 HELPERS = Path(__file__).parents[3] / "helpers/confext_helpers"
-DOORS = {HELPERS / "system/bus.py", HELPERS / "system/manager.py", HELPERS / "service/properties.py"}
+DOORS = {
+    HELPERS / name
+    for name in ("system/bus.py", "system/manager.py", "service/properties.py", "service/checkproperties.py")
+}
 # Of Manager: what returns an answer as it came, and what makes it typed.
 ANSWERS = {"service_properties", "unit_properties"}
-TYPED = {"ServiceProperties", "UnitProperties"}
+TYPED = {"ServiceProperties", "UnitProperties", "CheckProperties"}
 # The D-Bus specification, "Type System": single complete types.
 _COMPLETE = r"(?:a*(?:[ybnqiuxtdhsogv]|\([a-z(){}]+\)|\{[a-z(){}]+\}))"
 

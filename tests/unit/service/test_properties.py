@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from confext_helpers.service.properties import Entry, ServiceProperties, UnitProperties, mount_setting
+from confext_helpers.service.checkproperties import CheckProperties, UnitProperties
+from confext_helpers.service.properties import Entry, ServiceProperties, mount_setting
 
-NOTHING = ServiceProperties({})
+NOTHING = CheckProperties({})
 
 
 def test_frozen() -> None:
@@ -70,7 +71,7 @@ def test_entries() -> None:
 def test_ends_of_commands() -> None:
     times = (0, 0, 0, 0)
     commands = [("/a", ["/a"], ["ignore-failure"], *times, 7, 1, 3), ("/b", ["/b"], [], *times, 8, 2, 9)]
-    given = ServiceProperties({"ExecStartEx": ("a(sasasttttuii)", commands), "Result": ("s", "signal")})
+    given = CheckProperties({"ExecStartEx": ("a(sasasttttuii)", commands), "Result": ("s", "signal")})
     assert given.start_commands == [(["ignore-failure"], 1, 3), ([], 2, 9)]
     assert given.result == "signal"
 
