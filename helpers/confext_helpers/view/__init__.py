@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is shown of services: what runs, what is loaded, what is on disk, where a file comes from. Changes nothing."""
+"""Look at services: what runs, what is loaded, what is on disk, where a file comes from. Changes nothing."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Images that everybody can read, with something in them that not everybody may read.
+"""Find images that every user can read and that contain files that not every user may read.
 
-Only an image that others can reach and read is looked into, in a child with little time: what does not answer, or
-takes a tool that is not there, is passed over.
+Only images that other users can reach and read are opened, each in a child process with a short timeout. Images on
+storage that does not answer, or that need a tool that is not installed, are skipped.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ ALL_SEC = 5.0
 
 
 def exposed(paths: Iterable[str], *, root: str = "") -> dict[str, str]:
-    """What in some images is for everybody to read, although it is not meant to be: one path of each such image.
+    """For each image that gives private files away: the path of one such file in it.
 
     Args:
-        paths: of the images, or of directories `NAME.raw.v/`.
-        root: where they are; empty for the running system.
+        paths: images, or directories `NAME.raw.v/`.
+        root: the root directory of the system they are on; empty for the running system.
     """
     found = {}
     end = time.monotonic() + ALL_SEC
@@ -45,7 +45,7 @@ def exposed(paths: Iterable[str], *, root: str = "") -> dict[str, str]:
 
 
 def _first_private(path: str) -> str:
-    """A path in the image that not everybody may read; empty if there is none, or the image itself is not open."""
+    """A file in the image that not every user may read; empty if there is none, or if others cannot read the image."""
     file = os.path.realpath(resolve(path))
     if not os.stat(file).st_mode & stat.S_IROTH:
         return ""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The files of one layer by themselves, as no service sees them: in a directory, or in an image that is not mounted.
+"""The files of a single layer: a directory, or an image, which is not mounted for this.
 
-Of an image, the file system's own tools tell (image/contents.py); those that they cannot read are not known.
+Images are read with the tools of their file system (image/contents.py); if these fail, the files are not known.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system import regular
 from confext_helpers.view.runningstack import Running
 
-# Anybody may have made the files of a directory, and of any size.
+# Bytes. Any user may have created the files of a directory, of any size.
 CONTENT_MAX = 1 << 26
 
 
 class Files(Protocol):
-    """What is at paths like `/etc/…`; links are not followed."""
+    """The files of a layer, by paths like `/etc/…`; symlinks are not followed."""
 
     def has(self, path: str) -> bool:
         """Whether there is anything at `path`."""
 
     def files(self) -> Iterator[str]:
-        """The paths of files that are no directories, release files first; not necessarily all."""
+        """The paths of all files but directories, release files first; some may be missing."""
 
     def is_same(self, path: str, status: os.stat_result) -> bool:
-        """Whether the file at `path` is the one with this inode and these times, on whatever device."""
+        """Whether the file at `path` has this inode number and these times; the device number is ignored."""
 
     def content(self, path: str) -> bytes | None:
-        """The content of the regular file at `path`, if it can be had."""
+        """The content of the regular file at `path`; None if it cannot be read."""
 
 
 class TreeFiles:
     """A directory tree.
 
     Args:
-        root: the directory in which `etc` is.
+        root: the directory that contains `etc`.
     """
 
     def __init__(self, root: str) -> None:
         self._root = root
 
     def _find(self, path: str) -> os.stat_result | None:
-        """The status of the file; no link on the way is followed, since overlayfs follows none."""
+        """The status of the file. Symlinks in `path` are not followed, since overlayfs does not follow them either."""
         parts = [part for part in path.split("/") if part]
         here = self._root
         try:
@@ -98,12 +98,12 @@ class ImageFiles:
     """An image.
 
     Args:
-        path: of it, or of a block device with it.
+        path: the image, a file or a block device.
 
     Raises:
-        ConfextError: it is no image.
-        OSError: it cannot be read.
-        ContentsError: its file system cannot be read.
+        ConfextError: the file is no image.
+        OSError: the image cannot be read.
+        ContentsError: the file system in the image cannot be read.
     """
 
     def __init__(self, path: str) -> None:
@@ -128,7 +128,7 @@ class ImageFiles:
         return iter(sorted(self._files, key=lambda path: not path.startswith(f"{RELEASES}/")))
 
     def is_same(self, path: str, status: os.stat_result) -> bool:
-        """See Files: the numbers of an image that is not mounted are not known."""
+        """See Files. Always False: the inode numbers of an image are known only while it is mounted."""
         return False
 
     def content(self, path: str) -> bytes | None:
@@ -143,7 +143,7 @@ class ImageFiles:
 
 
 def open_host(properties: ServiceProperties) -> Files | None:
-    """The files that lie below all layers of a service; None if they are not known."""
+    """The files below all layers of a service; None if they cannot be read."""
     if properties.root is not None:
         return TreeFiles(properties.root)
     try:
@@ -153,7 +153,7 @@ def open_host(properties: ServiceProperties) -> Files | None:
 
 
 def open_layer(layer: Running) -> Files | None:
-    """The files of what runs of `layer`; None if they are not known."""
+    """The files of `layer` as it runs, or would run; None if they cannot be read."""
     if not layer.source:
         return None
     if not layer.image:

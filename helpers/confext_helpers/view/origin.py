@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which layer a file in a service's `/etc` comes from.
+"""Find the layer that a file in a service's `/etc` comes from.
 
-The kernel proves it. overlayfs gives the files of each lower file system a device number of their own and leaves them
-their inode numbers (Documentation/filesystems/overlayfs.rst, "Inode properties"). So a file with the device number
-of a layer's release file is that layer's if this is an image. Directories may share a file system with each other and
-with the host; among them, the file with the same inode and times is the one. Where an overlay hides both numbers
-(`xino=on`, or all on one file system), contents are compared, from the topmost layer down.
+The proof is the kernel's. overlayfs gives the files of each lower file system a separate device number and keeps their
+inode numbers (Documentation/filesystems/overlayfs.rst, "Inode properties"). So if a layer is an image, all files with
+the device number of its release file belong to it. Directory layers may share a file system with each other and with
+the host; inode number and times tell their files apart. Where an overlay hides both numbers (`xino=on`, or all layers
+on one file system), contents are compared, from the topmost layer down.
 
-Paths are followed here, one part after the other, inside of the service's root directory: no link leads out of it.
+Paths are resolved here, component by component, in the service's root directory: no symlink leads out of it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Link(NamedTuple):
     """A symlink on the way to a file.
 
     Attributes:
-        path: where it is.
-        target: what it holds.
-        place: the link itself.
+        path: of the symlink.
+        target: what the symlink contains.
+        place: the symlink, as a file.
     """
 
     path: str
@@ -50,10 +50,9 @@ class Place(NamedTuple):
     """A file as a service sees it.
 
     Attributes:
-        path: without links.
-        fd: descriptor (O_PATH) of it; -1 for a link that was followed.
-        status: of it.
-        mount: the mount that it is on.
+        path: the path with all symlinks resolved.
+        fd: an O_PATH descriptor; -1 for a symlink that was followed.
+        mount: the mount that the file is on; None if it is not known.
     """
 
     path: str
@@ -76,14 +75,14 @@ class Origin(NamedTuple):
     """Where a file comes from.
 
     Attributes:
-        kind: whether it is a layer's, the host's, or of a mount of the service's sandbox; directories are merged.
-        layer: which layer, if it is one's.
-        evidence: what proves it: "device", "inode" or "content"; empty if nothing does.
-        setting: the setting that the mount is from, if it is a mount's; empty if that is not known.
+        kind: a layer, the host, or a mount of the service's sandbox; a directory is merged.
+        layer: the layer, if `kind` is LAYER.
+        evidence: what proves the origin: "device", "inode" or "content"; empty if nothing does.
+        setting: the setting that made the mount, if `kind` is MOUNT; empty if that is not known.
         source: what is mounted there.
-        hidden: the layers below that have it as well, from the topmost down.
-        hides_host: whether the host has it as well and it is hidden; None if that is not known.
-        unsure: layers of which it is not known whether they have it.
+        hidden: the lower layers that have a file at this path, too, from the topmost down.
+        hides_host: whether the host's file at this path is hidden; None if that is not known.
+        unsure: the layers that may or may not have a file at this path.
     """
 
     kind: Kind
@@ -98,13 +97,13 @@ class Origin(NamedTuple):
 
 @contextlib.contextmanager
 def walk(view: View, path: str, unit: str) -> Iterator[tuple[Place, list[Link]]]:
-    """Follow `path` in the root directory of `view` to the end.
+    """Resolve `path` in the root directory of `view`.
 
     Yields:
-        The file, and the links on the way to it.
+        The file, and the symlinks that were followed.
 
     Raises:
-        ConfextError: it is not there, or not below `/etc`.
+        ConfextError: the path does not exist, or is not below `/etc`.
     """
     if not f"{os.path.normpath(path)}/".startswith(f"{ETC}/") or ".." in path.split("/"):
         raise ConfextError("the path is not one below /etc", unit=unit, path=ascii(path)[1:-1])
@@ -150,7 +149,7 @@ def walk(view: View, path: str, unit: str) -> Iterator[tuple[Place, list[Link]]]
 
 
 def _mount_id(fd: int) -> int:
-    """Which mount a descriptor is on: proc_pid_fdinfo(5)."""
+    """The ID of the mount that the file is on: proc_pid_fdinfo(5)."""
     with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
@@ -167,14 +166,14 @@ def pieces(place: Place) -> Iterator[bytes]:
     """The content of a regular file, piece by piece.
 
     Raises:
-        ConfextError: it is none, the service's sandbox hides it, or it cannot be read.
+        ConfextError: the file is not a regular one, cannot be read, or is hidden by the service's sandbox.
     """
     with open(_open(place), "rb", buffering=0) as file:
         while True:
             try:
                 piece = file.read(_PIECE)
             except OSError as error:
-                # dm-verity, or a file system that is damaged: reading fails for the service as well.
+                # dm-verity, or a damaged file system: the service cannot read the file either.
                 problem = f"it cannot be read: {error.strerror}"
                 raise ConfextError(problem, path=ascii(place.path)[1:-1]) from None
             if not piece:
@@ -188,14 +187,14 @@ def read(place: Place) -> bytes:
 
 
 def content_of(place: Place) -> bytes:
-    """As read(), but empty, which is never taken for a proof, if it cannot be read."""
+    """As read(), but empty if the file cannot be read. Callers must not take empty content as a proof."""
     with contextlib.suppress(ConfextError, OSError):
         return read(place)
     return b""
 
 
 def setting_of(mount: Mount, properties: ServiceProperties) -> str:
-    """The setting of the service's sandbox that `mount` comes from; empty if that is not known."""
+    """The setting of the service's sandbox that made `mount`; empty if it is not known."""
     if _INACCESSIBLE in mount.root:
         return "InaccessiblePaths="
     for name in ("BindPaths", "BindReadOnlyPaths", "TemporaryFileSystem"):
@@ -210,11 +209,11 @@ class Finder:
     """Finds where files come from, for one service.
 
     Args:
-        view: what it sees.
+        view: what the service sees.
         stack: its layers.
         properties: its settings.
-        host: the `/etc` below all layers; None if it cannot be had.
-        files_of: gives access to the files of a layer.
+        host: the `/etc` below all layers; None if it is not accessible.
+        files_of: opens the files of a layer.
     """
 
     def __init__(
@@ -249,10 +248,10 @@ class Finder:
             setting = setting_of(mount, self._properties)
             if mount.point == ETC and not setting:
                 return Origin(Kind.HOST)
-            # Whatever a layer has at this place is below the mount.
+            # The mount hides what the layers have at this path.
             hidden, unsure = self._carriers(place.path, self._stack)
             return Origin(Kind.MOUNT, None, "device", setting, mount.root, hidden, self._host_has(place.path), unsure)
-        # Also through a bind mount of another part of the same overlay.
+        # The path in the overlay: the mount may be a bind mount of another directory in there.
         inside = f"{ETC}{mount.root.rstrip('/')}{place.path[len(mount.point) :]}"
         if stat.S_ISDIR(place.status.st_mode):
             hidden, unsure = self._carriers(inside, self._stack)
@@ -260,7 +259,7 @@ class Finder:
         kind, layer, evidence = self._owner(inside, place)
         if kind is Kind.HOST:
             return Origin(kind, None, evidence)
-        # Whatever else has it is hidden, and lies below it. A layer that is not loaded any more may be anywhere.
+        # Only layers below can be hidden. Where a layer that is not loaded any more sits in the stack is not known.
         others = [one for one in self._stack if one is not layer]
         if layer is not None and layer.layer.path:
             below = self._stack[self._stack.index(layer) + 1 :]
@@ -271,11 +270,11 @@ class Finder:
     def _owner(self, path: str, place: Place) -> tuple[Kind, Running | None, str]:
         status = place.status
         same = [one for one in self._stack if one.device == status.st_dev]
-        # An overlay's own number says nothing.
+        # The overlay's own device number does not tell the layer.
         telling = status.st_dev != self._device
         if telling and len(same) == 1 and same[0].image:
             files = self._open(same[0])
-            # Whoever says that a device is this layer's may be wrong, if the layer has no such file.
+            # If the layer has no such file, the device number was attributed to the wrong layer.
             return (Kind.UNKNOWN, None, "") if files and not files.has(path) else (Kind.LAYER, same[0], "device")
         claims = []
         for one in self._stack:
@@ -291,7 +290,8 @@ class Finder:
         if telling and self._complete and not same:
             return Kind.HOST, None, "device"
         if telling and len(same) == 1 and same[0].image is None:
-            # Not loaded any more, and if it is a directory on the host's file system, this is none of the host's files.
+            # The layer is not loaded any more, and may be a directory on the host's file system. That the file is not
+            # the host's was checked above.
             return Kind.LAYER, same[0], "device"
         for one in self._stack if self._complete else ():
             files = self._open(one)
@@ -306,7 +306,7 @@ class Finder:
         return Kind.UNKNOWN, None, ""
 
     def _carriers(self, path: str, layers: list[Running]) -> tuple[tuple[Running, ...], tuple[Running, ...]]:
-        """Those of `layers` that have something at `path`, and those of which it is not known."""
+        """The layers that have a file at `path`, and those that may have one."""
         have, unsure = [], []
         for layer in layers:
             files = self._open(layer)

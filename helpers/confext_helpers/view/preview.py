@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the next reload of a service would change in its `/etc`, found out by doing all of it but the swap.
+"""Find out what the next reload of a service would change in its `/etc`, by doing all steps of a reload but the swap.
 
-That is transaction/prepare.py, so that what the hook would refuse is refused here, and for the same reason. The service
-is not touched, and the notes about it stay as they are.
+The steps are those of transaction/prepare.py, so this refuses what the hook would refuse, for the same reason. Neither
+the service nor the notes about it are changed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ _SILENT = "bring back the storage that it is on, or take it away"
 
 
 class Side(NamedTuple):
-    """A file, before or after.
+    """A file, before or after the reload.
 
     Attributes:
         kind: "file", "symlink", "directory" or "other".
-        mode: its permissions.
-        uid: its owner.
-        gid: its group.
+        mode: the permission bits.
         size: in bytes.
-        text: its content, or its target if it is a symlink; None if it is no text, or a large one.
+        text: the content, or the target of a symlink; None if the content is not text, or longer than TEXT_MAX.
     """
 
     kind: str
@@ -54,10 +52,9 @@ class FileChange(NamedTuple):
     """A file that differs.
 
     Attributes:
-        path: of it.
-        before: as it is; None if it is not there.
-        after: as it would be; None if it would not be there.
-        layer: the name of the layer that it would come from; empty if that is none, or cannot be told.
+        before: the file as it is; None if it does not exist.
+        after: the file as it would be; None if it would not exist.
+        layer: the name of the layer that the file would come from; empty if it is no layer's, or not known.
     """
 
     path: str
@@ -70,10 +67,10 @@ class Preview(NamedTuple):
     """What a reload would change.
 
     Attributes:
-        layers: which layers; None if the stage could not be had.
-        files: which files, by path.
+        layers: the layers that change; None if the stage could not be built.
+        files: the files that change, by path.
         refused: why the reload would be refused; None if it would not.
-        base_changed: whether anything happened in the host's `/etc` since the swap, files that look the same included;
+        base_changed: whether anything in the host's `/etc` changed since the swap, even if all files look the same;
             None if that is not known.
     """
 
@@ -91,19 +88,18 @@ class Preview(NamedTuple):
 
 
 def preview(manager: ServiceManager, service: Service, *, check: bool) -> Preview:
-    """Build the future `/etc` of `service`, compare it, and throw it away.
+    """Build the future `/etc` of `service`, compare it with the present one, and remove it.
 
     Args:
-        manager: who builds it.
-        service: which.
-        check: whether the service's own checks are run.
+        manager: builds the stage.
+        check: whether to run the service's own checks.
 
     Raises:
-        ConfextError: the service cannot be reloaded at all.
+        ConfextError: the service is not running, or its reload runs no hook.
     """
     if service.hosted is not None:
         if not service.own_dropins:
-            raise service.hosted  # Its reload is none of the hook's.
+            raise service.hosted  # No hook runs when this service is reloaded.
         return Preview(None, [], service.hosted)
     if not service.processes:
         raise not_running(service)
@@ -112,7 +108,7 @@ def preview(manager: ServiceManager, service: Service, *, check: bool) -> Previe
     if silent:
         return Preview(None, [], ConfextError("this does not answer", unit=unit, path=silent[0], hint=_SILENT))
     present = prepare.look(unit, properties, service.processes, last_swap(unit))
-    # The hook runs no checks then. Who asks for them is told what they say all the same.
+    # A reload would run no checks then, but a caller who asks for checks gets their result.
     if present.is_up_to_date and not check:
         return Preview(LayerChange([], [], [], []), [], None)
     try:
@@ -142,7 +138,7 @@ def _files(found: change.Change, old: int, new: int) -> list[FileChange]:
     for path in sorted({*found.files.added.paths, *found.files.changed.paths, *found.files.removed.paths}):
         before, _ = _side(path, old)
         after, device = _side(path, new)
-        # Directories may share a device number, with each other and with the host.
+        # Directory layers may share a device number, with each other and with the host: then no layer is named.
         layer = found.names.get(device, "")
         files.append(FileChange(f"{ETC}/{path}".removesuffix("/."), before, after, layer))
     return files
@@ -152,7 +148,7 @@ _KINDS = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "director
 
 
 def _side(path: str, etc: int) -> tuple[Side | None, int]:
-    """The file at `path`, relative to `etc`, and its device number."""
+    """The file at `path`, relative to `etc`, and its device number; None and -1 if it cannot be read."""
     try:
         parent = _parent(path, etc)
     except OSError:
@@ -171,7 +167,7 @@ def _side(path: str, etc: int) -> tuple[Side | None, int]:
 
 
 def _parent(path: str, etc: int) -> int:
-    """A descriptor of the directory that `path` is in. Links are not followed: they would lead out of the tree."""
+    """Open the directory that contains `path`, without following symlinks: they could lead out of the tree."""
     here = os.dup(etc)
     for part in path.split("/")[:-1]:
         try:

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a running service has on `/etc`: which layers, since when, and whether their files are still the same.
+"""Find out what a running service has on `/etc`: which layers, since when, and whether their files changed since.
 
-The kernel is asked. Each confext carries a release file, so the names of those files in the service's own `/etc` are
-those of the layers that run (service/layers.py); the overlay in its mountinfo tells how many there must be. A name
-belongs to the layer among the loaded ones that systemd would accept it from. Order is that of the loaded layers, since
-an overlay does not tell its own; a layer that is not loaded any more has no known place and comes last.
+The source is the kernel. Each confext has a release file, so the release files in the service's `/etc` name the layers
+that run (service/releases.py), and the overlay in its mountinfo says how many there must be. Each name is matched with
+the loaded layer from which systemd would accept it. An overlay does not tell the order of its layers, so they are
+listed in the order in which they are loaded; layers that are not loaded any more come last.
 
-Whether a file was replaced since is told by its change time, which nobody can set, and by the loop devices: the one
-of an image that runs is there as long as it runs. The only thing that the kernel does not know is when `/etc` was
-last swapped. That is read from the hook's note, if it is about this very process, and is the start of the process
-otherwise. What cannot be known is None.
+Whether the file of a layer was replaced is known from its change time, which nobody can set, and from the loop devices:
+an image keeps its loop device for as long as it runs. Only the time of the last swap is not known to the kernel. The
+hook notes it for the processes of that moment; for any other process, its start counts. What is not known is None.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from confext_helpers.view.services import Service, View
 
 
 def lower_count(overlay: Mount | None) -> int:
-    """How many layers there are in an overlay of systemd's."""
+    """The number of layers in an overlay that systemd mounted."""
     return len(lower_numbers(overlay.super_options)) if overlay is not None else 0
 
 
@@ -49,10 +48,10 @@ def releases(root: int) -> list[Release]:
 
 
 def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[bool | None, Loop | None]:
-    """Whether the file of a running image changed since, and the loop device that it runs from if that is known."""
+    """Whether the file of a running image changed since `stacked`, and the image's loop device; None: not known."""
     file = os.path.realpath(layer.file)
     candidates = [one for one in attached if one.file == file and one.may_have(os.path.dirname(file))]
-    # Any of the versions in a `.v/` directory, which the generator has picked one of where systemd does not.
+    # What runs may be any version in the `.v/` directory. The generator picks the version where systemd does not.
     versions = layer.path if layer.path != layer.file else os.path.dirname(layer.path)
     if layer.path != layer.file or (not candidates and versions.endswith(".v")):
         candidates = [one for one in attached if one.may_have(os.path.realpath(versions))]
@@ -69,17 +68,18 @@ def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[
     if fingerprint.changed(layer.path) > stacked.usec * 1000:
         if stacked.certain or current == {False}:
             return True, loop
-        # It may have been there when a hook that could not say so swapped /etc. The device tells, where the image
-        # has one to itself.
+        # A hook that was killed may have swapped /etc after this change. If only one image uses the loop device, the
+        # device tells.
         return (False if current == {True} else None), loop
-    # A directory on the way to it may be another one. Images with the same root hash may share a device.
+    # If a parent directory was replaced, the change time proves nothing, but the loop device does: except with a root
+    # hash, as images with the same one may share a device.
     if stat.S_ISREG(status.st_mode) and not layer.root_hash:
         return True not in current, loop
     return False, loop
 
 
 def _compare_directory(layer: Layer, release: Release, stacked: Since) -> tuple[bool | None, bool]:
-    """Whether any file of a running directory changed since, and whether it is still the one of that name."""
+    """Whether a running directory changed since `stacked`, and whether `layer.file` is still that directory."""
     if not any(one.key[1:] == release.key[1:] for one in _releases_of(f"{layer.file}/etc")):
         return True, False
     if fingerprint.changed(layer.path) > stacked.usec * 1000:
@@ -88,7 +88,7 @@ def _compare_directory(layer: Layer, release: Release, stacked: Since) -> tuple[
 
 
 def start_of(service: Service, view: View) -> int:
-    """When the process started, in microseconds since the epoch: the clock of file systems."""
+    """When the process started, in microseconds since the epoch: comparable with change times of files."""
     started = service.properties.start_usec
     if service.properties.main_pid == view.process.pid and started:
         return started
@@ -101,9 +101,9 @@ def start_of(service: Service, view: View) -> int:
 def last_swap(unit: str) -> LastSwap | None:
     """The hook's note about the last swap; None if there is none.
 
-    Read without the lock, which a reload holds for as long as it takes; the note is replaced in one rename.
+    The note is read without the lock, which a reload holds until it ends. A rename replaces the note, so it is whole.
     """
-    # Not to be made by looking.
+    # Notes() would create the lock file.
     if not os.path.exists(f"{RUN_DIRECTORY}/{unit}.lock"):
         return None
     notes = Notes(unit)
@@ -116,7 +116,7 @@ def last_swap(unit: str) -> LastSwap | None:
 def since(service: Service, view: View) -> Since:
     """When the `/etc` of a service was stacked."""
     start = start_of(service, view)
-    # The lock is there from the first run of the hook on.
+    # The first run of the hook creates the lock file.
     if not os.path.exists(f"{RUN_DIRECTORY}/{service.name}.lock"):
         return Since(start, False, True)
     note = last_swap(service.name)
@@ -124,22 +124,22 @@ def since(service: Service, view: View) -> Since:
         return Since(start, False, False)
     if view.process.key in note.processes:
         return Since(note.usec, True, True)
-    # The last one was swapped for an earlier process: a swap for this one would have replaced the note.
+    # The last swap was for an earlier process; one for this process would have replaced the note.
     return Since(start, False, True)
 
 
 def _base_changed(service: Service, stacked: Since) -> bool | None:
-    """Whether anything happened in what lies below the layers since the `/etc` of a service was stacked.
+    """Whether anything below the layers changed since the `/etc` of a service was stacked; None if not known.
 
-    Its overlay may not show that: see service/fingerprint.py.
+    The overlay may not show such a change: see service/fingerprint.py.
     """
-    # When exactly a start has mounted it, nobody knows.
+    # Nothing records when exactly the overlay was mounted at the start of a service.
     note = last_swap(service.name) if stacked.by_swap else None
     return fingerprint.base(service.properties).base != note.identity.base if note is not None else None
 
 
 def read(service: Service, view: View) -> RunningStack:
-    """The layers that `service` has, and those that it would have."""
+    """The layers that `service` runs, and those that are loaded."""
     paths = service.properties.layers
     base = service.properties.base
     seen: list[Release] = []
@@ -150,9 +150,9 @@ def read(service: Service, view: View) -> RunningStack:
         finally:
             os.close(etc)
     stacked, attached, kinds = since(service, view), loops(), image_paths(service.properties)
-    # Without a stack, the host's own is seen.
+    # Without an overlay, the service sees the host's /etc as it is now.
     changed = _base_changed(service, stacked) if view.overlay is not None else False
-    # What was removed from the disk may run.
+    # A layer that was removed from the disk may still run.
     loaded = [Layered(path, resolve(path), path in kinds) for path in paths]
     matched = told(loaded, seen, lower_count(view.overlay))
     if matched is None:
@@ -168,7 +168,7 @@ def read(service: Service, view: View) -> RunningStack:
 
 
 def _is_none_of_etc(layer: Running) -> bool:
-    """Whether a layer that does not run has nothing for `/etc`: a sysext that the unit has by itself."""
+    """Whether a layer that does not run has no files for `/etc`: a sysext in the unit's own settings."""
     if layer.release or not layer.source or not is_there(layer.layer.path):
         return False
     from confext_helpers.view.layerfiles import open_layer  # Seldom needed.
@@ -180,7 +180,7 @@ def _is_none_of_etc(layer: Running) -> bool:
 def _in_doubt(
     service: Service, view: View, loaded: list[Layered], stacked: Since, attached: list[Loop]
 ) -> RunningStack:
-    """The layers, where their release files do not tell them apart."""
+    """The layers, if their release files do not tell which ones run."""
     from confext_helpers.view import layerfiles, witnesses  # Seldom needed.
 
     guesses: dict[str, Running] = {}
@@ -189,10 +189,10 @@ def _in_doubt(
         own = _releases_of(f"{layer.file}/etc") if not layer.image and not patience.is_silent(layer.path) else []
         release = Release(base_name(name) or name, 0, own[0].key if own else ())
         guesses[layer.path] = _running(layer.path, layer.image, release, stacked, attached)
-    # Of what is gone, a loop device may be left.
+    # An image that was removed can be read from its loop device, if it runs.
     there = {path for path, guess in guesses.items() if is_there(path) or (guess.image and guess.source)}
     files = {path: layerfiles.open_layer(guesses[path]) for path in guesses if path in there}
-    # Sysexts that the unit has by itself may have nothing for /etc.
+    # A sysext in the unit's own settings may have no files in /etc.
     none = {path for path, found in files.items() if found is not None and not found.has(ETC)}
     candidates = {path: found for path, found in files.items() if path not in none}
     pictures = {layer.path for layer in loaded if layer.image}
@@ -210,7 +210,7 @@ def _in_doubt(
 
 
 def not_running(properties: ServiceProperties) -> list[Running]:
-    """The layers of a service of which none runs."""
+    """The loaded layers, for a service that runs none of them."""
     kinds = image_paths(properties)
     layers = [load_layer(path) for path in properties.layers]
     return [
@@ -220,7 +220,7 @@ def not_running(properties: ServiceProperties) -> list[Running]:
 
 
 def image_paths(properties: ServiceProperties) -> set[str]:
-    """Those of its layers that are images."""
+    """The paths of the layers that are images."""
     return set(properties.image_layers)
 
 

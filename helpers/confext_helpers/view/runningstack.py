@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A stack that runs, as a value: what `view/running.py` finds out."""
+"""The types for the stack that a service runs; view/running.py finds out their values."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from confext_helpers.service.layers import Layer
 
 
 class Running(NamedTuple):
-    """A layer, as far as it runs.
+    """A layer that runs, or is loaded and does not run.
 
     Attributes:
-        layer: what it would be now; only `name` is known of one that is not loaded any more.
-        image: whether it is one, and not a directory; None if that is not known.
-        release: the name of its release file in the service's `/etc`; empty if it does not run.
-        file: the file or directory that runs; empty if none does, or that is not known. Another one may have its name.
-        device: the device number of its files there.
-        changed: whether its files changed since it was stacked; None if that is not known.
-        source: where what runs, or would run, can be read: the file, the loop device of one that another file took the
-            place of, the directory; empty if that is not known.
-        enforced: whether dm-verity is between the image and its readers, so that no data but those of the root hash can
-            be read; None if that is not known.
-        certain: whether it is known whether it runs.
+        layer: the layer as a restart would mount it; only `name` is known if it is not loaded any more.
+        image: whether the layer is an image, not a directory; None if that is not known.
+        release: the name of its release file in the service's `/etc`; empty if the layer does not run.
+        file: the path of what runs, which may be another file's by now; empty if nothing runs, or it is not known.
+        device: the device number of the layer's files in the service's `/etc`.
+        changed: whether its files changed since the stack was made; None if that is not known.
+        source: where to read what runs, or would run: the file, the directory, or the loop device if the file was
+            replaced; empty if that is not known.
+        enforced: whether the image is read through dm-verity, so that only data of its root hash can be read; None if
+            that is not known.
+        certain: False if it is not known whether the layer runs.
     """
 
     layer: Layer
@@ -39,14 +39,14 @@ class Running(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """The name to show to users."""
         if self.release:
             return os.path.basename(self.file.rstrip("/")) or self.release
         return self.layer.label
 
     @property
     def version(self) -> str:
-        """Its version, or that of the one that runs; empty if it has none, or it is not known."""
+        """The version that runs, or that would run; empty if there is none, or it is not known."""
         if not self.release:
             return self.layer.version
         return version_of(layer_name(self.file)) or version_of(self.release)
@@ -57,8 +57,8 @@ class Since(NamedTuple):
 
     Attributes:
         usec: microseconds since the epoch.
-        by_swap: whether that is when the hook put it in place, and not when the process started.
-        certain: whether it cannot be newer; it can if a hook was cut off, and could not say what it had done.
+        by_swap: whether `usec` is the time of a swap, not the start of the process.
+        certain: False if the `/etc` may be newer, since a hook that was killed may have swapped it without a note.
     """
 
     usec: int
@@ -67,13 +67,12 @@ class Since(NamedTuple):
 
 
 class RunningStack(NamedTuple):
-    """What runs.
+    """The stack of a service.
 
     Attributes:
-        layers: those that are loaded, from bottom to top, and then those that are not.
-        since: when it was stacked.
-        complete: whether it is known which layer each one of the overlay is.
-        base_changed: whether anything happened in the `/etc` below the layers since then; None if that is not known.
+        layers: the loaded layers, from bottom to top, then those that run but are not loaded any more.
+        complete: whether all layers of the overlay are known.
+        base_changed: whether anything in the `/etc` below the layers changed since then; None if that is not known.
     """
 
     layers: list[Running]

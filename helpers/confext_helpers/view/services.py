@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A service that a verb of `unit-confext` looks at: its name, what the manager knows about it, and what it sees.
 
-Who runs *now* is asked of the kernel. Nothing is written, and no lock is taken: a reload goes on while this looks.
+The processes that run now are read from the kernel. Nothing is written and no lock is taken, so reloads never wait.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ class Service(NamedTuple):
     """A service of the system manager.
 
     Attributes:
-        name: its name, no alias.
+        name: the name, never an alias.
         state: ActiveState=, such as "active".
-        stale: NeedDaemonReload=, whether systemd itself finds its files changed.
-        properties: those of the interface org.freedesktop.systemd1.Service.
-        dropins: the paths of its drop-ins, in order.
-        processes: one for each mount namespace of its own.
-        hosted: why there is none, if it runs in the host's, or in one that it made itself; None otherwise.
+        stale: NeedDaemonReload=, whether systemd itself finds the unit's files changed.
+        dropins: the paths of the drop-ins, in order.
+        processes: one for each mount namespace that systemd made for the service.
+        hosted: why there is none, if the service runs in the host's namespace or one that it made itself; else None.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Service(NamedTuple):
 
     @property
     def own_dropins(self) -> list[str]:
-        """The drop-ins that have the name of the generator's; none if the generator has nothing for the service."""
+        """The drop-ins with the name of the generator's drop-in; empty if there is none for this service."""
         return [path for path in self.dropins if path.endswith(f"/{os.fsdecode(DROPIN)}")]
 
 
@@ -58,9 +57,8 @@ class View(NamedTuple):
     """The file system as one process sees it.
 
     Attributes:
-        process: which.
-        root: descriptor (O_PATH) of its root directory.
-        mounts: what is mounted in its mount namespace.
+        root: an O_PATH descriptor of the process's root directory.
+        mounts: the mounts in its mount namespace.
     """
 
     process: Process
@@ -69,22 +67,22 @@ class View(NamedTuple):
 
     @property
     def overlay(self) -> Mount | None:
-        """The stack on `/etc`; None if nothing of that kind is there."""
+        """The overlay that systemd mounted on `/etc`; None if there is none."""
         found = chain(self.mounts)
         if not found and stat.S_ISLNK(os.stat("etc", dir_fd=self.root, follow_symlinks=False).st_mode):
-            # systemd follows the link. Its layers tell which of its overlays it is.
+            # systemd mounts on the symlink's target. Its overlay for /etc is known by the paths of its layers.
             found = [mount for mount in self.mounts if _LAYERS_OF_ETC.search(mount.super_options)]
         return found[-1] if found and found[-1].is_extension_overlay() else None
 
     def open_etc(self) -> int:
-        """A descriptor (O_PATH) of its `/etc`."""
+        """Open `/etc` as the process sees it (O_PATH)."""
         overlay = self.overlay
         place = overlay.point.strip("/") if overlay is not None else "etc"
         return os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root)
 
 
 def unit_name(word: str) -> str:
-    """The unit name that somebody means by `word`: a name without a type is that of a service.
+    """Complete `word` to the name of a service unit: without a suffix, ".service" is appended.
 
     Raises:
         ConfextError: no service can have this name.
@@ -96,20 +94,20 @@ def unit_name(word: str) -> str:
 
 
 def need_root(verb: str) -> None:
-    """Refuse everybody who cannot look into other users' processes.
+    """Refuse users other than root, who cannot look into the processes of other users.
 
     Raises:
-        ConfextError: this is not root.
+        ConfextError: the caller is not root.
     """
     if os.geteuid() != 0:
         raise ConfextError(f"only root can look into running services; run '{verb}' as root")
 
 
 def find(manager: ServiceManager, word: str) -> Service:
-    """The service that `word` names.
+    """The service with the name `word`.
 
     Raises:
-        ConfextError: the manager has none of that name.
+        ConfextError: the name is invalid or a template's, or the manager cannot load the unit.
     """
     name = unit_name(word)
     if names.is_template(os.fsencode(name)):
@@ -143,7 +141,7 @@ def seen(service: Service) -> Iterator[View]:
     """What the first process of `service` sees.
 
     Raises:
-        ConfextError: nothing runs, or it runs in the host's mount namespace.
+        ConfextError: no process runs, or none in a mount namespace that systemd made for the service.
     """
     if service.hosted is not None:
         raise service.hosted
@@ -154,7 +152,7 @@ def seen(service: Service) -> Iterator[View]:
         root = os.open(f"/proc/{process.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             mounts = read_mountinfo(f"/proc/{process.pid}/mountinfo")
-            # The PID is that of the process which is held by its pidfd only for as long as that lives.
+            # If the process has ended, its PID may by now belong to another process: the key tells them apart.
             same = process.key == key_of(process.pid, start_ticks(process.pid))
         except BaseException:
             os.close(root)
@@ -170,6 +168,6 @@ def seen(service: Service) -> Iterator[View]:
 
 
 def not_running(service: Service) -> ConfextError:
-    """The error that nothing of `service` runs."""
+    """The error for a service without a process."""
     hint = "" if service.state == "active" else f"run 'systemctl start {service.name}'"
     return ConfextError("no process of it is running", unit=service.name, hint=hint)

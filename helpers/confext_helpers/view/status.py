@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a service runs beside what is loaded and what is on disk, and what would make the three the same.
+"""Compare what a service runs with what is loaded and what is on disk, and find the commands that make them the same.
 
-What runs is read from the kernel (view/running.py), what is loaded from the manager, and what is on disk is what the
-generator would make of it now (service/entries.py). A restart takes what is loaded, a daemon-reload loads what is on
-disk.
+What runs is read from the kernel (view/running.py), and what is loaded from the manager. What is on disk means the
+drop-in that the generator would write now (service/entries.py). A restart mounts what is loaded; a daemon-reload loads
+what is on disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from confext_helpers.view.services import Service, seen
 
 
 class State(StrEnum):
-    """Of one layer."""
+    """The state of one layer."""
 
     CURRENT = "current"
     CHANGED = "changed"
@@ -56,7 +56,7 @@ _MEANINGS = {
 _IN_DOUBT = "is loaded, but it cannot be known whether it runs"
 
 
-# What no reload makes another one of.
+# The states that a reload does not change.
 _NOT_MENDED = (State.CURRENT, State.MISSING, State.SILENT)
 
 BASE_CHANGED = "the host's own /etc changed since"
@@ -66,10 +66,8 @@ class Row(NamedTuple):
     """One layer of a service.
 
     Attributes:
-        running: as far as it runs.
-        state: in a word.
-        loaded: whether the manager has it.
-        on_disk: whether the next daemon-reload would find it.
+        loaded: whether it is in the unit's settings that the manager has loaded.
+        on_disk: whether it would be, after a daemon-reload.
     """
 
     running: Running
@@ -79,18 +77,18 @@ class Row(NamedTuple):
 
 
 class Status(NamedTuple):
-    """A service.
+    """The state of a service.
 
     Attributes:
-        service: which.
-        pid: of the process that was looked at; None if there is none.
+        pid: the process that was looked at; None if there is none.
         since: when its `/etc` was stacked; None if nothing runs.
-        complete: whether every layer of it is among the rows.
-        base_changed: whether anything happened in the `/etc` below the layers since then; None if that is not known.
-        rows: its layers, from bottom to top, then those that have no place in what is loaded.
-        reload_result: what became of the last reload of what runs, as systemd has it: `success`, `exit-code`...
+        complete: whether `rows` has every layer that runs.
+        base_changed: whether anything in the `/etc` below the layers changed since then; None if that is not known.
+        rows: the loaded layers, from bottom to top, then the others.
+        reload_result: the result of the last reload of the running service, systemd's ReloadResult: `success`,
+            `exit-code`...
         reasons: what differs, in words.
-        commands: what would mend that, and a reload that failed, in order.
+        commands: what to run, in order, so that nothing differs and no reload has failed.
     """
 
     service: Service
@@ -105,7 +103,7 @@ class Status(NamedTuple):
 
     @property
     def reload_failed(self) -> bool:
-        """Whether the service has its `/etc`, but may not have read it."""
+        """Whether the last reload failed, so that the service may not have read its `/etc`."""
         return self.reload_result != "success"
 
 
@@ -134,14 +132,14 @@ def status_of(service: Service, disk: Disk) -> Status:
         layer = Running(load_layer(path), kinds[path] is Verdict.IMAGE, source=source)
         rows.append(Row(layer, State.NOT_LOADED if source else State.SILENT, False, True))
     for row in rows:
-        # Where nothing runs, that a layer does not is no news.
+        # If the service does not run, its layers do not either: say nothing.
         if row.state is State.CURRENT or (row.state is State.NOT_RUNNING and pid is None):
             continue
         if row.state is not State.MISSING:
             silent = row.state is State.SILENT
             what = row.running.layer.path if silent else row.running.label
             if row.state in (State.NOT_ON_DISK, State.SUPERSEDED):
-                what = row.running.layer.label  # Another version of it may be what runs.
+                what = row.running.layer.label  # The version that is loaded; another one may run.
             reasons.append(f"{what} {_MEANINGS[row.state] if row.running.certain or silent else _IN_DOUBT}")
     if base_changed:
         reasons.append(BASE_CHANGED)
@@ -149,7 +147,7 @@ def status_of(service: Service, disk: Disk) -> Status:
         reasons.append(service.hosted.problem)
     if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK, State.SUPERSEDED) for row in rows):
         reasons.append("the unit or its drop-ins changed on disk since they were loaded")
-    # systemd keeps the result when the service ends.
+    # systemd keeps ReloadResult= after the service has ended.
     result = service.properties.reload_result if pid is not None else "success"
     status = Status(service, pid, since, complete, base_changed, rows, result, reasons, [])
     return status._replace(commands=_commands(status, reload_needed))
@@ -174,12 +172,12 @@ def _row(layer: Running, there: Sequence[str]) -> Row:
 
 
 def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict], bool]:
-    """The layers that a daemon-reload would bring, what they are, and whether one is needed."""
+    """The layers that a daemon-reload would load, the kind of each, and whether a daemon-reload is needed."""
     loaded = service.properties.layers
     in_use = service.own_dropins
     unit = disk.find(service.name)
     if in_use and not in_use[0].startswith(GENERATED):
-        return loaded, {}, service.stale  # Somebody's own file has its name: the generator's is not read.
+        return loaded, {}, service.stale  # An administrator's file of the same name replaces the generator's drop-in.
     old = b""
     if in_use:
         try:
@@ -188,7 +186,7 @@ def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict]
         except OSError:
             old = b""
     new = unit.dropin if unit is not None and unit.dropin is not None else b""
-    # Layers that the unit has by itself are not the generator's to take away.
+    # Layers from the unit's own settings stay, whatever the generator writes.
     lines = set(old.split(b"\n"))
     own = [path for path in loaded if not _lines_for(path) & lines]
     kinds = {entry.layer: entry.verdict for entry in unit.entries if entry.verdict in LAYERS} if unit else {}
@@ -197,7 +195,7 @@ def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict]
 
 
 def _lines_for(path: str) -> set[bytes]:
-    """How render.py writes a layer down."""
+    """The lines that the generator's render.py may write for a layer."""
     raw = path.encode(errors="surrogateescape")
     return {
         b"ExtensionImages=-" + words.escape_image(raw),
@@ -206,7 +204,7 @@ def _lines_for(path: str) -> set[bytes]:
 
 
 def _commands(status: Status, reload_needed: bool) -> list[str]:
-    """What would make all three the same, and have the service read them."""
+    """The commands that make all three the same, and have the service read its files."""
     service, rows = status.service, status.rows
     commands = ["systemctl daemon-reload"] if reload_needed else []
     if service.hosted is not None and (rows or reload_needed):
@@ -221,7 +219,7 @@ def _commands(status: Status, reload_needed: bool) -> list[str]:
 
 
 def _needs_restart(service: Service) -> bool:
-    """Whether a reload would be refused, because it cannot bring what differs."""
+    """Whether a reload would be refused, so that only a restart helps."""
     if service.properties.root_ephemeral:
         return True
     last = running.last_swap(service.name)

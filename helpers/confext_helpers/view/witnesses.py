@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which layers an `/etc` has, and their device numbers, where release files leave it in doubt (service/releases.py).
+"""Find the layers of an `/etc`, and their device numbers, if the release files leave a doubt (service/releases.py).
 
-Then each layer is read by itself (view/layerfiles.py), and a file is looked for that this one has and no other. If the
-service sees it, with the content that it has in the layer, then the layer runs, and the device number of that file is
-that of the layer. Of a directory, the inode and the times are the proof.
+Each layer is read by itself (view/layerfiles.py), to find a witness: a file that no other layer has. If the service
+sees this file with the layer's content, the layer runs, and the file's device number is the layer's. For a directory,
+inode number and times of the file are the proof.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _TRIES_MAX = 200
 
 
 def find(view: View, layers: Mapping[str, Files | None], host: Files | None, images: set[str]) -> dict[str, int]:
-    """The device numbers of those layers that are sure to run.
+    """The device numbers of the layers that certainly run, by path.
 
     Args:
         view: what the service sees.
-        layers: the files of each layer that may run, by its path; None if they are not known.
-        host: what lies below all layers.
-        images: which of the layers are images.
+        layers: the files of each layer that may run, by path; None if they are not known.
+        host: the files below all layers; None if they are not known.
+        images: the paths of the layers that are images.
     """
     found: dict[str, int] = {}
     for path, files in layers.items():
@@ -44,13 +44,13 @@ def find(view: View, layers: Mapping[str, Files | None], host: Files | None, ima
             if device is not None:
                 found[path] = device
                 break
-    # No two file systems have one number.
+    # Two file systems never share a device number: of two images that seem to, neither is certain.
     devices = list(found.values())
     return {path: device for path, device in found.items() if path not in images or devices.count(device) == 1}
 
 
 def _device(view: View, path: str, files: Files, others: list[Files]) -> int | None:
-    """The device number of a file, if it is the one that a layer has at `path`."""
+    """The device number of the file at `path`, if it is the layer's file (`files`); else None."""
     overlay = view.overlay
     try:
         with origin.walk(view, path, "") as (place, links):
