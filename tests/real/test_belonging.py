@@ -63,13 +63,18 @@ def pids(machine: Machine, unit: str) -> list[int]:
 
 
 def running(machine: Machine, unit: str, word: bytes) -> int:
-    """The process of a unit with a word in its command line, once there is one."""
+    """The process of a unit with a word in its command line, once there is one.
+
+    unshare(1) and env(1) have the words of the program that they are about to execute in theirs: before that, they are
+    not yet in the mount namespace, or have not yet the environment, that the program will have.
+    """
     found: list[int] = []
 
     def look() -> bool:
         for pid in pids(machine, unit):
             path = machine.path(f"/proc/{pid}/cmdline")
-            if path.exists() and word in path.read_bytes().split(b"\0"):
+            words = path.read_bytes().split(b"\0") if path.exists() else [b""]
+            if word in words and words[0] not in (b"/usr/bin/unshare", b"/usr/bin/env"):
                 found.append(pid)
         return bool(found)
 
