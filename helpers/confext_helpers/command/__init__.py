@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command `unit-confext`: what people and orchestrators see, verify and build confexts with.
+"""The command `unit-confext`, with which people and orchestrators look at, verify and build confexts.
 
-`main.py` parses the command line by the tables in `options.py` and calls `run()` of the module in `verbs/` that
-is named like the verb.
+`main.py` parses the command line with the tables in `options.py` and calls `run()` of the verb's module in `verbs/`.
 """

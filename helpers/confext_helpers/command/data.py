@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The JSON of every verb as types: unit-confext(1), "JSON", has the same keys, and an example of each.
+"""The types of the JSON that each verb prints: unit-confext(1), "JSON", has the same keys, and an example of each.
 
-None, which is null there, is what is not known, not there, or not looked at by that verb; nothing else is said for it.
-A layer has one shape, whichever verb speaks of it.
+None, null in JSON, always means: not known, does not exist, or not looked at by this verb. All verbs print a layer with
+the same keys.
 """
 
 from __future__ import annotations
@@ -273,11 +273,10 @@ class Offence(TypedDict):
 
 
 def of_layer(layer: layers.Layer, image: bool | None) -> Layer:
-    """A layer of which nothing is known but what would be mounted.
+    """A layer of which nothing is known but what a start would mount.
 
     Args:
-        layer: which.
-        image: whether it is an image, and not a directory; None if that is not known.
+        image: whether the layer is an image, not a directory; None if that is not known.
     """
     return {
         "label": layer.label,
@@ -299,14 +298,14 @@ def of_layer(layer: layers.Layer, image: bool | None) -> Layer:
 
 
 def of_running(running: Running) -> Layer:
-    """A layer as it runs, or as it would if it does not; who signed it is not looked at."""
+    """A layer as it runs, or would run. The signature is left out."""
     found = of_layer(running.layer, running.image)
     found["label"] = running.label
     found["version"] = running.version or None
     if running.release:
         found["file"] = running.file or None
     if not running.source:
-        found["root_hash"] = None  # The file of that name is another one by now.
+        found["root_hash"] = None  # The root hash is that of the file that replaced the image.
     found["running"] = bool(running.release) if running.certain else None
     found["loaded"] = bool(running.layer.path)
     found["changed"] = running.changed

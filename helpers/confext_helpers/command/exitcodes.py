@@ -7,10 +7,10 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What a caller can tell apart."""
+    """The results that a caller can tell apart."""
 
     OK = 0  # done, and nothing is wrong
-    ERROR = 1  # it could not be done
+    ERROR = 1  # the verb failed
     USAGE = 2  # the command line is wrong
     DIFFERS = 3  # status: what runs, is loaded and is on disk differ; diff: a reload would change something
     REFUSED = 4  # verify: a finding; build: the tree cannot be a confext; diff --check: the reload would be refused

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The command line of `unit-confext`: parse, call the verb, turn what it raises into one line."""
+"""The entry point of `unit-confext`: parse the command line, call the verb, print an error as one line."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _silence() -> None:
-    """Keep Python from writing at its end what could not be written, and from complaining about that."""
+    """Keep Python from flushing standard output at exit again, which would print a second error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Verbs and options of `unit-confext`, in tables from which the parser and the help text are made.
+"""The tables of verbs and options of `unit-confext`, from which the parser and the help text are made.
 
-The man page and the shell completions are held to these tables by a test.
+A test compares the man page and the shell completions with these tables.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Verb(NamedTuple):
     """One verb.
 
     Attributes:
-        name: what is typed, and the module that has its `run()`.
-        operands: what comes after it, as it stands in the help text.
-        least: how many operands it needs.
-        most: how many it takes; None for any number.
+        name: also the name of the module that has its `run()`.
+        operands: as the help text shows them.
+        least: the minimum number of operands.
+        most: the maximum number of operands; None for no limit.
         help: a sentence without a full stop.
     """
 
@@ -42,12 +42,12 @@ class Option(NamedTuple):
 
     Attributes:
         names: all spellings, the long one last.
-        value: the name of its value, or empty for a switch.
-        verbs: the verbs that take it; empty for all.
+        value: the name of its value; empty for a switch.
+        verbs: the verbs that accept it; empty for all.
         help: a sentence without a full stop.
-        choices: the values that it may have.
-        default: the value if it is not given.
-        several: whether it may be given more than once, and is a list then.
+        choices: the accepted values; empty for any.
+        default: the value without the option.
+        several: whether the option may be repeated, and its parsed value is a list.
     """
 
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ class Option(NamedTuple):
 
     @property
     def attribute(self) -> str:
-        """Under which name the parsed value is found."""
+        """The attribute of the namespace with the parsed value."""
         return self.names[-1].removeprefix("--").replace("-", "_")
 
 
@@ -105,7 +105,7 @@ OPTIONS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says one line about a wrong command line, and ends with the documented status."""
+    """Reports a wrong command line in one line, and exits with the documented status."""
 
     def error(self, message: str) -> NoReturn:
         print(f"{PROGRAM}: {message}; see {PROGRAM} --help", file=sys.stderr)
@@ -136,7 +136,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         A namespace with an attribute for each option, and `verb` and `operands`.
 
     Raises:
-        SystemExit: it is wrong (status 2, said on standard error).
+        SystemExit: the command line is wrong (status 2, with a message on standard error).
     """
     parser = _parser()
     arguments = parser.parse_intermixed_args(argv)

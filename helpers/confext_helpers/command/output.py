@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the verbs print: tables for people, JSON for programs, never both.
 
-Names from file systems are data: whatever a terminal could take for a command is escaped in tables, and JSON
-has them as they are (bytes that are no UTF-8 as lone surrogates, as in Python's os.fsdecode()).
+File names are untrusted data: tables escape every character that could control a terminal. JSON has file names as they
+are, with bytes that are not UTF-8 as lone surrogates, as os.fsdecode() makes them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESET = "\x1b[0m"
 
 
 def printable(value: object) -> str:
-    """`value` as text that has no effect on a terminal."""
+    """`value` as text in which every character that could control a terminal is escaped."""
     if value is None or value == "":
         return "-"
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
@@ -40,12 +40,12 @@ def printable(value: object) -> str:
 
 
 class Output:
-    """Where a verb's results go, in the form that the command line asks for.
+    """Prints the results of a verb, in the form that the command line asks for.
 
     Attributes:
         json: "pretty", "short" or "off".
-        legend: whether tables have headers and notes.
-        quiet: whether notes and progress are left out.
+        legend: whether to print table headers and notes.
+        quiet: whether to leave out notes and progress.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -57,17 +57,17 @@ class Output:
         self._lines: list[str] = []
 
     def paint(self, text: str, color: Color) -> str:
-        """`text` in `color` if the output is to be coloured."""
+        """`text` in `color`, or unchanged if the output has no colours."""
         return f"{color}{text}{RESET}" if self._color and color else text
 
     def data(self, value: Sequence[Mapping[str, object]]) -> None:
-        """Print the objects of a verb (command/data.py) as JSON; only if `json` is not "off"."""
+        """Print the objects of a verb (command/data.py) as JSON; call only if `json` is not "off"."""
         indent = {"pretty": 2, "short": None}[self.json]
         separators = None if indent else (",", ":")
         sys.stdout.write(json.dumps(value, indent=indent, separators=separators) + "\n")
 
     def table(self, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
-        """Print `rows` as a table of `columns`, keys of the rows."""
+        """Print `rows` as a table; `columns` are the keys to show."""
         cells = [[printable(row.get(column)) for column in columns] for row in rows]
         if self.legend and rows:
             cells.insert(0, [column.upper().replace("_", " ") for column in columns])
@@ -78,16 +78,16 @@ class Output:
             self.line(text, Color.BOLD if self.legend and number == 0 else Color.NONE)
 
     def line(self, text: str = "", color: Color = Color.NONE) -> None:
-        """Print one line for people."""
+        """Print one line; flush() writes it."""
         self._lines.append(self.paint(text, color))
 
     def note(self, text: str) -> None:
-        """Print one line for people to standard error, unless notes are unwanted."""
+        """Print one line to standard error, unless --quiet or --no-legend was given."""
         if not self.quiet and self.legend:
             print(text, file=sys.stderr)
 
     def flush(self) -> None:
-        """Print the lines that were collected, through a pager if they do not fit on the terminal."""
+        """Write the collected lines, through a pager if they do not fit on the terminal."""
         text = "".join(f"{line}\n" for line in self._lines)
         self._lines.clear()
         too_long = text.count("\n") >= shutil.get_terminal_size().lines

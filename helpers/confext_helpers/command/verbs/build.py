@@ -21,11 +21,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Build what the command line asks for.
 
     Returns:
-        Exit.REFUSED if there is something in the tree that cannot be part of a confext.
+        Exit.REFUSED if the tree contains a file that cannot be part of a confext.
 
     Raises:
-        ConfextError: it cannot be built.
-        OSError: something cannot be read or written.
+        ConfextError: the image cannot be built.
+        OSError: a file cannot be read or written.
     """
     if arguments.output is None:
         raise ConfextError("there is no name for the image", hint="give one with -o, such as -o site.raw")
@@ -81,7 +81,7 @@ def _mode(text: str | None) -> int | None:
 
 
 def _say_mode(planned: Plan, facts: data.Build, output: Output) -> None:
-    """Say whom the mode of the image opens it to, or keeps from it."""
+    """Tell the user if the mode gives private files away, was tightened because of them, or lets others write."""
     if facts["mode"] is None:
         return
     mode = int(facts["mode"], 8)
@@ -118,7 +118,7 @@ def _offence(offence: Offence) -> data.Offence:
 
 
 def _facts(planned: Plan) -> data.Build:
-    """What is known before anything is built."""
+    """The facts that are known before the image is built."""
     request = planned.request
     release = (planned.release or "").strip().replace("\n", " ")
     mode = image_mode(bool(planned.scan.private)) if request.mode is None else request.mode

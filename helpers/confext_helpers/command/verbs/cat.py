@@ -17,11 +17,11 @@ from confext_helpers.view.services import find, need_root, seen
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
-    """Print the files that the command line names, one after the other, as they are.
+    """Print the files that the command line names, one after the other, unchanged.
 
     Raises:
-        ConfextError: one of them is not there, the service cannot be read, the service does not run, or this
-            is not root.
+        ConfextError: a file does not exist or the service cannot read it, the service is not running, or the caller is
+            not root.
     """
     need_root(arguments.verb)
     unit, *paths = arguments.operands
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _as_data(path: str, resolved: str, content: bytes) -> data.Content:
-    """A file for JSON, which knows text only: what is none is encoded."""
+    """A file for JSON, in base64 if the content is not UTF-8."""
     try:
         encoding, text = "utf-8", content.decode()
     except UnicodeDecodeError:

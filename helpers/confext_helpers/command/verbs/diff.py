@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`unit-confext diff`: what the next reload would change in a service's `/etc`. It changes nothing."""
+"""`unit-confext diff`: show what the next reload would change in a service's `/etc`, without changing anything."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Show what the next reload would change.
 
     Returns:
-        Exit.DIFFERS if it would change anything, Exit.REFUSED if it would be refused.
+        Exit.DIFFERS if the reload would change anything, Exit.REFUSED if it would be refused.
 
     Raises:
-        ConfextError: the service does not run, cannot be reloaded, or this is not root.
+        ConfextError: the service is not running, its reload runs no hook, or the caller is not root.
     """
     need_root(arguments.verb)
     with Manager() as manager:
@@ -54,7 +54,7 @@ def _kind(change: FileChange) -> str:
 
 
 def lines_of(change: FileChange) -> list[str] | None:
-    """A unified diff of the contents, without line ends; None if one of them is no text, empty if they are equal."""
+    """A unified diff of the contents, without line ends; None if a side is not text, empty if the sides are equal."""
     sides = (change.before, change.after)
     if any(side is not None and (side.text is None or side.kind != "file") for side in sides):
         return None
@@ -64,7 +64,7 @@ def lines_of(change: FileChange) -> list[str] | None:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a text, the last one with a mark if it has no end."""
+    """The lines of a text, the last one with diff's mark if it has no newline."""
     lines = text.split("\n")
     if lines[-1]:
         return [*lines[:-1], f"{lines[-1]}\n\\ No newline at end of file"]
@@ -85,10 +85,10 @@ def _side(side: Side | None) -> data.Side | None:
 
 
 def _as_data(unit: str, stale: bool, found: Preview, images: Collection[str]) -> data.Diff:
-    """What would change, for JSON; where the future `/etc` could not be had, that is not known."""
+    """What would change, for JSON; all of it is None if the future `/etc` could not be built."""
 
     def layer(one: Layer) -> data.Layer:
-        # Of what is not loaded any more, it is not known.
+        # Whether a layer was an image is not known once it is not loaded any more.
         return data.of_layer(one, one.path in images if one.path else None)
 
     named = {one.name: layer(one) for one in found.layers.all} if found.layers is not None else {}
@@ -146,7 +146,7 @@ def _show(unit: str, found: Preview, output: Output) -> None:
 
 
 def _details(change: FileChange) -> Iterator[str]:
-    """What is to be said about a file below its name."""
+    """The lines to show about a file, below its name."""
     before, after = change.before, change.after
     if before is not None and after is not None:
         for name, old, new in (
@@ -169,5 +169,5 @@ def _details(change: FileChange) -> Iterator[str]:
 
 
 def _safe(line: str) -> str:
-    """A line of a file as it may be shown on a terminal; tabs may."""
+    """A line of a file, escaped for a terminal, except for tabs."""
     return "\t".join(printable(part) if part else "" for part in line.split("\t"))

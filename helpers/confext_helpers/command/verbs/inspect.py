@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`unit-confext inspect`: what is in an image.
+"""`unit-confext inspect`: show what is in an image.
 
-It says what there is, not whether that may be believed: the hash tree is not compared with the data. Only with an image
-policy is the image verified first, and its file system not read if that fails.
+Nothing is verified: the data is not compared with the hash tree. Only with --image-policy= is the image verified first,
+and if that fails, its file system is not read.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Show what is in the images that the command line names.
 
     Returns:
-        Exit.ERROR if one of them cannot be opened, or is no image.
+        Exit.ERROR if a file cannot be opened, or is not an image.
 
     Raises:
-        ConfextError: the policy or the trust anchors are no such thing.
-        OSError: one of them cannot be read.
+        ConfextError: the image policy or a trust anchor is invalid.
+        OSError: a trust anchor cannot be read.
     """
     arguments.os_release = None
     status = Exit.OK
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _nothing(path: str) -> data.Image:
-    """An image of which nothing is known."""
+    """The facts about an image of which nothing is known."""
     return {
         "path": path, "size": None, "partition_table": None, "sector_size": None, "disk_uuid": None,
         "partitions": None, "file_system": None, "verity": None, "root_hash": None, "root_hash_from": None,
@@ -85,13 +85,12 @@ def inspect(path: str, request: Request, *, judged: bool) -> data.Image:
     """What is in an image, for JSON.
 
     Args:
-        path: of the image.
-        request: what it is held to.
-        judged: whether it has to be verified before its file system is read.
+        request: what the image must fulfil.
+        judged: whether to verify the image before reading its file system.
 
     Raises:
-        ConfextError: it is no file and no block device.
-        OSError: it cannot be opened.
+        ConfextError: the path is neither a file nor a block device.
+        OSError: the image cannot be opened.
     """
     with dissect.open_image(path, request.policy, request.native) as image:
         facts = _nothing(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`unit-confext list`: every unit with a `.confext.d/`, its entries, and what the generator makes of each."""
+"""`unit-confext list`: show every unit with a `.confext.d/`, its entries, and what the generator makes of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """List what the `.confext.d/` directories hold.
 
     Raises:
-        ConfextError: a unit that is named has no such directory.
+        ConfextError: a unit on the command line has no such directory.
     """
     root = arguments.root or ""
     if root and not os.path.isdir(root):
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _warned(unit: Unit, root: str) -> Unit:
-    """The unit, with a warning of each image that gives files away."""
+    """The unit, with a warning for each image that gives private files away."""
     layers = [entry.layer for entry in unit.entries if entry.verdict is Verdict.IMAGE]
     found = exposed(layers, root=root.rstrip("/")) if layers else {}
     said = tuple(f"everybody can read {private!r} in {path}; chmod 0600 it" for path, private in found.items())
@@ -66,7 +66,7 @@ def _find(disk: Disk, name: str) -> Unit:
 
 
 def _layer(entry: Entry) -> data.Layer | None:
-    """A layer for JSON. Nothing is opened, so that no more is known than what the generator says."""
+    """A layer for JSON. Only what the generator knows is filled in, since no image is opened."""
     if entry.verdict not in LAYERS:
         return None
     versioned = entry.layer.endswith(".v")
@@ -105,7 +105,7 @@ def as_data(unit: Unit) -> data.Unit:
 
 def _rows(unit: Unit) -> list[dict[str, object]]:
     if not unit.entries:
-        # A directory that has no layers, or that is not looked at, is there all the same.
+        # Show the directories also if they have no entries, or were not read.
         return [
             {"unit": unit.name, "entry": None, "verdict": "left alone" if unit.problem else "empty",
              "layer": None, "reason": directory}

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`unit-confext status`: the stack that a service has, beside what is loaded and what is on disk.
+"""`unit-confext status`: show the layers that a service runs, beside what is loaded and what is on disk.
 
-What runs is read from the kernel, what is loaded from the manager, and what is on disk is what the generator would
-make of it now. A restart takes what is loaded, a daemon-reload loads what is on disk.
+view/status.py has what these three mean, and compares them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from confext_helpers.view.runningstack import Running
 from confext_helpers.view.services import Service, find, need_root
 from confext_helpers.view.status import Row, State, Status, status_of
 
-# How long all that is known about one service may take.
+# The timeout for looking at one service, in seconds.
 _SECONDS = 20.0
 _COLUMNS = ("layer", "state", "version", "root_hash", "signature", "path")
 
@@ -43,18 +42,18 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Show the stacks of the services that the command line names.
 
     Returns:
-        Exit.RELOAD_FAILED if the last reload of one of them failed, or else Exit.DIFFERS if what runs, what is loaded
-        and what is on disk are not the same.
+        Exit.RELOAD_FAILED if the last reload of a service failed, or else Exit.DIFFERS if what runs, what is loaded
+        and what is on disk differ, or cannot be known.
 
     Raises:
-        ConfextError: one of them is not there, or this is not root.
+        ConfextError: a service does not exist, or the caller is not root.
     """
     need_root(arguments.verb)
     anchors = trust.load(arguments.trust)
     disk = Disk()
     with Manager() as manager:
         services = [find(manager, word) for word in arguments.operands]
-    # A child each, since even what answered once may not answer again.
+    # One child process a service: storage that answered once may not answer again.
     found = [_patiently(service, disk, anchors) for service in services]
     if output.json != "off":
         output.data(found)
@@ -79,7 +78,7 @@ def _patiently(service: Service, disk: Disk, anchors: Sequence[Certificate]) -> 
 
 
 def with_signature(layer: data.Layer, running: Running, anchors: Sequence[Certificate]) -> data.Layer:
-    """Add root hash and signers of what runs, or would run, to what is said about a layer."""
+    """Add to `layer` the root hash and the signers of what runs, or would run."""
     if running.image is False:
         layer["signature"], layer["signers"] = Signature.UNSIGNED, []
     if running.image is False or not running.source:
@@ -115,7 +114,7 @@ def as_data(status: Status, anchors: Sequence[Certificate]) -> data.Service:
         "in_host_namespace": status.service.hosted is not None,
         "complete": status.complete,
         "base_changed": status.base_changed,
-        # systemd keeps the result when the service ends.
+        # systemd keeps ReloadResult= after the service has ended.
         "reload_result": status.reload_result if status.pid is not None else None,
         "differs": bool(status.reasons),
         "reasons": status.reasons,
@@ -172,6 +171,6 @@ def _signature(layer: data.Layer) -> str:
     if layer["signature"] is None:
         return "unknown"
     by = ", ".join(one["subject"] for one in layer["signers"] or () if one["subject"])
-    # A signature is worth something if the kernel holds the data to it.
+    # A signature protects only an image that runs with dm-verity.
     loose = " (not enforced)" if layer["enforced"] is False else ""
     return f"{layer['signature']}: {by}{loose}" if by else layer["signature"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`unit-confext verify`: whether an image is whole, signed and allowed.
+"""`unit-confext verify`: check that an image is whole, signed and allowed.
 
-It needs no rights but those to read the image, and mounts nothing.
+Any user who may read the image can run this; nothing is mounted.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Verify the images that the command line names.
 
     Returns:
-        Exit.REFUSED if there is a finding, Exit.ERROR if one of them cannot be opened.
+        Exit.REFUSED if there is a finding, Exit.ERROR if an image cannot be opened.
 
     Raises:
-        ConfextError: the policy, the trust anchors or the os-release file are no such thing.
-        OSError: one of them cannot be read.
+        ConfextError: the image policy, a trust anchor or the os-release file is invalid.
+        OSError: a trust anchor or the os-release file cannot be read.
     """
     verdicts = []
     status = Exit.OK
     request = request_of(arguments)
     for path in arguments.operands:
-        # A terminal belongs to people: whoever reads standard error as a file gets no bar.
+        # No progress bar if standard error is a file or a pipe.
         bar = Bar(path, sys.stderr.isatty() and not output.quiet)
         try:
             verdicts.append(verify(resolve(path), dataclasses.replace(request, progress=bar)))
@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 class Bar:
-    """A progress bar on standard error, for images that take a while.
+    """A progress bar on standard error, for large images.
 
     Args:
         path: of the image.
-        wanted: whether there is to be one.
+        wanted: whether to show a bar at all.
     """
 
     def __init__(self, path: str, wanted: bool) -> None:
@@ -75,7 +75,7 @@ class Bar:
         self._percent = -1
 
     def __call__(self, done: int, of: int) -> None:
-        """Show that `done` of `of` bytes have been read."""
+        """Show that `done` of `of` bytes were read."""
         percent = done * 100 // of
         if not self._wanted or of < _PROGRESS_FROM or percent == self._percent:
             return
@@ -85,25 +85,25 @@ class Bar:
         sys.stderr.flush()
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._percent >= 0:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
 
 def unreadable(error: OSError | ConfextError) -> Finding:
-    """The finding that an image could not even be opened."""
+    """The finding for an image that cannot be opened."""
     if isinstance(error, ConfextError):
         return Finding(Code.UNREADABLE, error.problem)
     return Finding(Code.UNREADABLE, error.strerror or str(error))
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
-    """What the options ask of an image.
+    """What the options require of an image.
 
     Raises:
-        ConfextError: one of them is no such thing.
-        OSError: a file that is named cannot be read.
+        ConfextError: the value of an option is invalid.
+        OSError: a file on the command line cannot be read.
     """
     given: str | None = arguments.architecture
     native = given or partitiontypes.native_architecture()
@@ -117,7 +117,7 @@ def request_of(arguments: argparse.Namespace) -> Request:
 
 
 def _system(arguments: argparse.Namespace, architecture: str) -> System | None:
-    """The system that the release file has to fit: that of --os-release=, or of --root=."""
+    """The system that the release file must match: from --os-release=, or from --root=; None without both."""
     if arguments.os_release is not None:
         return release.read_system(arguments.os_release, architecture)
     if not arguments.root:
@@ -154,7 +154,7 @@ def findings_as_data(findings: Sequence[Finding]) -> list[data.Finding]:
 
 
 def _as_data(verdict: Verdict) -> data.Verdict:
-    """A verdict for JSON; nothing is known of what could not be opened."""
+    """A verdict for JSON; facts about an image that cannot be opened are None."""
     opened = all(one.code is not Code.UNREADABLE for one in verdict.findings)
     return {
         "path": verdict.path,

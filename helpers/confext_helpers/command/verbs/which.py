@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""`unit-confext which`: which layer a file that a service sees comes from, and what it hides."""
+"""`unit-confext which`: show which layer a file in a service's `/etc` comes from, and what the file hides."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from confext_helpers.view.layerfiles import open_layer
 from confext_helpers.view.origin import Finder, Kind, Link, Origin, Place, walk
 from confext_helpers.view.services import Service, find, need_root, seen
 
-# How long all of it may take.
+# The timeout for looking at the service, in seconds.
 _SECONDS = 20.0
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
-    """Say where the file comes from.
+    """Show where the file comes from.
 
     Raises:
-        ConfextError: it is not there, the service does not run, or this is not root.
+        ConfextError: the file does not exist, the service is not running, or the caller is not root.
     """
     need_root(arguments.verb)
     anchors = trust.load(arguments.trust)
@@ -74,7 +74,7 @@ def _as_data(
         "layer": layer,
         "mount": mount,
         "evidence": origin.evidence or None,
-        # Of a directory, all layers that have it: nothing is hidden.
+        # A directory is merged from all layers that have one; it hides nothing.
         "hidden": below if origin.kind is not Kind.MERGED else [],
         "merged": below if origin.kind is Kind.MERGED else [],
         "host": origin.hides_host,
