@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What happens at a reload: the command that unit-confext-restack@.service runs."""
+"""The hook: the command that unit-confext-restack@.service runs before a service's own reload."""

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One deadline for all that the hook does, kept by a process that waits for nothing else.
+"""Keep one deadline for all that the hook does, in a process that waits for nothing else.
 
-What looks at files may wait for storage that does not answer, and then no signal ends it. So the hook's work is done by
-a child. Its parent only waits: for the child, or for the deadline. Then it kills the child and goes on without it, dead
-or not: a process with a pending SIGKILL does nothing more by itself.
+A process that reads files may wait for storage that does not answer, and then no signal ends the process. So a child
+does the hook's work. The parent only waits: for the child, or for the deadline. At the deadline the parent kills the
+child and goes on at once, even if the child is not dead yet: with SIGKILL pending, the child does nothing more.
 
-The child says through a pipe how far it has come, and asks before it swaps. The parent says yes to that, or kills it,
-never both; so the deadline cuts no swap in half. A child without a parent gets no answer, and swaps nothing either.
+The child reports its progress through a pipe, and asks the parent before it swaps. The parent either answers or kills
+the child, never both, so the deadline never interrupts a swap. If the parent is gone, the child gets no answer and does
+not swap.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from typing import NamedTuple
 from confext_helpers.transaction.steps import Step
 
 DEFAULT_SEC = 90.0
-# The swap itself takes milliseconds, once it has begun.
+# How long the parent waits for a swap that has begun. A swap takes milliseconds.
 SWAP_SEC = 30.0
-# How long a killed process may take to be gone before it is left behind.
+# How long the parent waits for a killed child before going on without it.
 _REAP_SEC = 1.0
-# What the hook itself has open, and what no layer is on.
+# Files that the hook itself has open; no layer is below these directories.
 _OWN = ("/run/unit-confext", "/proc/", "/dev/", "/sys/", "/memfd:")
 
 
 class AbandonedError(BaseException):
-    """The parent is gone, and whoever comes next takes care of the reload. Not to be caught as an error."""
+    """The parent is gone; the second ExecReload= decides about the reload. Never catch this as an error."""
 
 
 class Line:
-    """The child's end: what it says to its parent.
+    """The child's connection to its parent.
 
     Args:
-        reader: for the answer.
-        writer: for what is said.
+        reader: the pipe with the parent's answer.
+        writer: the pipe for the child's reports.
     """
 
     def __init__(self, reader: int, writer: int) -> None:
@@ -48,25 +49,29 @@ class Line:
         self._writer = writer
 
     def step(self, step: Step) -> None:
-        """A step begins."""
+        """Report that a step begins."""
         self._write(f"step {step}")
 
     def doing(self, what: str) -> None:
-        """What is waited for, where the step does not tell: "another hook still ran"."""
+        """Report what the child waits for, if the step does not tell: "another hook still ran"."""
         self._write(f"doing {what}")
 
     def limit(self, usec: int) -> None:
-        """How long all of the hook may take."""
+        """Report how long the whole hook may take, in microseconds."""
         self._write(f"limit {usec}")
 
     def ask(self) -> None:
-        """Ask whether the swap may begin; return if so."""
+        """Ask whether the swap may begin, and return if so.
+
+        Raises:
+            AbandonedError: the parent is gone.
+        """
         self._write("swap")
         if not os.read(self._reader, 1):
             raise AbandonedError
 
     def swapped(self) -> None:
-        """The swap has been made. Whatever comes now, the service's reload has to go on."""
+        """Report that the swap is done. From now on, the service's reload goes on whatever happens to the hook."""
         with contextlib.suppress(AbandonedError):
             self._write("swapped")
 
@@ -78,15 +83,15 @@ class Line:
 
 
 class Progress:
-    """How far the hook has come.
+    """The progress of the hook.
 
     Args:
-        line: who is told.
+        line: to the parent.
 
     Attributes:
-        step: the present one.
-        swapped: in how many mount namespaces the service has its new `/etc`.
-        usec: how long the steps took that are over, in microseconds.
+        step: the current step.
+        swapped: the number of the service's mount namespaces that have the new `/etc`.
+        usec: the duration of each finished step, in microseconds.
     """
 
     def __init__(self, line: Line) -> None:
@@ -97,30 +102,30 @@ class Progress:
         self._since = time.monotonic_ns()
 
     def begin(self, step: Step) -> None:
-        """The present step is over, and the next one begins."""
+        """End the current step and begin the next one."""
         self.end()
         self.step = step
         self._line.step(step)
 
     def end(self) -> None:
-        """The present step is over."""
+        """End the current step."""
         now = time.monotonic_ns()
         self.usec[self.step] = self.usec.get(self.step, 0) + (now - self._since) // 1000
         self._since = now
 
 
 class Ended(NamedTuple):
-    """What became of the child.
+    """How the child ended.
 
     Attributes:
-        status: its exit status, negative if a signal ended it; None if it was given up.
-        terminated: whether it was given up since this process was told to end.
-        seconds: how long it was allowed to take.
-        step: how far it has come.
-        doing: what it was waiting for, if it said so.
-        asked: whether it had begun to swap.
-        swapped: whether it had swapped.
-        path: a file that it had open when it was given up, or nothing.
+        status: the exit status, negative if a signal killed the child; None if the parent killed it.
+        terminated: whether the parent killed the child because of a SIGTERM, not at the deadline.
+        seconds: the time that the child was allowed to take.
+        step: the last step that the child reported.
+        doing: what the child was waiting for; empty if not reported.
+        asked: whether the child was allowed to swap.
+        swapped: whether the swap was done.
+        path: a file that the child had open when the parent killed it; empty if none is known.
     """
 
     status: int | None
@@ -136,16 +141,16 @@ class Ended(NamedTuple):
 def supervise(
     work: Callable[[Line], int], on_swap: Callable[[], None] = lambda: None, seconds: float = DEFAULT_SEC
 ) -> Ended:
-    """Do some work in a child, within a deadline.
+    """Run `work` in a child process, within a deadline.
 
     Args:
-        work: gets the line to this process, and returns the exit status.
-        on_swap: called here as soon as the swap has been made.
-        seconds: how long it may take, unless it says otherwise.
+        work: called in the child with the line to the parent; returns the exit status.
+        on_swap: called in the parent as soon as the swap is done.
+        seconds: the deadline, unless the child reports another one.
     """
     said, writer = os.pipe()
     reader, answers = os.pipe()
-    # Not by an exception, which could come anywhere.
+    # SIGTERM writes to a pipe: an exception from the handler could interrupt any line of the parent.
     terminated, terminate = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(terminate, b"."))
     child = os.fork()
@@ -184,7 +189,7 @@ class _Parent:
         self._asked = self._swapped = False
 
     def wait(self) -> Ended:
-        """Wait for the end of the child, or for the deadline."""
+        """Wait until the child ends, or kill it at the deadline."""
         path = ""
         status = self._wait(self._begin + self._seconds, self._terminated)
         terminated = status is None and self._is_readable(self._terminated, 0)
@@ -201,11 +206,11 @@ class _Parent:
         return Ended(status, terminated, self._seconds, *how_far, path)
 
     def _wait(self, end: float, terminated: int | None = None) -> int | None:
-        """Listen to the child until it has ended; return its status, or None if that is not before `end`.
+        """Read the child's reports until it ends; return its exit status, or None if `end` comes first.
 
         Args:
             end: on the monotonic clock.
-            terminated: nobody waits any longer if there is something to be read from it.
+            terminated: stop waiting as soon as this pipe is readable.
         """
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
@@ -250,12 +255,12 @@ class _Parent:
 
 
 def _path_in_use(pid: int) -> str:
-    """A file or directory that a process has open, the one opened last if possible; nothing if there is none."""
+    """A file or directory that a process has open, the one with the highest descriptor; empty if there is none."""
     directory = f"/proc/{pid}/fd"
     try:
         for fd in sorted(map(int, os.listdir(directory)), reverse=True):
             path = os.readlink(f"{directory}/{fd}")
-            # Python's libffi keeps its own file open.
+            # Python's ctypes keeps the file of libffi open.
             if path.startswith("/") and not path.startswith(_OWN) and "/libffi.so" not in path:
                 return path
     except OSError:

@@ -6,18 +6,17 @@
     restack --refuse UNIT     cancel the reload of a service whose hook died
     restack --recover UNIT    complete what a hook that died had begun
     restack --access UNIT     fail if others than root can write a layer of the service, before it starts
-    restack --report UNIT     say so if the service's own reload failed after a swap
+    restack --report UNIT     log an error if the service's own reload failed after a swap
 
-In order: ask the manager for the unit (system/bus.py); complete a swap that was cut off; leave it at that if nothing
-changed (service/fingerprint.py); prepare the future `/etc`, and put it in place (transaction/); say so
-(hook/messages.py). Until the swap nothing that the service sees has been touched, so that every error before it leaves
-the service with its old `/etc`, and the swap itself has one system call that matters.
+The steps: ask the manager for the unit (system/bus.py); complete a swap that was cut off; stop if nothing changed
+(service/fingerprint.py); prepare the future `/etc` and put it in place (transaction/); log the result
+(hook/messages.py). Before the swap nothing that the service sees is changed, so every earlier error leaves the service
+with its old `/etc`; in the swap, a single system call makes the new `/etc` visible.
 
-It is the ExecReload= of unit-confext-restack@UNIT.service, to which a reload of the service is propagated and after
-which it is ordered. It is not an ExecReload= of the service itself, because every command of a service is given a
-mount namespace with the service's layers, its root directory and its bind mounts, even one with the `+` prefix: it
-could not be executed in a service with RootImage=, and an image that cannot be mounted would fail it before it could
-say which one that is.
+The hook is the ExecReload= of unit-confext-restack@UNIT.service. A reload of the service is propagated to that unit and
+ordered after it. The hook cannot be an ExecReload= of the service itself: systemd runs every command of a service, even
+with the `+` prefix, in a mount namespace with the service's layers, root directory and bind mounts. With RootImage= the
+hook would not be found there, and with an image that cannot be mounted it would fail before it can say which one.
 """
 
 from __future__ import annotations
@@ -64,13 +63,13 @@ See unit-confext-restack(8).
 """
 
 EXIT_USAGE = 2
-# Of the child that does the work: the reload was cancelled, and the reason has been said.
+# Exit status of the child: the reload was cancelled, and the reason was logged.
 _REFUSED = 3
 # In the order of Options.
 _FLAGS = ("--alone", "--refuse", "--recover", "--access", "--report", "--debug")
-# How long a service that starts waits for the file systems that its layers are on, in seconds.
+# How long --access waits for the file systems that the layers are on, in seconds.
 MOUNT_TIMEOUT_SEC = 90.0
-# How long a recovery waits for the hook that is at work, which does the same.
+# How long --recover waits for a running hook, which completes the swap, too.
 _RECOVER_WAIT_SEC = 30.0
 
 
@@ -90,9 +89,9 @@ def parse_options(argv: list[str]) -> Options:
     """Parse the command line.
 
     Raises:
-        ValueError: it is not one; the text says what is wrong.
+        ValueError: the command line is wrong; the text says why.
     """
-    # After "--", a word is a unit even if it begins with "-", as a unit's name may.
+    # After "--", every word is a unit: names of units may begin with "-".
     end = argv.index("--") if "--" in argv else len(argv)
     options = [word for word in argv[:end] if word.startswith("-")]
     units = [word for word in argv[:end] if not word.startswith("-")] + argv[end + 1 :]
@@ -118,7 +117,7 @@ def _recover(unit: str, notes: Notes, processes: list[Process]) -> None:
 
 
 class _Listener(Listener):
-    """What is said and asked while the new `/etc` is prepared and put in place."""
+    """Logs, and asks for permission to swap, while the new `/etc` is prepared and put in place."""
 
     def __init__(self, unit: str, notes: Notes, progress: Progress, reload: Reload) -> None:
         self._unit = unit
@@ -133,13 +132,13 @@ class _Listener(Listener):
         say(self._unit, messages.strangers(self._unit, processes))
 
     def warns(self, warnings: Sequence[str]) -> None:
-        """Say it, but for what was said at the last reload already."""
+        """Log the warnings, except those that were logged at the last reload."""
         said = self._notes.read_warnings()
         for warning in warnings:
             if warning not in said:
                 say(self._unit, messages.section(warning))
         if list(warnings) != said:
-            # If the note cannot be written, the warning is repeated at the next reload; no reload is refused for that.
+            # If the note cannot be written, the warning is repeated at the next reload; never refuse a reload for that.
             with contextlib.suppress(OSError):
                 self._notes.write_warnings(warnings)
 
@@ -158,11 +157,10 @@ class _Listener(Listener):
 
 
 def _note_files(notes: Notes, files: Files, processes: list[Process]) -> None:
-    """Note what has to be as it is for the next reload to have nothing to do; see helpers/restack-if-changed.in.
+    """Note the files that decide whether the next reload has anything to do; see helpers/restack-if-changed.in.
 
     Args:
-        notes: about the unit.
-        files: what their `/etc` is made of, and GENERATED, as it was before the manager was asked for the settings.
+        files: what the `/etc` is made of, and GENERATED as it was before the manager was asked for the settings.
         processes: of the service.
     """
     for process in processes:
@@ -174,14 +172,14 @@ def _note_files(notes: Notes, files: Files, processes: list[Process]) -> None:
 
 
 def restack(manager: ServiceManager, notes: Notes, present: Present, progress: Progress, reload: Reload) -> bool:
-    """Give a service the `/etc` that a restart would give it, unless it has that already.
+    """Give a service the `/etc` that a restart would give it, unless the service has that already.
 
     Returns:
-        Whether nothing of what that is made of can have changed meanwhile.
+        Whether it is certain that nothing the `/etc` is made of changed meanwhile.
 
     Raises:
-        ConfextError: it cannot be had; the service's `/etc` is what it was, unless the error says otherwise.
-        SupersededError: nobody wants it any more.
+        ConfextError: it failed; the service has its old `/etc`, unless the error says otherwise.
+        SupersededError: the service's reload does not wait for this run any more.
     """
     unit = present.unit
     if present.is_up_to_date:
@@ -189,7 +187,7 @@ def restack(manager: ServiceManager, notes: Notes, present: Present, progress: P
         return True
     listener = _Listener(unit, notes, progress, reload)
     with prepare.prepare(manager, present, listener) as prepared:
-        from confext_helpers.transaction import commit  # Loaded with the stage; most reloads have none.
+        from confext_helpers.transaction import commit  # Needed only if something changed.
 
         settled = commit.commit(manager, prepared, notes, listener)
         found = prepared.found
@@ -199,7 +197,7 @@ def restack(manager: ServiceManager, notes: Notes, present: Present, progress: P
 
 
 def _work(options: Options, notes: Notes, line: Line) -> int:
-    """What the hook does, in a child of its own; return 0, _REFUSED if the reload was cancelled, or 1 for less."""
+    """Do the hook's work, in the child; return 0, or _REFUSED if the reload was cancelled and the reason logged."""
     unit = options.unit
     if not notes.try_lock():
         line.doing("another hook of it still ran")
@@ -234,7 +232,7 @@ def _work(options: Options, notes: Notes, line: Line) -> int:
                 traceback.print_exc()
             message = messages.refused(_as_confext_error(error, unit), progress.step, partly=progress.swapped > 0)
             say(unit, message)
-            # The manager may be one that executes itself anew, and has closed the connection.
+            # A manager that reexecutes itself (daemon-reexec) closes the connection: open another one.
             manager.disconnect()
             cancel(manager, notes, unit, unless_repeated=True)
             return _REFUSED
@@ -242,11 +240,11 @@ def _work(options: Options, notes: Notes, line: Line) -> int:
 
 
 def run(options: Options) -> int:
-    """Do what the command line says; return 0, or 1 if the reload was refused, which has been said then.
+    """Do what the command line says; return 0, or 1 if the reload was refused and the reason logged.
 
     Raises:
-        ConfextError: the manager is out of reach.
-        OSError: the notes are.
+        ConfextError: the manager cannot be reached.
+        OSError: the notes cannot be read or written.
     """
     journal.load()
     unit = options.unit
@@ -257,13 +255,13 @@ def run(options: Options) -> int:
         return look_before_start(unit)
     notes = Notes(unit)
     if options.refuse:
-        # Without the lock: whoever has it may be what does not end.
+        # Do not wait for the lock: a hook that does not end may hold it.
         with Manager() as manager:
             if cancel(manager, notes, unit):
                 say(unit, messages.cut_off(unit))
         return 0
     if options.recover:
-        # A hook that is at work has done it already.
+        # If the lock stays taken, the hook that holds it completes the swap.
         if notes.try_lock(_RECOVER_WAIT_SEC):
             with notes, Manager() as manager:
                 properties = ServiceProperties(manager.service_properties(unit))
@@ -272,14 +270,14 @@ def run(options: Options) -> int:
     notes.write_done(False)
 
     def done() -> None:
-        # If this is killed now, the service's reload goes on all the same, with what it is to read.
+        # Even if the hook is killed from now on, the service's reload goes on: its files are in place.
         with contextlib.suppress(OSError):
             notes.write_done(True)
 
     ended = supervise(lambda line: _main(options, lambda: _work(options, notes, line)), done)
     status = ended.status
     if status is None:
-        # It does nothing more, but may have the lock until storage answers.
+        # The killed child does nothing more, but shares the lock until its storage answers.
         notes.unlock()
         if ended.swapped:
             status = 0
@@ -292,7 +290,7 @@ def run(options: Options) -> int:
             status = _REFUSED
     if status not in (0, _REFUSED):
         return 1
-    # Dealt with. By now the user may have asked for the next reload, which is none of this hook's.
+    # UNIT.done also after a refusal: the second ExecReload= would cancel a reload that was requested meanwhile.
     notes.write_done(True)
     return 1 if status else 0
 
@@ -306,7 +304,7 @@ def _as_confext_error(error: Exception, unit: str) -> ConfextError:
 
 
 def look_before_start(unit: str) -> int:
-    """Return 0 if nobody but root can write the layers of `unit`, which is about to start; else say so and return 1."""
+    """Before `unit` starts: return 0 if only root can write its layers; else log an error and return 1."""
     from confext_helpers.stage import writers
 
     try:

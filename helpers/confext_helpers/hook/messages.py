@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the hook says: every message with its ID, its text and its fields, as unit-confext-restack(8) documents them.
+"""The messages of the hook: ID, text and fields of each, as unit-confext-restack(8) documents them.
 
-The texts are for people. Programs look for MESSAGE_ID= and read the fields; the catalog (unit-confext.catalog,
-journalctl -x) explains the IDs. Lists are JSON arrays in one field each.
+The texts are for people. Programs match MESSAGE_ID= and read the fields. The catalog (unit-confext.catalog,
+journalctl -x) explains each ID. A field with a list has a JSON array.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _layers(layers: Sequence[Layer]) -> str:
 
 
 def _files(kind: str, files: Files) -> dict[str, str]:
-    from confext_helpers.swap.change import FILES_MAX  # Loaded by whoever compared.
+    from confext_helpers.swap.change import FILES_MAX  # Already imported: there was a comparison.
 
     name = f"CONFEXT_FILES_{kind}"
     fields = {name: json.dumps(files.paths[:FILES_MAX]), f"{name}_COUNT": str(files.count)}
@@ -66,9 +66,9 @@ def restacked(unit: str, change: LayerChange, difference: Difference, usec: dict
 
     Args:
         unit: the service.
-        change: in the layers.
-        difference: in the files.
-        usec: how long the steps took, in microseconds.
+        change: of the layers.
+        difference: of the files.
+        usec: the duration of each step, in microseconds.
     """
     kinds = (("replaced", change.replaced), ("added", change.added), ("removed", change.removed))
     words = [f"{layer.label} {kind}" for kind, layers in kinds for layer in layers] or ["no layer changed"]
@@ -87,24 +87,24 @@ def restacked(unit: str, change: LayerChange, difference: Difference, usec: dict
 
 
 def unchanged(unit: str) -> Message:
-    """A re-stack was not needed."""
+    """Nothing changed since the last re-stack."""
     return Message(Id.UNCHANGED, Priority.DEBUG, f"{unit}: nothing changed in its layers, /etc stays as it is", {})
 
 
 def no_process(unit: str) -> Message:
-    """There was nothing to re-stack."""
+    """No process of the service runs, so there is nothing to re-stack."""
     return Message(Id.UNCHANGED, Priority.DEBUG, f"{unit}: no process runs, so there is no /etc to change", {})
 
 
 def left_alone(unit: str) -> Message:
-    """The hook was called, but not for a reload of the service that is about to begin."""
+    """The hook was called, but no reload of the service waits for it."""
     text = f"{unit}: /etc is left alone, since no reload by systemd waits for it; for what is new in its layers, "
     text += f"run 'systemctl reload {unit}'"
     return Message(Id.LEFT_ALONE, Priority.INFO, text, {})
 
 
 def superseded(unit: str) -> Message:
-    """The reload gave way to another job while the new `/etc` was prepared."""
+    """While the new `/etc` was prepared, the reload was cancelled, replaced or requested again."""
     text = f"{unit}: /etc stays as it is, since its reload was asked for once more, or is not wanted any more"
     return Message(Id.UNCHANGED, Priority.DEBUG, text, {})
 
@@ -113,8 +113,8 @@ def refused(error: ConfextError, step: Step, *, partly: bool = False) -> Message
     """The reload was cancelled.
 
     Args:
-        error: why.
-        step: when.
+        error: the reason.
+        step: the step that failed.
         partly: whether some of the service's mount namespaces have the new `/etc` already.
     """
     fields = {
@@ -131,12 +131,12 @@ def refused(error: ConfextError, step: Step, *, partly: bool = False) -> Message
 
 
 def failed(error: ConfextError) -> Message:
-    """The hook could not even begin."""
+    """The hook failed before it could look at the service."""
     return Message(Id.FAILED, Priority.ERROR, str(error), {})
 
 
 def cut_off(unit: str) -> Message:
-    """The reload was cancelled because the hook had died."""
+    """The reload was cancelled because the hook was killed."""
     return Message(
         Id.CUT_OFF, Priority.ERROR, f"{unit}: not reloaded, since its re-stack was cut off; reload it again", {}
     )
@@ -163,18 +163,18 @@ def reload_failed(unit: str, result: str) -> Message:
 
 
 def not_started(error: ConfextError) -> Message:
-    """The service must not start, with layers that others can write."""
+    """The service was not started: others than root can write a layer."""
     text = str(error).replace(error.problem, f"not started, {error.problem}", 1)
     return Message(Id.NOT_STARTED, Priority.ERROR, text, {})
 
 
 def section(text: str) -> Message:
-    """Something in an [X-Confext] section means nothing; the text is from checks/section.py."""
+    """A line in an [X-Confext] section is ignored; the text is from checks/section.py."""
     return Message(Id.SECTION, Priority.WARNING, text, {})
 
 
 def grave_kept(unit: str, place: str) -> Message:
-    """A swap was made, but the service has put something where the old `/etc` was moved to.
+    """A swap was made, but its temporary directory cannot be removed, since the service put files into it.
 
     Args:
         unit: the service.
@@ -188,11 +188,11 @@ def grave_kept(unit: str, place: str) -> Message:
 
 
 def strangers(unit: str, processes: dict[int, str]) -> Message:
-    """Processes of the service do not get the new `/etc`.
+    """Some processes of the service keep their old `/etc`.
 
     Args:
         unit: the service.
-        processes: why each of them does not, by PID.
+        processes: the reason for each process, by PID.
     """
     (pid, why), *others = processes.items()
     more = f" (and {len(others)} more)" if others else ""

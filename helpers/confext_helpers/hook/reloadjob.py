@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The service's reload, which waits for the hook, and what systemd is told about it.
+"""The reload job of the service, which waits for the hook: look at it, cancel it, make up for it.
 
-systemd passes a reload on to the hook's unit in more cases than one: it is about to reload the service, which is the
-one that the hook is for; it does so already; or the service has told systemd that it reloads by itself (RELOADING=1,
-sd_notify(3)). Only in the first does the service read its files after the hook.
+systemd propagates a reload to the hook's unit in three cases: systemd is about to reload the service; systemd is
+already reloading it; or the service told systemd that it reloads by itself (RELOADING=1, sd_notify(3)). Only in the
+first case, for which the hook exists, does the service read its files after the hook.
 
-If a reload is asked for while the hook runs, systemd makes one job of both, and runs the hook once more after this time
-(job_install() of systemd's job.c). What has not been swapped by then is left to that run, so that it can still refuse.
-If the request comes in the few milliseconds between the two, a refusal cancels the reload of what was swapped as well,
-and the service is told to reload by itself.
+If a reload is requested while the hook runs, systemd merges both jobs and runs the hook again afterwards
+(job_install() in systemd's job.c). A hook that finds this before its swap leaves the swap to the next run, which can
+still refuse. If the request comes after that look, and the next run refuses, it cancels the job that was to reload the
+service after the first swap, too: then the service is reloaded by another job.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Reload:
 
     Args:
         unit: the service.
-        job: the one that is to reload it; None if the hook was started by hand.
+        job: its reload job; None if the hook was started by hand.
         line: to the process that keeps the deadline.
     """
 
@@ -60,10 +60,10 @@ class Reload:
         self._line = line
 
     def begin_swap(self, manager: ServiceManager) -> None:
-        """Return when the swap may be made.
+        """Wait until the swap may be made.
 
         Raises:
-            SupersededError: it must not: the service would not be reloaded after it, or another run comes first.
+            SupersededError: no swap: the service would not be reloaded after it, or the hook will run again.
         """
         while self._job is not None:
             jobs, state = manager.list_jobs_and_state(self._unit)
@@ -71,40 +71,38 @@ class Reload:
             if job is None or not job.holds_reload:
                 raise SupersededError
             if own is not None and own.state == "waiting":
-                # It was asked for once more, and may yet be refused then.
+                # The reload was requested again: the next run swaps, or refuses.
                 raise SupersededError
             if state != "reloading":
                 break
-            # It reads its files, by a reload of its own or by the one before this. All of them are to be the old ones.
+            # The service is still reading its files, for an earlier reload: a swap now would mix old and new ones.
             self._line.doing("the service was still busy with a reload before this one")
             time.sleep(0.05)
         self._line.ask()
 
     def swapped(self, manager: ServiceManager, notes: Notes) -> None:
-        """See to it that the service is reloaded after a swap, and that somebody looks at what comes of it."""
+        """Make sure that the service is reloaded after a swap, and that the result of its reload is reported."""
         self._line.swapped()
         if self._job is None:
             return
-        # Neither this nor the report can be had without space in /run, or a manager. The swap has been made.
+        # Without space in /run, or without a manager, this fails. Ignore that: the swap is done.
         with contextlib.suppress(ConfextError, OSError):
             notes.write_owed(self._job.number)
             job = manager.list_jobs().get(self._unit)
             if job is None or (job.type.startswith("reload") and not job.holds_reload):
-                # Cancelled in the last moment, or not waited for.
+                # The job was cancelled at the last moment, or does not wait for the hook any more.
                 manager.reload_alone(self._unit)
             if job is None or job.type.startswith("reload"):
-                # It waits for the service's own reload, which comes next.
+                # The report unit waits for the service's own reload, which is next.
                 manager.start_unit(REPORT_UNIT.format(self._unit))
 
 
 def cancel(manager: ServiceManager, notes: Notes, unit: str, *, unless_repeated: bool = False) -> bool:
-    """Cancel the reload of `unit` that waits for the hook, if there is one; return whether there was.
+    """Cancel the reload of `unit` that waits for the hook; return whether one was cancelled.
 
     Args:
-        manager: who is asked.
         notes: about the unit.
-        unit: the service.
-        unless_repeated: leave it to the next run of the hook if it was asked for once more.
+        unless_repeated: if the reload was requested again, leave it to the next run of the hook.
     """
     jobs = manager.list_jobs()
     job, own = jobs.get(unit), jobs.get(RESTACK_UNIT.format(unit))
@@ -119,21 +117,21 @@ def cancel(manager: ServiceManager, notes: Notes, unit: str, *, unless_repeated:
             raise
         return False
     if notes.read_owed() == job.number:
-        # It was waiting for what the last run has swapped as well.
+        # The cancelled job was also to reload the service after the last run's swap.
         with contextlib.suppress(ConfextError):
             manager.reload_alone(unit)
     return True
 
 
 def too_late(unit: str, step: Step, doing: str, path: str, seconds: float) -> ConfextError:
-    """What is wrong if the hook's deadline is over.
+    """The error for a hook that missed its deadline.
 
     Args:
         unit: the service.
-        step: what was being done.
-        doing: the same in words, if there is more to say.
-        path: what it was waiting for, if that is known.
-        seconds: how long it took.
+        step: the step that did not end.
+        doing: what the hook was waiting for, if the step does not tell.
+        path: the file that the hook was waiting for; empty if it is not known.
+        seconds: the deadline.
     """
     problem = f"the new one was not there after {seconds:g} s, when {doing or _DOING[step]}"
     hint = "see whether its storage answers, or set a longer TimeoutSec= in [X-Confext], and reload again"
@@ -145,7 +143,7 @@ def too_late(unit: str, step: Step, doing: str, path: str, seconds: float) -> Co
 
 
 def give_up(unit: str, notes: Notes, ended: Ended) -> None:
-    """Refuse the reload of `unit`, since the deadline is over, and say what did not end."""
+    """Cancel the reload of `unit` after the deadline, and log what did not end."""
     from confext_helpers.system import patience
 
     path = ended.path
@@ -158,12 +156,12 @@ def give_up(unit: str, notes: Notes, ended: Ended) -> None:
     with Manager() as manager:
         cancel(manager, notes, unit)
     with contextlib.suppress(TimeoutError):
-        # The journal may be what does not answer.
+        # The journal itself may not answer.
         patience.attempt(lambda: say(unit, messages.refused(error, ended.step)), 5)
 
 
 def report(unit: str) -> None:
-    """Say so if the reload of `unit` that came after a swap failed."""
+    """Log an error if the reload of `unit` that followed a swap failed."""
     from confext_helpers.transaction import confirm
 
     with Manager() as manager:
