@@ -58,7 +58,7 @@ def exchange():
 def look():
     for function in (
         lambda: refusals.check_releases(unit, [layer], there.namespace),
-        lambda: change.open_trees(unit, properties, there.namespace, there.namespace),
+        lambda: change.open_trees(unit, properties, there.namespace, there.namespace).__enter__(),
     ):
         try:
             function()
@@ -67,15 +67,12 @@ def look():
             print(error.problem)
 with Manager() as manager:
     properties = ServiceProperties(manager.service_properties(unit))
-    there = transient.begin(manager, unit, properties).wait(manager)
-    try:
+    with transient.begin(manager, unit, properties).wait(manager) as there:
         look()
         exchange()
         look()
         exchange()
         look()
-    finally:
-        there.close()
 """
 
 

@@ -33,7 +33,7 @@ from confext_helpers.hook.deadline import Line, Progress, supervise
 from confext_helpers.hook.reloadjob import Reload, SupersededError, cancel, give_up, report
 from confext_helpers.paths import GENERATED
 from confext_helpers.service.notes import Notes
-from confext_helpers.service.processes import Process, find_processes
+from confext_helpers.service.processes import Process, find_processes, held
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system import journal
 from confext_helpers.system.bus import Manager
@@ -216,13 +216,14 @@ def _work(options: Options, notes: Notes, line: Line) -> int:
             reload = Reload(unit, None if options.alone else job, line)
             properties = ServiceProperties(manager.service_properties(unit))
             processes = find_processes(unit, properties)
-            _recover(unit, notes, processes)
-            if processes:
-                present = prepare.look(unit, properties, processes, notes.read_stack(), files)
-                if restack(manager, notes, present, progress, reload):
-                    _note_files(notes, files, processes)
-            else:
-                say(unit, messages.no_process(unit))
+            with held(processes):
+                _recover(unit, notes, processes)
+                if processes:
+                    present = prepare.look(unit, properties, processes, notes.read_stack(), files)
+                    if restack(manager, notes, present, progress, reload):
+                        _note_files(notes, files, processes)
+                else:
+                    say(unit, messages.no_process(unit))
         except SupersededError:
             say(unit, messages.superseded(unit))
         except Exception as error:
@@ -265,7 +266,9 @@ def run(options: Options) -> int:
         if notes.try_lock(_RECOVER_WAIT_SEC):
             with notes, Manager() as manager:
                 properties = ServiceProperties(manager.service_properties(unit))
-                _recover(unit, notes, find_processes(unit, properties))
+                processes = find_processes(unit, properties)
+                with held(processes):
+                    _recover(unit, notes, processes)
         return 0
     notes.write_done(False)
 

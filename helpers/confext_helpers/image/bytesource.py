@@ -12,6 +12,7 @@ import stat
 from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
+from confext_helpers.system.descriptors import Descriptors
 
 READ_MAX = 1 << 20
 
@@ -78,15 +79,12 @@ def open_source(path: str) -> Source:
         OSError: `path` cannot be opened.
     """
     # Without O_NONBLOCK, opening a FIFO in the place of an image would block forever.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
+    with Descriptors() as opened:
+        fd = opened.add(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
         status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode):
-            return Source(fd, 0, status.st_size)
-        if stat.S_ISBLK(status.st_mode):
-            return Source(fd, 0, os.lseek(fd, 0, os.SEEK_END))
-        what = "a directory, in which nothing is signed" if stat.S_ISDIR(status.st_mode) else "no file"
-        raise ConfextError(f"this is {what}", path=path, hint="name an image")
-    except BaseException:
-        os.close(fd)
-        raise
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
+            what = "a directory, in which nothing is signed" if stat.S_ISDIR(status.st_mode) else "no file"
+            raise ConfextError(f"this is {what}", path=path, hint="name an image")
+        size = status.st_size if stat.S_ISREG(status.st_mode) else os.lseek(fd, 0, os.SEEK_END)
+        opened.pop_all()
+    return Source(fd, 0, size)

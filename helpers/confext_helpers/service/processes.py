@@ -8,6 +8,7 @@ import fcntl
 import os
 import select
 import time
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
@@ -20,7 +21,7 @@ _NS_GET_USERNS = 0x2000B701 if os.uname().machine.startswith(("alpha", "mips", "
 
 
 class Process(NamedTuple):
-    """A process of the service.
+    """A process of the service, which is held until it is closed.
 
     Attributes:
         pid: its PID.
@@ -159,8 +160,22 @@ def _pids(properties: ServiceProperties) -> list[int]:
     return [main] if main else _group_pids(properties)
 
 
+@contextlib.contextmanager
+def held(processes: Iterable[Process]) -> Iterator[None]:
+    """Let go of all processes that `processes` has in the end."""
+    try:
+        yield
+    finally:
+        _close(processes)
+
+
+def _close(processes: Iterable[Process]) -> None:
+    for process in processes:
+        process.close()
+
+
 def find_processes(unit: str, properties: ServiceProperties) -> list[Process]:
-    """One process for each mount namespace of the service that systemd made for it.
+    """One process for each mount namespace of the service that systemd made for it; to be let go of, see held().
 
     Raises:
         ConfextError: the service runs, but in no such namespace.
@@ -170,54 +185,71 @@ def find_processes(unit: str, properties: ServiceProperties) -> list[Process]:
 
 def _find(unit: str, properties: ServiceProperties, pids: list[int], strangers: dict[int, str]) -> list[Process]:
     """As find_processes(), for these `pids`; `strangers` gets those that are left alone, and why."""
+    found: dict[int, Process] = {}
+    with contextlib.ExitStack() as failed:
+        failed.callback(_close, found.values())
+        _search(unit, properties, pids, found, strangers)
+        failed.pop_all()
+    return list(found.values())
+
+
+def _search(
+    unit: str, properties: ServiceProperties, pids: list[int], found: dict[int, Process], strangers: dict[int, str]
+) -> None:
+    """As _find(); `found` gets the processes, by the inode numbers of their namespaces."""
     ours = os.stat("/proc/self/ns/mnt").st_ino
     group = properties.control_group
     main = properties.main_pid
-    found: dict[int, Process] = {}
     left: dict[int, str] = {}
     problem = hint = ""
     belonging = None
     # One for all of them: a service whose program really is the manager's executor costs no more than this.
     deadline = time.monotonic() + SETUP_TIMEOUT_SEC
     for pid in pids:
-        try:
-            process = _open_process(pid, deadline)
-            if process is None:
+        with contextlib.ExitStack() as opened:
+            try:
+                process = _open_process(pid, deadline)
+                if process is None:
+                    continue
+                opened.callback(process.close)
+                member = _is_in(group, pid)
+            except OSError as error:
+                problem, hint = f"its process {pid} cannot be looked into: {error.strerror}", "restart it instead"
                 continue
-            member = _is_in(group, pid)
-        except OSError as error:
-            problem, hint = f"its process {pid} cannot be looked into: {error.strerror}", "restart it instead"
-            continue
-        number = os.fstat(process.namespace).st_ino
-        reason = ""
-        if process.has_ended or number in found:
-            pass
-        elif not member:
-            problem, hint = f"its main process {pid} is not in its control group", "restart it instead"
-        elif number == ours:
-            problem = "the service runs in the host's mount namespace, where its /etc cannot be changed for it alone"
-            hint = f"run 'systemctl restart {unit}' once"
-        elif _is_its_own(process.namespace):
-            problem = "it runs in a mount namespace that belongs to a user namespace, and could take a new /etc apart"
-            hint = "restart it instead"
-            left.setdefault(number, f"{pid} is in a mount namespace that belongs to a user namespace")
-        else:
-            if belonging is None:
-                from confext_helpers.service.belonging import Belonging
+            number = os.fstat(process.namespace).st_ino
+            reason = ""
+            if process.has_ended or number in found:
+                pass
+            elif not member:
+                problem, hint = f"its main process {pid} is not in its control group", "restart it instead"
+            elif number == ours:
+                problem = (
+                    "the service runs in the host's mount namespace, where its /etc cannot be changed for it alone"
+                )
+                hint = f"run 'systemctl restart {unit}' once"
+            elif _is_its_own(process.namespace):
+                problem = (
+                    "it runs in a mount namespace that belongs to a user namespace, and could take a new /etc apart"
+                )
+                hint = "restart it instead"
+                left.setdefault(number, f"{pid} is in a mount namespace that belongs to a user namespace")
+            else:
+                if belonging is None:
+                    from confext_helpers.service.belonging import Belonging
 
-                belonging = Belonging(unit, properties, _group_pids(properties) if len(pids) == 1 else pids)
-            reason = belonging.stranger(pid, process.namespace)
-            if not reason:
-                found[number] = process
-                left.pop(number, None)
-                continue
-            problem = f"its {'main ' if pid == main else ''}process {pid} {reason}, and is left alone"
-            if properties.root_ephemeral:
-                # Its root directory is a copy that no setting names.
-                problem = "RootEphemeral=yes services cannot be re-stacked"
-            hint = "restart it instead"
-            left.setdefault(number, f"{pid} {reason}")
-        process.close()
+                    belonging = Belonging(unit, properties, _group_pids(properties) if len(pids) == 1 else pids)
+                reason = belonging.stranger(pid, process.namespace)
+                if not reason:
+                    found[number] = process
+                    opened.pop_all()
+                    left.pop(number, None)
+                    continue
+                problem = f"its {'main ' if pid == main else ''}process {pid} {reason}, and is left alone"
+                if properties.root_ephemeral:
+                    # Its root directory is a copy that no setting names.
+                    problem = "RootEphemeral=yes services cannot be re-stacked"
+                hint = "restart it instead"
+                left.setdefault(number, f"{pid} {reason}")
     if belonging is not None and len(found) > 1:
         from confext_helpers.service.belonging import COPY
 
@@ -228,7 +260,6 @@ def _find(unit: str, properties: ServiceProperties, pids: list[int], strangers: 
     strangers.update({int(text.split()[0]): text.partition(" ")[2] for text in left.values()})
     if problem and not found:
         raise ConfextError(problem, unit=unit, hint=hint)
-    return list(found.values())
 
 
 def strangers(unit: str, properties: ServiceProperties, processes: list[Process]) -> dict[int, str]:

@@ -13,9 +13,11 @@ changes; and what the service could do to its own mounts is not risked at all.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+from collections.abc import Iterator
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import ETC
@@ -23,6 +25,7 @@ from confext_helpers.service.belonging import is_confined
 from confext_helpers.service.processes import Process
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import targets
+from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.mountinfo import Mount, chain
 from confext_helpers.system.namespaces import Namespaces
 
@@ -85,38 +88,37 @@ def is_root_writable(mounts: list[Mount]) -> bool:
     )
 
 
-def open_etc(namespaces: Namespaces) -> int:
-    """Open (O_PATH) the `/etc` of the stage whose mount namespace this process is in.
+@contextlib.contextmanager
+def open_etc(namespaces: Namespaces) -> Iterator[int]:
+    """Open (O_PATH) the `/etc` of the stage whose mount namespace this process is in; close it in the end.
 
     Raises:
         OSError: it is not what systemd has made.
     """
-    etc = os.open(ETC, _PATH)
-    try:
+    with Descriptors() as opened:
+        etc = opened.add(os.open(ETC, _PATH))
         if not is_etc(namespaces.mounts(), namespaces.mount_of(etc)):
             raise OSError(errno.ESTALE, "something else was put in the place of the stage's /etc", ETC)
-    except BaseException:
-        os.close(etc)
-        raise
-    return etc
+        yield etc
 
 
-def open_stage(unit: str, namespace: int) -> int:
-    """Open, for reading, the `/etc` of the stage whose mount namespace has the descriptor `namespace`.
+@contextlib.contextmanager
+def open_stage(unit: str, namespace: int) -> Iterator[int]:
+    """Open, for reading, the `/etc` of the stage whose mount namespace has the descriptor `namespace`; close it then.
 
     Raises:
         ConfextError: it is not what systemd has made for the service `unit`.
     """
-    try:
-        with Namespaces() as namespaces:
-            namespaces.enter(namespace)
-            etc = open_etc(namespaces)
-            try:
-                return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=etc)
-            finally:
-                os.close(etc)
-    except OSError as error:
-        raise ConfextError(f"the new one cannot be opened: {error.strerror}", unit=unit, hint="reload again") from error
+    with Descriptors() as opened:
+        try:
+            with Namespaces() as namespaces:
+                namespaces.enter(namespace)
+                with open_etc(namespaces) as etc:
+                    tree = opened.add(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=etc))
+        except OSError as error:
+            problem = f"the new one cannot be opened: {error.strerror}"
+            raise ConfextError(problem, unit=unit, hint="reload again") from error
+        yield tree
 
 
 def is_etc(mounts: list[Mount], number: int) -> bool:

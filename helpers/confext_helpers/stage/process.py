@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from confext_helpers.errors import ConfextError
 from confext_helpers.paths import RUN_DIRECTORY
 from confext_helpers.service.properties import ServiceProperties
+from confext_helpers.system.descriptors import Descriptors
 
 if TYPE_CHECKING:
     from confext_helpers.system.manager import ServiceManager
@@ -44,7 +45,7 @@ def host_loader() -> str:
 
 
 class Stage(NamedTuple):
-    """A stage that is up.
+    """A stage that is up, to be closed: at the end of a with statement, or by close().
 
     Attributes:
         name: its unit name.
@@ -57,6 +58,12 @@ class Stage(NamedTuple):
     namespace: int
     pidfd: int
     pipe: int
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Have its process end, and let go; the rest of the stage goes by itself."""
@@ -90,7 +97,8 @@ class Pending(NamedTuple):
         Raises:
             ConfextError: it could not be started; the reason is what systemd logged about it.
         """
-        try:
+        with Descriptors() as opened:
+            opened.add(self.pipe)
             if not _is_up(self.pipe):
                 from confext_helpers.stage import failure  # It reads the journal, which only this one needs.
 
@@ -98,10 +106,10 @@ class Pending(NamedTuple):
                 # systemd has made the mounts, and has nothing to say about what came after them.
                 raise self._replaced("was") if _FAILED_LATER in error.problem else error
             head = os.read(self.pipe, _HEAD).decode(errors="replace")
-            return self._take_hold(manager.main_pid(self.name), PROGRAM.startswith(head) or head.startswith(LOADER))
-        except BaseException:
-            os.close(self.pipe)
-            raise
+            said_the_right_words = PROGRAM.startswith(head) or head.startswith(LOADER)
+            stage = self._take_hold(manager.main_pid(self.name), said_the_right_words)
+            opened.pop_all()
+        return stage
 
     def _take_hold(self, pid: int, said_the_right_words: bool) -> Stage:
         """Take hold of the stage's process and its namespace, if it is the loader."""
@@ -110,28 +118,23 @@ class Pending(NamedTuple):
         except OSError:
             # What has ended already is not the loader, which waits for this hook.
             raise self._ended() if said_the_right_words else self._replaced() from None
-        namespace = -1
-        try:
-            process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        with Descriptors() as opened:
+            opened.add(pidfd)
+            namespace = None
             try:
-                is_loader = said_the_right_words and self._is_loader(process)
-                if is_loader:
-                    namespace = os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
-            finally:
-                os.close(process)
-            # As long as it has not ended, no other process can have its PID.
-            if select.select([pidfd], [], [], 0)[0]:
-                raise ProcessLookupError
-            if not is_loader:
-                _send_signal(pidfd, "SIGKILL")
-                raise self._replaced()
-        except BaseException as error:
-            os.close(pidfd)
-            if namespace >= 0:
-                os.close(namespace)
-            if isinstance(error, OSError):
+                with Descriptors() as looked_at:
+                    process = looked_at.add(os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+                    if said_the_right_words and self._is_loader(process):
+                        namespace = opened.add(os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process))
+                # As long as it has not ended, no other process can have its PID.
+                if select.select([pidfd], [], [], 0)[0]:
+                    raise ProcessLookupError
+                if namespace is None:
+                    _send_signal(pidfd, "SIGKILL")
+                    raise self._replaced()
+            except OSError:
                 raise self._ended() if said_the_right_words else self._replaced() from None
-            raise
+            opened.pop_all()
         return Stage(self.name, namespace, pidfd, self.pipe)
 
     def _is_loader(self, process: int) -> bool:

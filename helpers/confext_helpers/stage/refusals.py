@@ -118,11 +118,8 @@ def check_releases(unit: str, layers: list[str], namespace: int) -> None:
     from confext_helpers.service import releases
     from confext_helpers.stage import etcmount  # Only a block device, or what came late, is looked at here.
 
-    etc = etcmount.open_stage(unit, namespace)
-    try:
+    with etcmount.open_stage(unit, namespace) as etc:
         seen = releases.of_etc(etc)
-    finally:
-        os.close(etc)
     names = {one.name for one in seen}
     lax = any(one.lax for one in seen)
     for layer in layers:

@@ -33,6 +33,7 @@ from confext_helpers.stage.process import LOADER, PAGE, PROGRAM, TIMEOUT_SEC, Pe
 from confext_helpers.stage.targets import Places
 from confext_helpers.system import bus
 from confext_helpers.system.bus import Value
+from confext_helpers.system.descriptors import Descriptors
 
 if TYPE_CHECKING:
     from confext_helpers.system.manager import ServiceManager
@@ -113,8 +114,10 @@ def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, nam
     Raises:
         ConfextError: the manager does not want to, or the service cannot have a stage.
     """
-    root = _open_root(properties, namespace)
-    try:
+    with Descriptors() as opened:
+        root = _open_root(properties, namespace)
+        if root is not None:
+            opened.add(root)
         # All but images can be changed.
         uid = confinement.uid(unit, root, properties.root_directory + properties.root_mstack)
         try:
@@ -128,17 +131,12 @@ def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, nam
         os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
         name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
         pipe, stderr = os.pipe()
-        try:
+        opened.add(stderr)
+        with Descriptors() as kept:
+            kept.add(pipe)
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PAGE)
             manager.start_transient(name, build_properties(unit, properties, stderr, places, is_root=uid == 0))
-        except BaseException:
-            os.close(pipe)
-            raise
-        finally:
-            os.close(stderr)
-    finally:
-        if root is not None:
-            os.close(root)
+            kept.pop_all()
     return Pending(name, unit, properties, uid, pipe)
 
 

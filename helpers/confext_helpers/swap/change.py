@@ -9,7 +9,9 @@ other content if a file of it came or changed since the service was started; nob
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from confext_helpers.errors import ConfextError
@@ -25,6 +27,7 @@ from confext_helpers.service.releases import Layered, Release, lower_numbers, no
 from confext_helpers.stage import etcmount
 from confext_helpers.swap import treediff
 from confext_helpers.swap.treediff import Difference, UnreadableError
+from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.mountinfo import chain
 from confext_helpers.system.namespaces import Namespaces
 
@@ -47,6 +50,20 @@ class Change(NamedTuple):
     layers: LayerChange
     files: Difference
     names: dict[int, str]
+
+
+class Trees(NamedTuple):
+    """The descriptors of what is compared.
+
+    Attributes:
+        old: the `/etc` of the service.
+        new: that of its stage.
+        base: what lies below the layers of both; None if that is within an image, or not there.
+    """
+
+    old: int
+    new: int
+    base: int | None
 
 
 def find(
@@ -72,8 +89,7 @@ def find(
     Raises:
         ConfextError: a new file cannot be read.
     """
-    old, new, base = open_trees(unit, properties, process.namespace, new_namespace)
-    try:
+    with open_trees(unit, properties, process.namespace, new_namespace) as (old, new, base):
         below = of_etc(base) if base is not None else []
         seen = not_the_host_s(of_etc(new), below)
         was = not_the_host_s(of_etc(old), below)
@@ -95,14 +111,11 @@ def find(
             before = told(layers, was, len(_numbers(process.namespace)))
             found = _since_start(layers, was, before, properties.start_usec)
         return Change(found, files, _names(layers, here))
-    finally:
-        for fd in (old, new, base):
-            if fd is not None:
-                os.close(fd)
 
 
-def open_trees(unit: str, properties: ServiceProperties, old: int, new: int) -> tuple[int, int, int | None]:
-    """Open the `/etc` of two mount namespaces, and the one that lies below the layers of both.
+@contextlib.contextmanager
+def open_trees(unit: str, properties: ServiceProperties, old: int, new: int) -> Iterator[Trees]:
+    """Open the `/etc` of two mount namespaces, and the one that lies below the layers of both; close them in the end.
 
     Args:
         unit: the service.
@@ -110,22 +123,18 @@ def open_trees(unit: str, properties: ServiceProperties, old: int, new: int) -> 
         old: descriptor of the service's mount namespace.
         new: descriptor of the stage's.
 
-    Returns:
-        Three descriptors; None for the last one if it is within an image, or if there is none.
-
     Raises:
         ConfextError: what is at the stage's `/etc` is not what systemd has made.
     """
-    new_etc = etcmount.open_stage(unit, new)
-    with Namespaces() as namespaces:
-        namespaces.enter(old)
-        old_etc = os.open(ETC, _DIRECTORY | os.O_NOFOLLOW)
-    if properties.base is None:
-        return old_etc, new_etc, None
-    try:
-        return old_etc, new_etc, os.open(properties.base, _DIRECTORY)
-    except OSError:
-        return old_etc, new_etc, None
+    with etcmount.open_stage(unit, new) as new_etc, Descriptors() as opened:
+        with Namespaces() as namespaces:
+            namespaces.enter(old)
+            old_etc = opened.add(os.open(ETC, _DIRECTORY | os.O_NOFOLLOW))
+        base = None
+        if properties.base is not None:
+            with contextlib.suppress(OSError):
+                base = opened.add(os.open(properties.base, _DIRECTORY))
+        yield Trees(old_etc, new_etc, base)
 
 
 def _numbers(namespace: int) -> set[int]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from confext_helpers.paths import ETC
@@ -28,6 +28,7 @@ from confext_helpers.swap import propagation
 from confext_helpers.swap.grave import GRAVEYARDS, Grave, new_name
 from confext_helpers.swap.plan import Shape, plan, tree
 from confext_helpers.system import syscalls
+from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.mountinfo import Mount, chain
 from confext_helpers.system.namespaces import Namespaces
 from confext_helpers.system.syscalls import (
@@ -58,8 +59,9 @@ class Tree(NamedTuple):
         return (top[-1] if top else _root(self.mounts)).shared
 
 
-def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
-    """Copy `/etc` as it is in the namespace `stage`, with every mount below it.
+@contextlib.contextmanager
+def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Iterator[Tree]:
+    """Copy `/etc` as it is in the namespace `stage`, with every mount below it; let go of the copy in the end.
 
     Args:
         namespaces: who moves us.
@@ -72,11 +74,11 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Tree:
     namespaces.enter(stage)
     for path in nosuid:
         syscalls.mount_setattr(AT_FDCWD, path, attributes=syscalls.MOUNT_ATTR_NOSUID)
-    etc = etcmount.open_etc(namespaces)
-    try:
-        return Tree(syscalls.open_tree(etc, "", OPEN_TREE_CLONE | AT_RECURSIVE), namespaces.mounts())
-    finally:
-        os.close(etc)
+    with Descriptors() as opened:
+        with etcmount.open_etc(namespaces) as etc:
+            tree = opened.add(syscalls.open_tree(etc, "", OPEN_TREE_CLONE | AT_RECURSIVE))
+            mounts = namespaces.mounts()
+        yield Tree(tree, mounts)
 
 
 def _root(mounts: list[Mount]) -> Mount:
@@ -90,15 +92,16 @@ class _Exchange:
     Args:
         namespaces: who has moved us.
         new: the tree to be put in place; used up, unless nothing has to be attached.
+        grave: for the old one, if it needs that.
     """
 
-    def __init__(self, namespaces: Namespaces, new: Tree) -> None:
+    def __init__(self, namespaces: Namespaces, new: Tree, grave: Grave) -> None:
         self._namespaces = namespaces
         self._new = new
         self._mounts = namespaces.mounts()
         self._have = chain(self._mounts)
         self.shape = plan(self._mounts, new.mounts)
-        self.grave: Grave | None = None
+        self._grave = grave
 
     def run(self, announce: Callable[[PendingSwap], None]) -> None:
         """Do it.
@@ -111,7 +114,7 @@ class _Exchange:
         old = self._have[-1] if self._have else _root(self._mounts)
         beneath = self.shape in (Shape.REPLACE, Shape.TAKE_AWAY)
         buried = self.shape is Shape.REPLACE and len(tree(self._mounts, len(self._have))) > 1
-        name = new_name() if buried else ""
+        name = self._grave.name if buried else ""
         affected = [old.parent if beneath else old.id, old.id]
         affected += self._mounts_of(GRAVEYARDS) if buried else []
         touched = propagation.touched(self._namespaces, self._mounts, affected)
@@ -123,9 +126,8 @@ class _Exchange:
                     syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
                 return
             if buried:
-                self.grave = Grave(name)
-                self.grave.dig(self._namespaces, self._mounts)
-            if self.shape is Shape.REPLACE and self._replace(old, etc):
+                self._grave.dig(self._mounts)
+            if self.shape is Shape.REPLACE and (not buried or self._grave.hole is not None) and self._replace(old, etc):
                 return
             # As atomic, and all that there is before Linux 6.5, or where no grave can be dug. The old tree stays below,
             # unseen and whole, until the service stops.
@@ -149,8 +151,6 @@ class _Exchange:
 
     def _replace(self, old: Mount, etc: int) -> bool:
         """Put the new tree beneath that at `etc`, and take that away; return whether this could be done."""
-        if self.grave is not None and self.grave.hole is None:
-            return False
         new = self._new
         with self._quiet(old.parent):
             # No mount can be moved off a shared one.
@@ -160,7 +160,7 @@ class _Exchange:
             try:
                 syscalls.move_mount(new.fd, etc, MOVE_MOUNT_BENEATH)
                 done = True
-                _take_away(etc, self.grave)
+                _take_away(etc, self._grave)
             except OSError as error:
                 if done or error.errno != errno.EINVAL:
                     raise
@@ -169,9 +169,9 @@ class _Exchange:
         return done
 
 
-def _take_away(etc: int, grave: Grave | None) -> None:
+def _take_away(etc: int, grave: Grave) -> None:
     """Take the topmost mount on `/etc`, whose root is `etc`, to its grave, or away if it does not need one."""
-    if grave is not None and grave.hole is not None:
+    if grave.hole is not None:
         syscalls.move_mount(etc, grave.hole, 0)
     else:
         syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
@@ -196,22 +196,15 @@ def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str
     def announce(swap: PendingSwap) -> None:
         notes.write_swap(swap._replace(process=process.key))
 
-    left = ""
-    with Namespaces() as namespaces:
-        tree = copy_tree(namespaces, stage.namespace, nosuid)
-        try:
-            namespaces.enter(process.namespace)
-            exchange = _Exchange(namespaces, tree)
-            try:
-                exchange.run(announce)
-            finally:
-                namespaces.leave()
-                if exchange.grave is not None:
-                    left = exchange.grave.fill(namespaces, process.namespace)
-        finally:
-            os.close(tree.fd)
+    with (
+        Namespaces() as namespaces,
+        copy_tree(namespaces, stage.namespace, nosuid) as tree,
+        Grave(namespaces, process.namespace, new_name()) as grave,
+    ):
+        namespaces.enter(process.namespace)
+        _Exchange(namespaces, tree, grave).run(announce)
     notes.clear_swap()
-    return left
+    return grave.left
 
 
 def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
@@ -222,13 +215,12 @@ def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
         service: descriptor of the service's mount namespace.
         swap: what was noted about it.
     """
-    namespaces.enter(service)
-    mounts = namespaces.mounts()
-    current = chain(mounts)
-    grave = Grave(swap.grave) if swap.grave else None
-    try:
-        if grave is not None:
-            grave.find(namespaces, mounts)
+    with Grave(namespaces, service, swap.grave) as grave:
+        namespaces.enter(service)
+        mounts = namespaces.mounts()
+        current = chain(mounts)
+        if swap.grave:
+            grave.find(mounts)
         unfinished = len(current) == swap.length + 1 and current[-1].id == swap.old_top
         if unfinished:
             etc = os.open(ETC, _PATH)
@@ -244,10 +236,6 @@ def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
             finally:
                 os.close(etc)
         propagation.restore(namespaces, service, swap.propagation)
-    finally:
-        namespaces.leave()
-        if grave is not None:
-            grave.fill(namespaces, service)
     return unfinished
 
 

@@ -43,46 +43,62 @@ def new_name() -> str:
 
 
 class Grave:
-    """A directory that a tree can be moved to, to go away with it.
+    """A directory that a tree can be moved to; at the end of the with statement it goes away, with what is in it.
+
+    Args:
+        namespaces: who moves us; we are at home in the end.
+        service: descriptor of the mount namespace that it is in.
+        name: of it; see new_name().
 
     Attributes:
-        hole: descriptor of it; None if it could not be made.
+        name: of it.
+        hole: descriptor of it; None if it was not made, or could not be.
+        left: what had to be left behind in that namespace, in the end; an empty text if nothing.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, namespaces: Namespaces, service: int, name: str) -> None:
+        self.name = name
         self.hole: int | None = None
-        self._name = name
+        self.left = ""
+        self._namespaces = namespaces
+        self._service = service
         self._place = ""
         self._yard: int | None = None
         self._tomb: int | None = None
         self._inside: int | None = None
 
-    def dig(self, namespaces: Namespaces, mounts: list[Mount]) -> None:
+    def __enter__(self) -> Grave:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.left = self._fill()
+
+    def dig(self, mounts: list[Mount]) -> None:
         """Make it, in the mount namespace that this process is in and of which `mounts` are the mounts."""
         for parent in GRAVEYARDS:
             if self.hole is None:
                 with contextlib.suppress(OSError):
-                    self._dig(namespaces, mounts, parent)
+                    self._dig(mounts, parent)
 
-    def _dig(self, namespaces: Namespaces, mounts: list[Mount], parent: str) -> None:
+    def _dig(self, mounts: list[Mount], parent: str) -> None:
         yard = _writable(parent)
         try:
-            os.mkdir(self._name, 0o700, dir_fd=yard)
+            os.mkdir(self.name, 0o700, dir_fd=yard)
         except OSError:
             os.close(yard)
             raise
         self._close(self._yard)
-        self._yard, self._place = yard, f"{parent}/{self._name}"
+        self._yard, self._place = yard, f"{parent}/{self.name}"
         point = os.open(self._place, _PATH)
         try:
-            if not os.path.samestat(os.fstat(point), os.stat(self._name, dir_fd=yard, follow_symlinks=False)):
+            if not os.path.samestat(os.fstat(point), os.stat(self.name, dir_fd=yard, follow_symlinks=False)):
                 return
             tomb = syscalls.fsmount("tmpfs", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
             try:
                 os.chmod(".", 0o700, dir_fd=tomb)
                 os.mkdir(_HOLE, 0o700, dir_fd=tomb)
                 syscalls.mount_setattr(tomb, "", attributes=MOUNT_ATTR_RDONLY)
-                with propagation.quiet(namespaces, mounts, namespaces.mount_of(point)):
+                with propagation.quiet(self._namespaces, mounts, self._namespaces.mount_of(point)):
                     syscalls.move_mount(tomb, point, 0)
             except OSError:
                 os.close(tomb)
@@ -91,16 +107,16 @@ class Grave:
         finally:
             os.close(point)
 
-    def find(self, namespaces: Namespaces, mounts: list[Mount]) -> None:
+    def find(self, mounts: list[Mount]) -> None:
         """Find what a process has made that was killed, whatever of it there is."""
         for parent in GRAVEYARDS:
-            place = f"{parent}/{self._name}"
+            place = f"{parent}/{self.name}"
             with contextlib.suppress(OSError):
                 os.stat(place, follow_symlinks=False)
                 self._close(self._yard)
                 self._yard, self._place = _writable(parent), place
                 on_it = next((mount for mount in mounts if mount.point == place and mount.type == "tmpfs"), None)
-                tomb = propagation.open_root(namespaces, on_it) if on_it is not None else None
+                tomb = propagation.open_root(self._namespaces, on_it) if on_it is not None else None
                 if tomb is not None:
                     self._open(tomb)
 
@@ -109,28 +125,24 @@ class Grave:
         self._inside = _writable(tomb)
         self.hole = os.open(_HOLE, _PATH, dir_fd=tomb)
 
-    def fill(self, namespaces: Namespaces, service: int) -> str:
-        """Remove it, and unmount what is on it; go home.
-
-        Returns:
-            What had to be left behind in the namespace `service`, if anything.
-        """
-        namespaces.leave()
+    def _fill(self) -> str:
+        """Go home, and remove it and what is mounted on it; return what had to be left behind."""
+        self._namespaces.leave()
         self._close(self.hole)
         try:
             if self._inside is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.rmdir(_HOLE, dir_fd=self._inside)
             if self._tomb is not None:
-                namespaces.enter(service)
+                self._namespaces.enter(self._service)
                 try:
                     os.fchdir(self._tomb)
                     syscalls.umount2(".", MNT_DETACH | UMOUNT_NOFOLLOW)
                 finally:
-                    namespaces.leave()
+                    self._namespaces.leave()
             if self._yard is not None:
                 with contextlib.suppress(FileNotFoundError):
-                    os.rmdir(self._name, dir_fd=self._yard)
+                    os.rmdir(self.name, dir_fd=self._yard)
         except OSError:
             return self._place
         finally:

@@ -26,6 +26,7 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.filewords import allow_descriptors
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -237,19 +238,18 @@ class _Walk:
         return after.st_dev not in self._layers
 
     def _descend(self, path: str, name: str, old: int | None, new: int | None, base: int | None) -> _Directory:
-        opened: list[int | None] = []
-        try:
+        trees: list[int | None] = []
+        with Descriptors() as opened:
             for parent in (old, new, base):
                 try:
-                    opened.append(None if parent is None else os.open(name, _DIRECTORY, dir_fd=parent))
+                    trees.append(None if parent is None else opened.add(os.open(name, _DIRECTORY, dir_fd=parent)))
                 except OSError as error:
                     if parent == new:
                         raise UnreadableError(path, -1, error) from error
-                    opened.append(None)
-            return self._list(path + "/", *opened)
-        except BaseException:
-            _close(*opened)
-            raise
+                    trees.append(None)
+            found = self._list(path + "/", *trees)
+            opened.pop_all()
+        return found
 
     def _file(
         self,

@@ -37,13 +37,13 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
     assert prepared.found is not None
     listener.may_swap(manager)
     # If this fails, the stage is lost without being told to end, which starts what completes the swap.
-    prepared.begun = True
+    stage = prepared.take_stage()
     listener.begin(Step.SWAP)
     notes.write_stack(None)
     nosuid = properties.nosuid_directories
     for number, process in enumerate(processes):
         try:
-            left = exchange.swap(notes, process, prepared.stage, nosuid)
+            left = exchange.swap(notes, process, stage, nosuid)
             if left:
                 listener.leaves(left)
         except OSError as error:
@@ -52,7 +52,7 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
                 problem = f"{number} of {len(processes)} mount namespaces have the new /etc, then: {error.strerror}"
             raise ConfextError(problem, unit=unit, hint="reload again") from error
         listener.swapped()
-    prepared.stage.close()
+    stage.close()
     listener.committed(manager)
     now = fingerprint.now()
     settled = prepared.settled and not fingerprint.is_held_open(properties)

@@ -65,16 +65,23 @@ class Prepared:
         found: what it would change.
         settled: whether every change of what it is made of, from now on, would be seen.
         refused: why it may not be put in place; None if it may.
-        begun: whether it is being put in place; from then on, the stage is not the business of prepare() any more.
+
+    Args:
+        held: closes the stage at the end of prepare().
     """
 
-    def __init__(self, present: Present, stage: Stage) -> None:
+    def __init__(self, present: Present, stage: Stage, held: contextlib.ExitStack) -> None:
         self.present = present
         self.stage = stage
         self.found: Change | None = None
         self.settled = False
         self.refused: ConfextError | None = None
-        self.begun = False
+        self._held = held
+
+    def take_stage(self) -> Stage:
+        """Return the stage; from now on it is the caller's to close."""
+        self._held.pop_all()
+        return self.stage
 
 
 def look(
@@ -127,9 +134,8 @@ def prepare(
     # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
     from confext_helpers.swap import change, exchange  # noqa: F401
 
-    stage = pending.wait(manager)
-    prepared = Prepared(present, stage)
-    try:
+    with contextlib.ExitStack() as held:
+        prepared = Prepared(present, held.enter_context(pending.wait(manager)), held)
         manager.disconnect()
         try:
             prepared.settled = _judge(manager, prepared, unchecked, wanted, listener, run_checks=run_checks)
@@ -140,16 +146,13 @@ def prepare(
         try:
             limit = None if show else change.FILES_MAX
             prepared.found = change.find(
-                unit, properties, processes[0], stage.namespace, present.made_of, present.last, limit
+                unit, properties, processes[0], prepared.stage.namespace, present.made_of, present.last, limit
             )
         except ConfextError:
             if prepared.refused is not None:
                 raise prepared.refused from None
             raise
         yield prepared
-    finally:
-        if not prepared.begun:
-            stage.close()
 
 
 def _refuse_at_once(present: Present, listener: Listener) -> None:

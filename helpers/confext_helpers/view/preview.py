@@ -122,13 +122,8 @@ def _compare(prepared: Prepared) -> Preview:
     present, found = prepared.present, prepared.found
     assert found is not None
     process, namespace = present.processes[0], prepared.stage.namespace
-    old, new, base = change.open_trees(present.unit, present.properties, process.namespace, namespace)
-    try:
-        files = _files(found, old, new)
-    finally:
-        for fd in (old, new, base):
-            if fd is not None:
-                os.close(fd)
+    with change.open_trees(present.unit, present.properties, process.namespace, namespace) as trees:
+        files = _files(found, trees.old, trees.new)
     changed = present.last.identity.base != present.made_of.base if present.last is not None else None
     return Preview(found.layers, files, prepared.refused, changed)
 

@@ -19,6 +19,7 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.service.checkproperties import UnitProperties
 from confext_helpers.service.processes import Process, find_processes, key_of, start_ticks
 from confext_helpers.service.properties import ServiceProperties
+from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _LAYERS_OF_ETC = re.compile(r"/unit-extensions/\d+/etc(?=[:,]|$)")
 
 
 class Service(NamedTuple):
-    """A service of the system manager.
+    """A service of the system manager; use as a context manager, which lets go of its processes in the end.
 
     Attributes:
         name: the name, never an alias.
@@ -51,6 +52,13 @@ class Service(NamedTuple):
     def own_dropins(self) -> list[str]:
         """The drop-ins with the name of the generator's drop-in; empty if there is none for this service."""
         return [path for path in self.dropins if path.endswith(f"/{os.fsdecode(DROPIN)}")]
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for process in self.processes:
+            process.close()
 
 
 class View(NamedTuple):
@@ -148,23 +156,17 @@ def seen(service: Service) -> Iterator[View]:
     if not service.processes:
         raise not_running(service)
     process = service.processes[0]
-    try:
-        root = os.open(f"/proc/{process.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with Descriptors() as opened:
         try:
+            root = opened.add(os.open(f"/proc/{process.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             mounts = read_mountinfo(f"/proc/{process.pid}/mountinfo")
             # If the process has ended, its PID may by now belong to another process: the key tells them apart.
             same = process.key == key_of(process.pid, start_ticks(process.pid))
-        except BaseException:
-            os.close(root)
-            raise
-    except (FileNotFoundError, ProcessLookupError):
-        raise not_running(service) from None
-    try:
+        except (FileNotFoundError, ProcessLookupError):
+            raise not_running(service) from None
         if not same:
             raise not_running(service)
         yield View(process, root, mounts)
-    finally:
-        os.close(root)
 
 
 def not_running(service: Service) -> ConfextError:

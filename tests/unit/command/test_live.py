@@ -51,7 +51,9 @@ def service(*, processes: bool = True, hosted: bool = False, dropins: tuple[str,
         stale=values.get("stale", False),
         properties=ServiceProperties(properties),
         dropins=list(dropins),
-        processes=[Process(1, -1, -1, "1:1")] if processes else [],
+        processes=[Process(1, os.open(os.devnull, os.O_PATH), os.open(os.devnull, os.O_PATH), "1:1")]
+        if processes
+        else [],
         hosted=ConfextError("it runs in the host's namespace") if hosted else None,
     )
 

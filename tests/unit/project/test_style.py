@@ -144,6 +144,14 @@ def test_nothing_of_the_machine_it_was_written_on() -> None:
     assert found == []
 
 
+@pytest.mark.parametrize("module", [path for path in MODULES if "tests" not in path.parts], ids=_name)
+def test_what_is_opened_is_closed_by_a_context_manager(module: Path) -> None:
+    """Nothing is closed where an error passes by, by hand, and forgotten the next time."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "BaseException"):
+            assert not any(isinstance(inner, ast.Raise) for inner in ast.walk(node)), f"line {node.lineno}"
+
+
 def test_versions_agree() -> None:
     import confext_generator.constants
     import confext_helpers

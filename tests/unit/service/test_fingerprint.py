@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import resource
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import etcmount
 from confext_helpers.stage.refusals import check_releases, check_whole, claimed_size
 from confext_helpers.system.bus import Properties
+from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.filewords import Files
 
 GUARD = Path(__file__).parents[3] / "helpers/restack-if-changed.in"
@@ -353,7 +355,13 @@ def test_release_file_has_the_layer_s_name(tmp_path: Path, monkeypatch: pytest.M
     paths = [*map(str, layers), str(tmp_path / "missing.raw")]
     releases = tmp_path / "stage/extension-release.d"
     releases.mkdir(parents=True)
-    monkeypatch.setattr(etcmount, "open_stage", lambda *_: os.open(releases.parent, os.O_RDONLY))
+
+    @contextlib.contextmanager
+    def open_stage(*_: object) -> Iterator[int]:
+        with Descriptors() as opened:
+            yield opened.add(os.open(releases.parent, os.O_RDONLY))
+
+    monkeypatch.setattr(etcmount, "open_stage", open_stage)
     for name in ("a", "b", "c"):
         (releases / f"extension-release.{name}").touch()
     check_releases("foo.service", paths, -1)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import itertools
 import os
 import shutil
 import subprocess
@@ -15,6 +18,8 @@ import pytest
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.service import processes
+from confext_helpers.service.belonging import Belonging
+from confext_helpers.service.processes import Process
 from confext_helpers.service.properties import ServiceProperties
 from unit.fakemanager import descriptors
 
@@ -61,6 +66,58 @@ def test_process_that_cannot_be_looked_into_is_not_none(monkeypatch: pytest.Monk
     before = descriptors()
     with pytest.raises(ConfextError, match=f"its process {children[-1].pid} cannot be looked into"):
         processes.find_processes("foo.service", PROPERTIES)
+    assert descriptors() == before
+
+
+class Numbered:
+    """The module os, for which each process is in a mount namespace of its own."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return os.stat_result([0, next(self._numbers), *os.fstat(fd)[2:]])
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_all_are_held_or_none(monkeypatch: pytest.MonkeyPatch, children: list[Any], fails: bool) -> None:
+    """If something is wrong with the last one, the others are let go of as well."""
+
+    def stranger(self: Belonging, pid: int, namespace: int) -> str:
+        if fails and pid == children[-1].pid:
+            raise PermissionError(1, "Operation not permitted")
+        return ""
+
+    monkeypatch.setattr(processes, "os", Numbered())
+    monkeypatch.setattr(processes, "_is_its_own", lambda namespace: False)
+    monkeypatch.setattr(processes, "_is_executor", lambda pid: False)
+    monkeypatch.setattr(Belonging, "stranger", stranger)
+    before = descriptors()
+    if fails:
+        with pytest.raises(PermissionError):
+            processes.find_processes("foo.service", PROPERTIES)
+    else:
+        found = processes.find_processes("foo.service", PROPERTIES)
+        gc.collect()
+        with processes.held(found):
+            assert [process.pid for process in found] == [child.pid for child in children]
+            assert len(descriptors()) == len(before) + 2 * len(found)
+            assert not any(process.has_ended for process in found)
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_all_that_is_held_is_let_go_of(fails: bool) -> None:
+    before = descriptors()
+    fds = [os.open("/", os.O_PATH) for _ in range(4)]
+    both = [Process(1, fds[0], fds[1], "1:1"), Process(2, fds[2], fds[3], "2:2")]
+    with contextlib.suppress(ValueError), processes.held(both):
+        assert len(descriptors()) == len(before) + 4
+        if fails:
+            raise ValueError
     assert descriptors() == before
 
 

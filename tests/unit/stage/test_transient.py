@@ -11,9 +11,9 @@ import pytest
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.properties import ServiceProperties
-from confext_helpers.stage import transient
+from confext_helpers.stage import confinement, failure, process, transient
 from confext_helpers.stage.targets import Places
-from confext_helpers.system.bus import Properties, unit_path
+from confext_helpers.system.bus import Manager, Properties, Value, unit_path
 
 IMAGES: tuple[str, object] = ("a(sba(ss))", [("/a.raw", True, []), ("/b.raw", True, [])])
 
@@ -108,6 +108,41 @@ def test_layer_that_is_there_may_not_be_missing(tmp_path: Path) -> None:
     assert built["ExtensionDirectories"] == (
         "as", [f"{tmp_path}/d", f"-{tmp_path}/gone", f"{tmp_path}/full.v", f"+{tmp_path}/d", f"{tmp_path}/d"]
     )  # fmt: skip
+
+
+class Refuses(Manager):
+    """A manager that starts nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def start_transient(self, unit: str, properties: list[tuple[str, Value]], *, watch: bool = False) -> str:
+        raise ConfextError("no")
+
+
+def test_nothing_is_left_of_a_stage_that_is_not_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(transient, "RUN_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(confinement, "uid", lambda *_: 1)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ConfextError, match="no"):
+        transient.begin(Refuses(), "foo.service", properties(RootDirectory=("s", "/")))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("said", "pid"), [(b"", 0), (b"nothing of the loader's", 1), (b"/run/unit-confext/loader", 0)])
+def test_nothing_is_left_of_a_stage_that_is_not_up(monkeypatch: pytest.MonkeyPatch, said: bytes, pid: int) -> None:
+    """It never was, something else runs in it, or what ran has ended."""
+    manager: Any = Refuses()
+    manager.main_pid = lambda _: os.getpid() if pid else 0
+    monkeypatch.setattr(failure, "of_stage", lambda *_: ConfextError("it failed"))
+    monkeypatch.setattr(process, "_send_signal", lambda *_: None)
+    before = len(os.listdir("/proc/self/fd"))
+    pipe, stderr = os.pipe()
+    os.write(stderr, said)
+    os.close(stderr)
+    with pytest.raises(ConfextError):
+        process.Pending("x.service", "foo.service", properties(), 1, pipe).wait(manager)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(("dynamic", "expected"), [(True, ["/etc/a", "/etc/b"]), (False, [])])

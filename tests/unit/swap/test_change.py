@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +20,9 @@ from confext_helpers.service.processes import Process
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.service.releases import Release
 from confext_helpers.swap import change, treediff
+from confext_helpers.swap.change import Trees
 from confext_helpers.swap.treediff import UnreadableError
+from confext_helpers.system.descriptors import Descriptors
 
 UNIT = "a.service"
 STARTED_USEC = 1_700_000_000_000_000
@@ -51,9 +55,11 @@ class World:
         monkeypatch.setattr(change, "of_etc", self.of_etc)
         monkeypatch.setattr(fingerprint, "changed", lambda path: 0)
 
-    def open_trees(self, *arguments: object) -> tuple[int, int, int]:
-        self.opened = [os.open(self.etc[name], os.O_RDONLY) for name in ("old", "new", "base")]
-        return self.opened[0], self.opened[1], self.opened[2]
+    @contextlib.contextmanager
+    def open_trees(self, *arguments: object) -> Iterator[Trees]:
+        with Descriptors() as opened:
+            self.opened = [opened.add(os.open(self.etc[name], os.O_RDONLY)) for name in ("old", "new", "base")]
+            yield Trees(self.opened[0], self.opened[1], self.opened[2])
 
     def of_etc(self, fd: int) -> list[Release]:
         name = {fd: name for fd, name in zip(self.opened, self.etc, strict=True)}[fd]

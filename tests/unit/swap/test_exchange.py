@@ -7,9 +7,10 @@ open, that this process goes home, that propagation is given back, and that the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from confext_helpers.stage import etcmount
 from confext_helpers.stage.process import Stage
 from confext_helpers.swap import exchange, grave
 from confext_helpers.system import syscalls
+from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.mountinfo import Mount, chain, parse_mountinfo
 from confext_helpers.system.namespaces import Namespaces
 from confext_helpers.system.syscalls import MOVE_MOUNT_BENEATH, MOVE_MOUNT_SET_GROUP, MS_SLAVE
@@ -146,6 +148,12 @@ class FakeStage:
     namespace = STAGE
 
 
+@contextlib.contextmanager
+def open_etc(namespaces: Namespaces) -> Iterator[int]:
+    with Descriptors() as opened:
+        yield opened.add(os.open("/etc", os.O_PATH))
+
+
 @pytest.fixture
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Kernel]:
     def make(shape: str) -> Kernel:
@@ -158,7 +166,7 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ker
         monkeypatch.setattr(exchange, "Namespaces", FakeNamespaces)
         monkeypatch.setattr(exchange, "GRAVEYARDS", (str(yard),))
         monkeypatch.setattr(grave, "GRAVEYARDS", (str(yard),))
-        monkeypatch.setattr(etcmount, "open_etc", lambda namespaces: os.open("/etc", os.O_PATH))
+        monkeypatch.setattr(etcmount, "open_etc", open_etc)
         return kernel
 
     return make

@@ -106,6 +106,12 @@ class World(Listener):
     def wait(self, manager: object) -> World:
         return cast(World, self.ask("wait", self))
 
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.ask("close")
 

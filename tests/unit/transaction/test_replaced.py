@@ -27,6 +27,12 @@ class Anything:
     def wait(self, manager: Anything) -> Anything:
         return self
 
+    def __enter__(self) -> Anything:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.closed = True
 

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     with Manager() as manager:
         service = find(manager, unit)
     shown: list[data.Content] = []
-    with seen(service) as view:
+    with service, seen(service) as view:
         for path in paths:
             with walk(view, path, service.name) as (place, _):
                 if output.json == "off":

@@ -32,8 +32,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         ConfextError: the service is not running, its reload runs no hook, or the caller is not root.
     """
     need_root(arguments.verb)
-    with Manager() as manager:
-        service = find(manager, arguments.operands[0])
+    with Manager() as manager, find(manager, arguments.operands[0]) as service:
         found = preview(manager, service, check=arguments.check)
     _, _, stale = status.on_disk(service, Disk())
     if output.json != "off":

@@ -7,6 +7,7 @@ view/status.py has what these three mean, and compares them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 from collections.abc import Sequence
 from enum import StrEnum
@@ -51,10 +52,11 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     need_root(arguments.verb)
     anchors = trust.load(arguments.trust)
     disk = Disk()
-    with Manager() as manager:
-        services = [find(manager, word) for word in arguments.operands]
-    # One child process a service: storage that answered once may not answer again.
-    found = [_patiently(service, disk, anchors) for service in services]
+    with contextlib.ExitStack() as held:
+        with Manager() as manager:
+            services = [held.enter_context(find(manager, word)) for word in arguments.operands]
+        # One child process a service: storage that answered once may not answer again.
+        found = [_patiently(service, disk, anchors) for service in services]
     if output.json != "off":
         output.data(found)
     else:

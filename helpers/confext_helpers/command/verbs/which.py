@@ -35,11 +35,12 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     unit, path = arguments.operands
     with Manager() as manager:
         service = find(manager, unit)
-    patience.silent(service.properties.layers)
-    try:
-        found = patience.attempt(lambda: _look(service, path, anchors), _SECONDS)
-    except TimeoutError as error:
-        raise ConfextError(f"it cannot be looked at: {error}", unit=service.name, path=path) from None
+    with service:
+        patience.silent(service.properties.layers)
+        try:
+            found = patience.attempt(lambda: _look(service, path, anchors), _SECONDS)
+        except TimeoutError as error:
+            raise ConfextError(f"it cannot be looked at: {error}", unit=service.name, path=path) from None
     if output.json != "off":
         output.data([found])
     else:
