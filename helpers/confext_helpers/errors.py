@@ -9,7 +9,7 @@ class ConfextError(Exception):
 
     Args:
         problem: what is wrong, without a full stop.
-        unit: the unit concerned, if any.
+        unit: the unit concerned, if any. Rooms below hook, view and command leave it to these, see with_unit().
         path: the file or directory concerned, if any.
         hint: how to fix the problem, as an imperative.
         check: the command of the failed Check=, if the problem is a failed check of the service.
@@ -22,6 +22,11 @@ class ConfextError(Exception):
         self.path = path
         self.hint = hint
         self.check = check
+
+    def with_unit(self, unit: str) -> ConfextError:
+        """Name the unit concerned, unless the error names one; return the error."""
+        self.unit = self.unit or unit
+        return self
 
     def __str__(self) -> str:
         return (

@@ -78,7 +78,7 @@ def context(manager: ServiceManager, unit: str, properties: ServiceProperties) -
             found[name] = told.as_written(name)
     if "NFTSet" in found and told.has_nft_set_of_users:
         # User and group would be taken out of theirs with the check.
-        raise _cannot(unit, "NFTSet= with users or groups cannot be handed to a check")
+        raise _cannot("NFTSet= with users or groups cannot be handed to a check")
     return found | UnitProperties(manager.unit_properties(unit)).settings(settinglists.UNIT_CONTEXT)
 
 
@@ -95,12 +95,12 @@ def _refuse_unknown(manager: ServiceManager, unit: str, said: dict[str, Value]) 
     for number, name in enumerate(unknown):
         probe = f"{NAME_PREFIX}probe-{os.getpid()}-{time.monotonic_ns()}-{number}.service"
         if name in constant or manager.takes(probe, name, said[name]):
-            raise _cannot(unit, f"{name}= is not known")
+            raise _cannot(f"{name}= is not known")
 
 
-def _cannot(unit: str, problem: str) -> ConfextError:
+def _cannot(problem: str) -> ConfextError:
     text = f"its checks cannot be run as the service is: {problem}"
-    return ConfextError(text, unit=unit, hint="take this setting or the Check= away, or update unit-confext")
+    return ConfextError(text, hint="take this setting or the Check= away, or update unit-confext")
 
 
 def build_properties(
@@ -144,7 +144,7 @@ def hook_timeout_usec(manager: ServiceManager, unit: str) -> int | None:
         return None
     from confext_helpers.checks import section  # Most services have none, and it takes its time.
 
-    return section.read_hook_timeout(files, unit=unit)
+    return section.read_hook_timeout(files)
 
 
 def read(manager: ServiceManager, unit: str) -> CheckSettings | None:
@@ -159,7 +159,7 @@ def read(manager: ServiceManager, unit: str) -> CheckSettings | None:
     from confext_helpers.checks import section  # Most services have none, and it takes its time.
 
     specifiers = section.specifiers_for(unit, files[0])
-    return section.read_settings(files, specifiers, version=manager.version(), unit=unit)
+    return section.read_settings(files, specifiers, version=manager.version())
 
 
 def _mentions_section(path: str, setting: bytes = b"") -> bool:
@@ -201,7 +201,6 @@ def run(manager: ServiceManager, unit: str, properties: ServiceProperties, setti
     said = ": " + " | ".join(output[-LINES_SHOWN:]) if output else ""
     raise ConfextError(
         f"the check '{command}' {status}{said}",
-        unit=unit,
         hint="mend the configuration in the image and reload again",
         check=command,
     )

@@ -89,16 +89,16 @@ def _broken(data: bytes) -> str:
     return ""
 
 
-def _fail(unit: str, path: str, place: tuple[int, int], problem: str) -> NoReturn:
+def _fail(path: str, place: tuple[int, int], problem: str) -> NoReturn:
     line, column = place
-    raise ConfextError(problem, unit=unit, path=f"{path}:{line}:{column}", hint="correct it and reload again")
+    raise ConfextError(problem, path=f"{path}:{line}:{column}", hint="correct it and reload again")
 
 
-def _warning(unit: str, path: str, line: _Line, problem: str) -> str:
-    return str(ConfextError(f"{problem} in [{SECTION}] is ignored", unit=unit, path=f"{path}:{line.place(0)[0]}"))
+def _warning(path: str, line: _Line, problem: str) -> str:
+    return str(ConfextError(f"{problem} in [{SECTION}] is ignored", path=f"{path}:{line.place(0)[0]}"))
 
 
-def _assignments(path: str, data: bytes, unit: str, warnings: list[str]) -> Iterator[_Assignment]:
+def _assignments(path: str, data: bytes, warnings: list[str]) -> Iterator[_Assignment]:
     """The settings of `[X-Confext]` in one file.
 
     Raises:
@@ -110,7 +110,7 @@ def _assignments(path: str, data: bytes, unit: str, warnings: list[str]) -> Iter
     def stop(number: int, problem: str) -> None:
         """End at the line with this number; it is an error if that may hide a check."""
         if section == SECTION or any(SECTION.encode() in line for line in physical[number - 1 :]):
-            _fail(unit, path, (number, 1), f"its checks cannot be read: {problem}")
+            _fail(path, (number, 1), f"its checks cannot be read: {problem}")
 
     lines = unitfile.logical_lines(physical)
     while True:
@@ -133,10 +133,10 @@ def _assignments(path: str, data: bytes, unit: str, warnings: list[str]) -> Iter
             if key and equals:
                 yield _Assignment(path, line, key, value.strip(_WHITESPACE), offset)
             else:
-                warnings.append(_warning(unit, path, line, 'a line that is no "KEY=VALUE"'))
+                warnings.append(_warning(path, line, 'a line that is no "KEY=VALUE"'))
 
 
-def _read(path: str, unit: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -144,12 +144,10 @@ def _read(path: str, unit: str) -> bytes:
         # Removed since systemd has read it, along with its checks.
         return b""
     except OSError as error:
-        raise ConfextError(f"its checks cannot be read: {error.strerror}", unit=unit, path=path) from None
+        raise ConfextError(f"its checks cannot be read: {error.strerror}", path=path) from None
 
 
-def _time_span(
-    setting: _Assignment, default: int, last: int, unit: str, warnings: list[str], *, finite: bool = False
-) -> int:
+def _time_span(setting: _Assignment, default: int, last: int, warnings: list[str], *, finite: bool = False) -> int:
     try:
         span = parse_timeout(setting.value) if setting.value else default
     except ValueError:
@@ -157,14 +155,12 @@ def _time_span(
     if span < 0 or (finite and span == INFINITY_USEC):
         kind = "finite time span" if finite else "time span"
         problem = f"{setting.key}={setting.value}, which is no {kind},"
-        warnings.append(_warning(unit, setting.path, setting.line, problem))
+        warnings.append(_warning(setting.path, setting.line, problem))
         return last
     return span
 
 
-def _parse_checks(
-    checks: list[_Assignment], specifiers: Mapping[str, str], version: int, unit: str
-) -> tuple[Command, ...]:
+def _parse_checks(checks: list[_Assignment], specifiers: Mapping[str, str], version: int) -> tuple[Command, ...]:
     from confext_helpers.checks.commandline import CommandLineError, parse_commands
 
     commands: list[Command] = []
@@ -173,11 +169,11 @@ def _parse_checks(
             commands += parse_commands(check.value, specifiers, version=version)
         except CommandLineError as error:
             offset = check.offset + len(check.value[: error.column - 1].encode())
-            _fail(unit, check.path, check.line.place(offset), f"Check= cannot be parsed: {error.problem}")
+            _fail(check.path, check.line.place(offset), f"Check= cannot be parsed: {error.problem}")
     return tuple(commands)
 
 
-def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, version: int, unit: str) -> CheckSettings:
+def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, version: int) -> CheckSettings:
     """Read `[X-Confext]` of a unit.
 
     Args:
@@ -185,7 +181,6 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
             that is gone, is left out.
         specifiers: from specifiers_for().
         version: that of the systemd which is to execute the commands.
-        unit: its name, for errors.
 
     Raises:
         ConfextError: there is a Check= that cannot be parsed, or there may be one that cannot be read; `path` has
@@ -196,36 +191,36 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
     hook_timeout = DEFAULT_HOOK_TIMEOUT_USEC
     warnings: list[str] = []
     for path in paths:
-        data = _read(path, unit) if path else b""
+        data = _read(path) if path else b""
         if SECTION.encode() not in data:
             continue
-        for setting in _assignments(path, data, unit, warnings):
+        for setting in _assignments(path, data, warnings):
             if setting.key == "Check":
                 checks = [*checks, setting] if setting.value else []
             elif setting.key == "CheckTimeoutSec":
-                timeout = _time_span(setting, DEFAULT_TIMEOUT_USEC, timeout, unit, warnings)
+                timeout = _time_span(setting, DEFAULT_TIMEOUT_USEC, timeout, warnings)
             elif setting.key == "TimeoutSec":
-                hook_timeout = _time_span(setting, DEFAULT_HOOK_TIMEOUT_USEC, hook_timeout, unit, warnings, finite=True)
+                hook_timeout = _time_span(setting, DEFAULT_HOOK_TIMEOUT_USEC, hook_timeout, warnings, finite=True)
             elif setting.key == "UnsafeDeviceAllow":
                 # For the generator; what that would not understand means no.
                 if setting.value and setting.value.lower() not in _BOOLEANS:
                     problem = f"UnsafeDeviceAllow={setting.value}, which is no boolean,"
-                    warnings.append(_warning(unit, path, setting.line, problem))
+                    warnings.append(_warning(path, setting.line, problem))
             elif not setting.key.startswith("X-"):
                 key = setting.key if setting.key.isprintable() else ascii(setting.key)
-                warnings.append(_warning(unit, path, setting.line, f"the unknown key {key}="))
-    commands = _parse_checks(checks, specifiers, version, unit) if checks else ()
+                warnings.append(_warning(path, setting.line, f"the unknown key {key}="))
+    commands = _parse_checks(checks, specifiers, version) if checks else ()
     return CheckSettings(commands, timeout, tuple(warnings), hook_timeout)
 
 
-def read_hook_timeout(paths: Sequence[str], *, unit: str) -> int:
+def read_hook_timeout(paths: Sequence[str]) -> int:
     """Read TimeoutSec= alone, as read_settings() does, but whatever is wrong with the rest; return microseconds."""
     found = DEFAULT_HOOK_TIMEOUT_USEC
     for path in paths:
         with contextlib.suppress(ConfextError):
-            for setting in _assignments(path, _read(path, unit), unit, []):
+            for setting in _assignments(path, _read(path), []):
                 if setting.key == "TimeoutSec":
-                    found = _time_span(setting, DEFAULT_HOOK_TIMEOUT_USEC, found, unit, [], finite=True)
+                    found = _time_span(setting, DEFAULT_HOOK_TIMEOUT_USEC, found, [], finite=True)
     return found
 
 

@@ -136,7 +136,7 @@ class _Listener(Listener):
         said = self._notes.read_warnings()
         for warning in warnings:
             if warning not in said:
-                say(self._unit, messages.section(warning))
+                say(self._unit, messages.section(self._unit, warning))
         if list(warnings) != said:
             # If the note cannot be written, the warning is repeated at the next reload; never refuse a reload for that.
             with contextlib.suppress(OSError):
@@ -301,9 +301,7 @@ def run(options: Options) -> int:
 def _as_confext_error(error: Exception, unit: str) -> ConfextError:
     if isinstance(error, OSError):
         return ConfextError(f"it cannot be re-stacked: {error}", unit=unit)
-    told = error if isinstance(error, ConfextError) else unexpected(error)
-    told.unit = told.unit or unit
-    return told
+    return (error if isinstance(error, ConfextError) else unexpected(error)).with_unit(unit)
 
 
 def look_before_start(unit: str) -> int:
@@ -314,7 +312,7 @@ def look_before_start(unit: str) -> int:
         with Manager() as manager:
             writers.check_before_start(unit, manager, MOUNT_TIMEOUT_SEC)
     except ConfextError as error:
-        say(unit, messages.not_started(error if error.unit else _as_confext_error(error, unit)))
+        say(unit, messages.not_started(error.with_unit(unit)))
         return 1
     return 0
 

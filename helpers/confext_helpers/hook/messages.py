@@ -168,9 +168,9 @@ def not_started(error: ConfextError) -> Message:
     return Message(Id.NOT_STARTED, Priority.ERROR, text, {})
 
 
-def section(text: str) -> Message:
+def section(unit: str, text: str) -> Message:
     """A line in an [X-Confext] section is ignored; the text is from checks/section.py."""
-    return Message(Id.SECTION, Priority.WARNING, text, {})
+    return Message(Id.SECTION, Priority.WARNING, f"{unit}: {text}", {})
 
 
 def grave_kept(unit: str, place: str) -> Message:

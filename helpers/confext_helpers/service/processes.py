@@ -259,7 +259,7 @@ def _search(
             process.close()
     strangers.update({int(text.split()[0]): text.partition(" ")[2] for text in left.values()})
     if problem and not found:
-        raise ConfextError(problem, unit=unit, hint=hint)
+        raise ConfextError(problem, hint=hint)
 
 
 def strangers(unit: str, properties: ServiceProperties, processes: list[Process]) -> dict[int, str]:
@@ -288,13 +288,13 @@ def strangers(unit: str, properties: ServiceProperties, processes: list[Process]
     main = properties.main_pid
     if main in found:
         problem = f"its main process {main} {found[main]}, and is left alone"
-        raise ConfextError(problem, unit=unit, hint="restart it instead")
+        raise ConfextError(problem, hint="restart it instead")
     for pid in others:
         found.setdefault(pid, "is in a mount namespace of its own")
     return found
 
 
-def check_directories(unit: str, properties: ServiceProperties, processes: list[Process]) -> list[int]:
+def check_directories(properties: ServiceProperties, processes: list[Process]) -> list[int]:
     """The processes of the service that work in a directory of the `/etc` of one of `processes`, or have it as root.
 
     Such a process keeps the directory, and finds by relative paths what was there before. A daemon that goes there by
@@ -318,7 +318,7 @@ def check_directories(unit: str, properties: ServiceProperties, processes: list[
         if below and pid == main and told_to:
             problem = f"its main process {pid} works in {below[0]}, where it would go on with the old files"
             hint = "restart it, or set WorkingDirectory= to a directory that is not below /etc"
-            raise ConfextError(problem, unit=unit, hint=hint)
+            raise ConfextError(problem, hint=hint)
         if below:
             found.append(pid)
     return sorted(found)

@@ -48,14 +48,13 @@ _TASKS_MAX = 16
 _MEMORY_MAX = 256 << 20
 
 
-def uid(unit: str, root: int | None, directory: str) -> int:
+def uid(root: int | None, directory: str) -> int:
     """The UID of the stage's process.
 
     It has to search the root directory, and so is root where nobody else may: in an image. Nobody can put anything else
     in the place of the loader there, as a stage mounts it read-only (stage/rootimage.py). A directory may be changed.
 
     Args:
-        unit: the service.
         root: descriptor of its root directory; None if it has none of its own, or that is unknown.
         directory: its RootDirectory= or RootMStack=, if it has one.
 
@@ -69,7 +68,6 @@ def uid(unit: str, root: int | None, directory: str) -> int:
     if not found:
         raise ConfextError(
             f"the new one cannot be built without the system user {USER}",
-            unit=unit,
             hint="run systemd-sysusers and reload again",
         )
     if root is None or os.fstat(root).st_mode & stat.S_IXOTH:
@@ -77,7 +75,6 @@ def uid(unit: str, root: int | None, directory: str) -> int:
     if directory:
         raise ConfextError(
             f"the new one cannot be built below a directory that the system user {USER} may not search",
-            unit=unit,
             path=directory,
             hint="chmod o+x, or restart the service instead",
         )

@@ -39,11 +39,10 @@ _OF_ETC = re.compile(r"/unit-extensions/[0-9]+/etc(?:[:,]|$)")
 _PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def check(unit: str, properties: ServiceProperties, processes: list[Process]) -> None:
+def check(properties: ServiceProperties, processes: list[Process]) -> None:
     """Refuse a service that could exchange directories in its root directory while it is given a new `/etc`.
 
     Args:
-        unit: the service.
         properties: of it.
         processes: of it.
 
@@ -58,7 +57,6 @@ def check(unit: str, properties: ServiceProperties, processes: list[Process]) ->
             if is_root_writable(namespaces.mounts()):
                 raise ConfextError(
                     "it runs as root without all of its power, and could exchange its /etc and /proc meanwhile",
-                    unit=unit,
                     path=properties.root_directory,
                     hint="set RestrictNamespaces=yes, or ProtectSystem=strict, or User=, or restart it instead",
                 )
@@ -103,7 +101,7 @@ def open_etc(namespaces: Namespaces) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def open_stage(unit: str, namespace: int) -> Iterator[int]:
+def open_stage(namespace: int) -> Iterator[int]:
     """Open, for reading, the `/etc` of the stage whose mount namespace has the descriptor `namespace`; close it then.
 
     Raises:
@@ -117,7 +115,7 @@ def open_stage(unit: str, namespace: int) -> Iterator[int]:
                     tree = opened.add(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=etc))
         except OSError as error:
             problem = f"the new one cannot be opened: {error.strerror}"
-            raise ConfextError(problem, unit=unit, hint="reload again") from error
+            raise ConfextError(problem, hint="reload again") from error
         yield tree
 
 

@@ -146,14 +146,14 @@ def _begin_usec(stage: str) -> int:
     return (time.time_ns() - time.monotonic_ns() + begin_ns) // 1000
 
 
-def of_stage(manager: ServiceManager, name: str, unit: str, properties: ServiceProperties) -> ConfextError:
+def of_stage(manager: ServiceManager, name: str, properties: ServiceProperties) -> ConfextError:
     """The error that tells why the stage `name` of the service `unit`, with these properties, could not be started."""
 
     reason, path = explain(messages_about(name, _begin_usec(name)), numbers(properties, manager.version()))
     if path and reason == os.strerror(errno.ENOENT) and is_there(path):
-        return refusals.no_release(unit, resolve(path))
+        return refusals.no_release(resolve(path))
     if path and reason.endswith(_SAY_NOTHING):
         reason = refusals.signature_problem(path) or reason
     hint = "replace it and reload again" if path else f"see journalctl -u {name}"
     problem = f"the new one cannot be built: {reason}"
-    return ConfextError(problem, unit=unit, path=path, hint=hint)
+    return ConfextError(problem, path=path, hint=hint)

@@ -17,11 +17,10 @@ from confext_helpers.stage import etcmount
 from confext_helpers.system import patience
 
 
-def check(unit: str, properties: ServiceProperties, processes: list[Process], last: LastSwap | None) -> None:
+def check(properties: ServiceProperties, processes: list[Process], last: LastSwap | None) -> None:
     """Refuse the reload of a service that cannot be given what it would have after a restart.
 
     Args:
-        unit: the service.
         properties: of it.
         processes: of it.
         last: what is noted about the last swap, if that was one of these processes.
@@ -30,16 +29,15 @@ def check(unit: str, properties: ServiceProperties, processes: list[Process], la
         ConfextError: its `/etc` is a symbolic link, it could exchange that for something else meanwhile, or a block
             device was written to while it is mounted.
     """
-    etcmount.check(unit, properties, processes)
+    etcmount.check(properties, processes)
     if any(_is_link(f"/proc/{process.pid}/root{ETC}") for process in processes):
         problem = "it cannot be re-stacked: in its root directory /etc is a symbolic link"
-        raise ConfextError(problem, unit=unit, hint="restart the service instead, or have a directory there")
+        raise ConfextError(problem, hint="restart the service instead, or have a directory there")
     since = last.usec if last is not None else properties.start_usec
     for layer in properties.layers:
         if not patience.is_silent(layer) and was_written_to(resolve(layer), since * 1000):
             raise ConfextError(
                 "the block device was written to while it is mounted, and a reload cannot mount it anew",
-                unit=unit,
                 path=layer,
                 hint="restart the service instead",
             )

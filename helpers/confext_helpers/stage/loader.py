@@ -16,11 +16,10 @@ from confext_helpers.stage import targets
 from confext_helpers.stage.targets import Places
 
 
-def check(unit: str, properties: ServiceProperties, path: str, places: Places | None = None) -> None:
+def check(properties: ServiceProperties, path: str, places: Places | None = None) -> None:
     """Refuse a service of which others than root can change where `path` leads in its mount namespace.
 
     Args:
-        unit: the service.
         properties: those that it has.
         path: below its root directory; need not be there yet.
         places: where the paths in the properties lead; None to find out.
@@ -65,7 +64,6 @@ def check(unit: str, properties: ServiceProperties, path: str, places: Places | 
             if problem:
                 raise ConfextError(
                     f"the new one cannot be built below a directory that others can change: {way} {problem}",
-                    unit=unit,
                     path=place,
                     hint=f"{ROOTS_ALONE}, or restart the service instead",
                 )

@@ -79,14 +79,12 @@ class Pending(NamedTuple):
 
     Attributes:
         name: its unit name.
-        unit: the service that it is a stage of.
-        properties: those of that service.
+        properties: those of the service that it is a stage of.
         uid: of its process.
         pipe: what its process will wait on.
     """
 
     name: str
-    unit: str
     properties: ServiceProperties
     uid: int
     pipe: int
@@ -102,7 +100,7 @@ class Pending(NamedTuple):
             if not _is_up(self.pipe):
                 from confext_helpers.stage import failure  # It reads the journal, which only this one needs.
 
-                error = failure.of_stage(manager, self.name, self.unit, self.properties)
+                error = failure.of_stage(manager, self.name, self.properties)
                 # systemd has made the mounts, and has nothing to say about what came after them.
                 raise self._replaced("was") if _FAILED_LATER in error.problem else error
             head = os.read(self.pipe, _HEAD).decode(errors="replace")
@@ -157,12 +155,11 @@ class Pending(NamedTuple):
         return same and uids in status and f"/{self.name}\n" in group
 
     def _ended(self) -> ConfextError:
-        return ConfextError("the stage ended before it was used", unit=self.unit, hint="reload again")
+        return ConfextError("the stage ended before it was used", hint="reload again")
 
     def _replaced(self, what: str = "was executed") -> ConfextError:
         return ConfextError(
             f"something else {what} in place of what the stage runs, since {LOADER} led to it",
-            unit=self.unit,
             hint="let nobody change where that leads in the service's root directory, or restart it instead",
         )
 

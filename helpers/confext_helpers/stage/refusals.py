@@ -61,7 +61,7 @@ def check_picked(unit: str, layers: Sequence[str]) -> None:
         known = Disk().find(unit) if picked is not None else None
         if picked is not None and known is not None and known.stale:
             problem = f"its version {name} is gone, and {os.path.basename(os.fsdecode(picked))} is not loaded"
-            raise ConfextError(problem, unit=unit, path=directory, hint="run systemctl daemon-reload first")
+            raise ConfextError(problem, path=directory, hint="run systemctl daemon-reload first")
 
 
 def _is_odd(path: str) -> bool:
@@ -72,11 +72,10 @@ def _is_odd(path: str) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)
 
 
-def check_whole(unit: str, path: str) -> None:
+def check_whole(path: str) -> None:
     """Refuse an image file that has lost its end, and what is no file at all: systemd may wait for a FIFO for good.
 
     Args:
-        unit: the service that it is a layer of.
         path: what ExtensionImages= names. A directory, a device, or what cannot be read, is systemd's to judge.
 
     Raises:
@@ -86,7 +85,7 @@ def check_whole(unit: str, path: str) -> None:
     for part in (path, *sidecars(path)):
         if _is_odd(part):
             hint = "replace it, or take it away, and reload again"
-            raise ConfextError("this is a FIFO, a socket or a terminal, and no file", unit=unit, path=part, hint=hint)
+            raise ConfextError("this is a FIFO, a socket or a terminal, and no file", path=part, hint=hint)
     try:
         with open(regular.open_file(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -96,17 +95,15 @@ def check_whole(unit: str, path: str) -> None:
     if claimed > size:
         raise ConfextError(
             f"the image is cut short: it has {size} of {claimed} bytes",
-            unit=unit,
             path=path,
             hint="replace it and reload again",
         )
 
 
-def check_releases(unit: str, layers: list[str], namespace: int) -> None:
+def check_releases(layers: list[str], namespace: int) -> None:
     """Refuse a layer without a release file of its name that systemd has not looked at: systemd-confext(8).
 
     Args:
-        unit: the service that they are layers of.
         layers: of which has_strict_name() was not true when the stage was begun; what is not there is no layer.
         namespace: descriptor of the stage's mount namespace, which has all layers in place.
 
@@ -118,7 +115,7 @@ def check_releases(unit: str, layers: list[str], namespace: int) -> None:
     from confext_helpers.service import releases
     from confext_helpers.stage import etcmount  # Only a block device, or what came late, is looked at here.
 
-    with etcmount.open_stage(unit, namespace) as etc:
+    with etcmount.open_stage(namespace) as etc:
         seen = releases.of_etc(etc)
     names = {one.name for one in seen}
     lax = any(one.lax for one in seen)
@@ -127,14 +124,13 @@ def check_releases(unit: str, layers: list[str], namespace: int) -> None:
         if lax and is_block_device(path):
             continue
         if is_there(layer) and names.isdisjoint(release_names(layer_name(path))):
-            raise no_release(unit, path)
+            raise no_release(path)
 
 
-def no_release(unit: str, path: str) -> ConfextError:
+def no_release(path: str) -> ConfextError:
     """The error that the layer at `path` has no release file of its name."""
     return ConfextError(
         f"the layer has no {RELEASE_PREFIX}{layer_name(path)} in its {RELEASES}",
-        unit=unit,
         path=path,
         hint="give the image the name that it was built with, or build it anew, and reload again",
     )
@@ -151,13 +147,12 @@ def wants_signature(policy: str) -> bool:
     return policies.wants_signature(policies.parse(policy))
 
 
-def check_directories(unit: str, directories: list[str], policy: str) -> None:
+def check_directories(directories: list[str], policy: str) -> None:
     """Refuse a directory as a layer where the image policy asks for a signature: a directory cannot have one.
 
     systemd has no policy for directories; the generator leaves them out. Here are those that it could not know of.
 
     Args:
-        unit: the service that they are layers of.
         directories: what ExtensionDirectories= names; what is not there is no layer.
         policy: its ExtensionImagePolicy=, systemd.image-policy(7).
 
@@ -168,13 +163,12 @@ def check_directories(unit: str, directories: list[str], policy: str) -> None:
         if os.path.exists(path) and wants_signature(policy):
             raise ConfextError(
                 "a directory cannot be signed, and ExtensionImagePolicy= asks for a signature",
-                unit=unit,
                 path=path,
                 hint="use a signed image, run systemctl daemon-reload, and reload again",
             )
 
 
-def check_signers(unit: str, layers: list[str], policy: str) -> bool:
+def check_signers(layers: list[str], policy: str) -> bool:
     """Refuse an image whose signature is not understood or out of its time, where the image policy asks for one.
 
     systemd has the signature verified by the kernel, or by OpenSSL without a look at the clock, and has mounted the
@@ -182,7 +176,6 @@ def check_signers(unit: str, layers: list[str], policy: str) -> bool:
     else does, or any change that hides an old certificate from here, but not from OpenSSL, would bring it back.
 
     Args:
-        unit: the service that they are layers of.
         layers: what ExtensionImages= and ExtensionDirectories= name.
         policy: its ExtensionImagePolicy=, systemd.image-policy(7).
 
@@ -210,7 +203,7 @@ def check_signers(unit: str, layers: list[str], policy: str) -> bool:
             found = signers.read(path, anchors, asked=asked)
         except (OSError, ConfextError) as error:
             problem = f"it is not signed as the image policy asks for: {error}"
-            raise ConfextError(problem, unit=unit, path=layer, hint=hint) from error
+            raise ConfextError(problem, path=layer, hint=hint) from error
         for finding in found.findings:
             if finding.code is Code.SIGNATURE_EXPIRED:
                 problem = f"the signer's certificate is out of its time: {finding.message}"
@@ -221,10 +214,10 @@ def check_signers(unit: str, layers: list[str], policy: str) -> bool:
                 problem = f"it is not signed as the image policy asks for: {finding.message}"
             else:
                 continue
-            raise ConfextError(problem, unit=unit, path=layer, hint=hint)
+            raise ConfextError(problem, path=layer, hint=hint)
         if not found.signers:
             problem = "the image policy asks for a signature, and there is none"
-            raise ConfextError(problem, unit=unit, path=layer, hint=hint)
+            raise ConfextError(problem, path=layer, hint=hint)
     return True
 
 

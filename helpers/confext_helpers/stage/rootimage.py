@@ -36,11 +36,10 @@ def is_read_only(properties: ServiceProperties) -> bool:
     return root and home and not properties.entries("ReadWritePaths")
 
 
-def check(unit: str, properties: ServiceProperties, mounted: list[str] | None = None) -> None:
+def check(properties: ServiceProperties, mounted: list[str] | None = None) -> None:
     """Refuse a service of which a stage would mount an image writable.
 
     Args:
-        unit: the service.
         properties: those that it has.
         mounted: the images that MountImages= has in its `/etc`.
 
@@ -52,7 +51,6 @@ def check(unit: str, properties: ServiceProperties, mounted: list[str] | None = 
     if path and not is_read_only(properties) and (writable := _writable(path, hashed)):
         raise ConfextError(
             f"the new one cannot be built while the service may write its root image: {writable}",
-            unit=unit,
             path=path,
             hint="have it read-only (ProtectSystem=strict, ProtectHome=yes, no ReadWritePaths=), or restart it instead",
         )
@@ -60,7 +58,6 @@ def check(unit: str, properties: ServiceProperties, mounted: list[str] | None = 
         if writable := _writable(path, _has_hash_file(path)):
             raise ConfextError(
                 f"the new one cannot be built while the service may write an image of MountImages=: {writable}",
-                unit=unit,
                 path=path,
                 hint="make it an erofs or squashfs, or restart the service instead",
             )

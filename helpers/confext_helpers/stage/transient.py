@@ -119,15 +119,15 @@ def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, nam
         if root is not None:
             opened.add(root)
         # All but images can be changed.
-        uid = confinement.uid(unit, root, properties.root_directory + properties.root_mstack)
+        uid = confinement.uid(root, properties.root_directory + properties.root_mstack)
         try:
             places = _find_places(properties, root)
             selected = {} if places is None else targets.select(properties, places)
-            rootimage.check(unit, properties, [entry.source for entry in selected.get("MountImages", [])])
-            loader.check(unit, properties, LOADER, places)
+            rootimage.check(properties, [entry.source for entry in selected.get("MountImages", [])])
+            loader.check(properties, LOADER, places)
         except OSError as error:
             problem = f"the new one cannot be built: {error.strerror}"
-            raise ConfextError(problem, unit=unit, path=str(error.filename or "")) from error
+            raise ConfextError(problem, path=str(error.filename or "")) from error
         os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
         name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"
         pipe, stderr = os.pipe()
@@ -137,7 +137,7 @@ def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, nam
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PAGE)
             manager.start_transient(name, build_properties(unit, properties, stderr, places, is_root=uid == 0))
             kept.pop_all()
-    return Pending(name, unit, properties, uid, pipe)
+    return Pending(name, properties, uid, pipe)
 
 
 def _open_root(properties: ServiceProperties, namespace: int | None) -> int | None:

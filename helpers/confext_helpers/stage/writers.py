@@ -29,11 +29,10 @@ _INTERVAL_SEC = 0.1
 _ANSWER_SEC = 10.0
 
 
-def check(unit: str, properties: ServiceProperties, root: str = "") -> None:
+def check(properties: ServiceProperties, root: str = "") -> None:
     """Refuse layers that others than root can write, or put something else in the place of.
 
     Args:
-        unit: the service.
         properties: those that it has.
         root: where its layers are; for tests.
 
@@ -44,21 +43,21 @@ def check(unit: str, properties: ServiceProperties, root: str = "") -> None:
     for layer in properties.layers:
         file = resolve(layer)
         for path in (layer, file) if file != layer else (layer,):
-            _check(judge, unit, layer, path)
+            _check(judge, layer, path)
         for path in sidecars(file):
-            _check(judge, unit, layer, path)
+            _check(judge, layer, path)
 
 
-def _check(judge: Access, unit: str, layer: str, path: str) -> None:
+def _check(judge: Access, layer: str, path: str) -> None:
     try:
         place, status, problem = judge.follow(os.fsencode(path))
     except OSError as error:
-        raise ConfextError(f"its layer cannot be looked at: {error.strerror}", unit=unit, path=layer) from error
+        raise ConfextError(f"its layer cannot be looked at: {error.strerror}", path=layer) from error
     if not problem and status is not None:
         problem = judge.problem(status, place)
     if problem:
         what = "its layer" if path == layer else f"{os.path.basename(path)} of its layer"
-        raise ConfextError(f"{what} {problem}", unit=unit, path=layer, hint=f"{ROOTS_ALONE}, or take it away")
+        raise ConfextError(f"{what} {problem}", path=layer, hint=f"{ROOTS_ALONE}, or take it away")
 
 
 def check_before_start(unit: str, manager: ServiceManager, timeout_sec: float) -> None:
@@ -80,11 +79,11 @@ def check_before_start(unit: str, manager: ServiceManager, timeout_sec: float) -
     while waiting := mounts & manager.units_with_jobs():
         if time.monotonic() > deadline:
             problem = f"its layers cannot be looked at, {min(waiting)} is still being mounted"
-            raise ConfextError(problem, unit=unit, hint="start it again when it is")
+            raise ConfextError(problem, hint="start it again when it is")
         time.sleep(_INTERVAL_SEC)
     properties = ServiceProperties(manager.service_properties(unit))
     try:
-        patience.attempt(lambda: check(unit, properties), _ANSWER_SEC)
+        patience.attempt(lambda: check(properties), _ANSWER_SEC)
     except TimeoutError as error:
         problem = "its layers cannot be looked at, what they are on does not answer"
-        raise ConfextError(problem, unit=unit, hint="start it again when it does, or take them away") from error
+        raise ConfextError(problem, hint="start it again when it does, or take them away") from error

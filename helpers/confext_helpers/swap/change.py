@@ -67,7 +67,6 @@ class Trees(NamedTuple):
 
 
 def find(
-    unit: str,
     properties: ServiceProperties,
     process: Process,
     new_namespace: int,
@@ -78,7 +77,6 @@ def find(
     """Compare the `/etc` that a service has with that of its stage, and read all that is new to its end.
 
     Args:
-        unit: the service.
         properties: of it.
         process: one of its processes.
         new_namespace: descriptor of the stage's mount namespace.
@@ -89,7 +87,7 @@ def find(
     Raises:
         ConfextError: a new file cannot be read.
     """
-    with open_trees(unit, properties, process.namespace, new_namespace) as (old, new, base):
+    with open_trees(properties, process.namespace, new_namespace) as (old, new, base):
         below = of_etc(base) if base is not None else []
         seen = not_the_host_s(of_etc(new), below)
         was = not_the_host_s(of_etc(old), below)
@@ -104,7 +102,7 @@ def find(
                 limit=limit,
             )  # fmt: skip
         except UnreadableError as error:
-            raise _unreadable(unit, error, layers, here) from error
+            raise _unreadable(error, layers, here) from error
         if last is not None:
             found = _since_last(layers, made_of, last)
         else:
@@ -114,11 +112,10 @@ def find(
 
 
 @contextlib.contextmanager
-def open_trees(unit: str, properties: ServiceProperties, old: int, new: int) -> Iterator[Trees]:
+def open_trees(properties: ServiceProperties, old: int, new: int) -> Iterator[Trees]:
     """Open the `/etc` of two mount namespaces, and the one that lies below the layers of both; close them in the end.
 
     Args:
-        unit: the service.
         properties: of it.
         old: descriptor of the service's mount namespace.
         new: descriptor of the stage's.
@@ -126,7 +123,7 @@ def open_trees(unit: str, properties: ServiceProperties, old: int, new: int) -> 
     Raises:
         ConfextError: what is at the stage's `/etc` is not what systemd has made.
     """
-    with etcmount.open_stage(unit, new) as new_etc, Descriptors() as opened:
+    with etcmount.open_stage(new) as new_etc, Descriptors() as opened:
         with Namespaces() as namespaces:
             namespaces.enter(old)
             old_etc = opened.add(os.open(ETC, _DIRECTORY | os.O_NOFOLLOW))
@@ -206,9 +203,7 @@ def _since_start(
     )
 
 
-def _unreadable(
-    unit: str, error: UnreadableError, layers: list[Layered], here: dict[str, Release] | None
-) -> ConfextError:
+def _unreadable(error: UnreadableError, layers: list[Layered], here: dict[str, Release] | None) -> ConfextError:
     found = []
     for layer in layers:
         shown = here.get(layer.path) if here is not None else None
@@ -221,7 +216,6 @@ def _unreadable(
     file = error.path if len(error.path) <= _SHOWN_MAX else f"{error.path[:_SHOWN_MAX]}..."
     return ConfextError(
         f"the new /etc/{file} cannot be read: {error.error.strerror}",
-        unit=unit,
         path=found[0] if len(found) == 1 else "",
         hint="replace the image and reload again",
     )

@@ -33,7 +33,7 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
     Raises:
         ConfextError: it cannot be put in place; the error says if some mount namespaces have it.
     """
-    unit, properties, processes, _, made_of = prepared.present
+    _, properties, processes, _, made_of = prepared.present
     assert prepared.found is not None
     listener.may_swap(manager)
     # If this fails, the stage is lost without being told to end, which starts what completes the swap.
@@ -50,7 +50,7 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
             problem = f"the new one cannot be put in place: {error.strerror}"
             if number:
                 problem = f"{number} of {len(processes)} mount namespaces have the new /etc, then: {error.strerror}"
-            raise ConfextError(problem, unit=unit, hint="reload again") from error
+            raise ConfextError(problem, hint="reload again") from error
         listener.swapped()
     stage.close()
     listener.committed(manager)

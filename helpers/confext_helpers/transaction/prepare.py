@@ -146,7 +146,7 @@ def prepare(
         try:
             limit = None if show else change.FILES_MAX
             prepared.found = change.find(
-                unit, properties, processes[0], prepared.stage.namespace, present.made_of, present.last, limit
+                properties, processes[0], prepared.stage.namespace, present.made_of, present.last, limit
             )
         except ConfextError:
             if prepared.refused is not None:
@@ -159,20 +159,20 @@ def _refuse_at_once(present: Present, listener: Listener) -> None:
     """What needs no stage to be refused. What others can write is not even mounted."""
     unit, properties, processes = present.unit, present.properties, present.processes
     if properties.root_ephemeral:
-        raise ConfextError("RootEphemeral=yes services cannot be re-stacked", unit=unit, hint="restart it instead")
-    kept = {pid: _WORKS_BELOW for pid in check_directories(unit, properties, processes)}
+        raise ConfextError("RootEphemeral=yes services cannot be re-stacked", hint="restart it instead")
+    kept = {pid: _WORKS_BELOW for pid in check_directories(properties, processes)}
     kept |= strangers(unit, properties, processes)
     if kept:
         listener.keeps(kept)
     from confext_helpers.stage import limits, writers  # Only needed where something changed.
 
-    limits.check(unit, properties, processes, present.last)
-    writers.check(unit, properties)
+    limits.check(properties, processes, present.last)
+    writers.check(properties)
     layers = properties.layers
     refusals.check_picked(unit, layers)
-    refusals.check_directories(unit, properties.directory_layers, properties.extension_image_policy)
+    refusals.check_directories(properties.directory_layers, properties.extension_image_policy)
     for layer in layers:
-        refusals.check_whole(unit, layer)
+        refusals.check_whole(layer)
 
 
 def _judge(
@@ -194,14 +194,14 @@ def _judge(
         if run_checks:
             checks.run(manager, unit, properties, wanted)
     listener.begin(Step.COMPARE)
-    writers.check(unit, properties)
-    refusals.check_releases(unit, unchecked, prepared.stage.namespace)
-    signed = refusals.check_signers(unit, properties.layers, properties.extension_image_policy)
+    writers.check(properties)
+    refusals.check_releases(unchecked, prepared.stage.namespace)
+    signed = refusals.check_signers(properties.layers, properties.extension_image_policy)
     # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
     after = fingerprint.identify(properties)
     # The host's own /etc is written to all the time, and not only through what is looked up anew.
     changed = not after._replace(base=before.base).is_same(before)
     checked = run_checks and wanted is not None and bool(wanted.commands)
     if (signed and after.layers != before.layers) or (checked and changed):
-        raise ConfextError("its layers changed while they were checked", unit=unit, hint="reload again")
+        raise ConfextError("its layers changed while they were checked", hint="reload again")
     return after.is_same(before) and before.settled

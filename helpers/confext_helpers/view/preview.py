@@ -106,7 +106,7 @@ def preview(manager: ServiceManager, service: Service, *, check: bool) -> Previe
     unit, properties = service.name, service.properties
     silent = patience.silent([*properties.layers, *fingerprint.named_paths(properties)])
     if silent:
-        return Preview(None, [], ConfextError("this does not answer", unit=unit, path=silent[0], hint=_SILENT))
+        return Preview(None, [], ConfextError("this does not answer", path=silent[0], hint=_SILENT))
     present = prepare.look(unit, properties, service.processes, last_swap(unit))
     # A reload would run no checks then, but a caller who asks for checks gets their result.
     if present.is_up_to_date and not check:
@@ -122,7 +122,7 @@ def _compare(prepared: Prepared) -> Preview:
     present, found = prepared.present, prepared.found
     assert found is not None
     process, namespace = present.processes[0], prepared.stage.namespace
-    with change.open_trees(present.unit, present.properties, process.namespace, namespace) as trees:
+    with change.open_trees(present.properties, process.namespace, namespace) as trees:
         files = _files(found, trees.old, trees.new)
     changed = present.last.identity.base != present.made_of.base if present.last is not None else None
     return Preview(found.layers, files, prepared.refused, changed)

@@ -132,7 +132,7 @@ def find(manager: ServiceManager, word: str) -> Service:
     try:
         processes = find_processes(name, properties)
     except ConfextError as error:
-        hosted = error
+        hosted = error.with_unit(name)
     return Service(
         name=name,
         state=about.active_state,

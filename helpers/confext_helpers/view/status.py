@@ -226,7 +226,7 @@ def _needs_restart(service: Service) -> bool:
     if last is not None and last.processes != [process.key for process in service.processes]:
         last = None
     try:
-        limits.check(service.name, service.properties, service.processes, last)
+        limits.check(service.properties, service.processes, last)
     except ConfextError:
         return True
     return False

@@ -94,7 +94,7 @@ def test_sets_of_users_cannot_be_handed_over() -> None:
     with pytest.raises(ConfextError) as raised:
         context(said={"NFTSet": ("a(iiss)", [(3, 1, "filter", "x"), (4, 1, "filter", "y")])})
     assert str(raised.value) == (
-        "a.service: its checks cannot be run as the service is: NFTSet= with users or groups cannot be handed to a "
+        "its checks cannot be run as the service is: NFTSet= with users or groups cannot be handed to a "
         "check; take this setting or the Check= away, or update unit-confext"
     )
 

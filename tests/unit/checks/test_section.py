@@ -27,7 +27,7 @@ def read(directory: Path, *contents: str | bytes) -> CheckSettings:
         path = directory / f"{number}.conf"
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         paths.append(str(path))
-    return read_settings(["", *paths, str(directory / "gone")], {"n": "a.service"}, version=257, unit="a.service")
+    return read_settings(["", *paths, str(directory / "gone")], {"n": "a.service"}, version=257)
 
 
 def programs(found: CheckSettings) -> list[str]:
@@ -84,12 +84,12 @@ def test_warnings(tmp_path: Path) -> None:
     assert found.timeout_usec == 7_000_000
     assert programs(found) == ["a"]
     assert found.warnings == (
-        f"a.service: the unknown key Chek= in [X-Confext] is ignored ({tmp_path}/0.conf:3)",
-        f"a.service: CheckTimeoutSec=soon, which is no time span, in [X-Confext] is ignored ({tmp_path}/1.conf:3)",
-        f"a.service: CheckTimeoutSec=-1, which is no time span, in [X-Confext] is ignored ({tmp_path}/1.conf:5)",
-        f'a.service: a line that is no "KEY=VALUE" in [X-Confext] is ignored ({tmp_path}/1.conf:6)',
-        f'a.service: a line that is no "KEY=VALUE" in [X-Confext] is ignored ({tmp_path}/1.conf:8)',
-        f"a.service: the unknown key 'a\\x01'= in [X-Confext] is ignored ({tmp_path}/1.conf:9)",
+        f"the unknown key Chek= in [X-Confext] is ignored ({tmp_path}/0.conf:3)",
+        f"CheckTimeoutSec=soon, which is no time span, in [X-Confext] is ignored ({tmp_path}/1.conf:3)",
+        f"CheckTimeoutSec=-1, which is no time span, in [X-Confext] is ignored ({tmp_path}/1.conf:5)",
+        f'a line that is no "KEY=VALUE" in [X-Confext] is ignored ({tmp_path}/1.conf:6)',
+        f'a line that is no "KEY=VALUE" in [X-Confext] is ignored ({tmp_path}/1.conf:8)',
+        f"the unknown key 'a\\x01'= in [X-Confext] is ignored ({tmp_path}/1.conf:9)",
     )
 
 
@@ -111,14 +111,14 @@ def test_warnings(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path, content: str | bytes, place: str, problem: str) -> None:
     with pytest.raises(ConfextError) as raised:
         read(tmp_path, content)
-    expected = f"a.service: {problem} ({tmp_path}/0.conf:{place}); correct it and reload again"
+    expected = f"{problem} ({tmp_path}/0.conf:{place}); correct it and reload again"
     assert str(raised.value) == expected
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfextError) as raised:
-        read_settings([str(tmp_path)], {}, version=257, unit="a.service")
-    problem = "a.service: its checks cannot be read: Is a directory"
+        read_settings([str(tmp_path)], {}, version=257)
+    problem = "its checks cannot be read: Is a directory"
     assert str(raised.value) == f"{problem} ({tmp_path})"
 
 
@@ -129,7 +129,7 @@ def test_pyparsing_is_imported_for_a_check_alone(tmp_path: Path, check: str, imp
     code = (
         f"import sys; sys.path[:0] = {[str(HELPERS), str(GENERATOR)]!r}\n"
         "from confext_helpers.checks.section import read_settings\n"
-        f"read_settings([{str(file)!r}], {{}}, version=257, unit='a.service')\n"
+        f"read_settings([{str(file)!r}], {{}}, version=257)\n"
         "print('pyparsing' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -205,16 +205,16 @@ def test_deadline_of_the_hook(tmp_path: Path) -> None:
     """The last one that can be read counts, also where the checks cannot be."""
     fragment = tmp_path / "a.service"
     fragment.write_text("[Service]\nTimeoutSec=7\n[X-Confext]\nTimeoutSec=1min 5s\nTimeoutSec=infinity\nCheck='\n")
-    assert section.read_hook_timeout([str(fragment), str(tmp_path / "gone")], unit="a.service") == 65_000_000
+    assert section.read_hook_timeout([str(fragment), str(tmp_path / "gone")]) == 65_000_000
     dropin = tmp_path / "1.conf"
     dropin.write_text("[X-Confext]\nTimeoutSec=\nTimeoutSec=0\n")
     paths = [str(fragment), str(dropin)]
-    assert section.read_hook_timeout(paths, unit="a.service") == section.DEFAULT_HOOK_TIMEOUT_USEC
+    assert section.read_hook_timeout(paths) == section.DEFAULT_HOOK_TIMEOUT_USEC
     fragment.write_text("[X-Confext]\nTimeoutSec=2\nTimeoutSec=infinity\n")
-    found = section.read_settings([str(fragment)], {}, version=257, unit="a.service")
+    found = section.read_settings([str(fragment)], {}, version=257)
     assert found.hook_timeout_usec == 2_000_000
     assert found.warnings == (
-        f"a.service: TimeoutSec=infinity, which is no finite time span, in [X-Confext] is ignored ({fragment}:3)",
+        f"TimeoutSec=infinity, which is no finite time span, in [X-Confext] is ignored ({fragment}:3)",
     )
 
 

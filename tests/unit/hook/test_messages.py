@@ -205,7 +205,7 @@ def test_refused_too_late() -> None:
                 {},
             ),
         ),
-        (messages.section("a line"), Message(Id.SECTION, Priority.WARNING, "a line", {})),
+        (messages.section("a.service", "a line"), Message(Id.SECTION, Priority.WARNING, "a.service: a line", {})),
         (
             messages.grave_kept(UNIT, "/run/x"),
             Message(

@@ -199,9 +199,9 @@ def test_settings_of_the_section(tmp_path: Path) -> None:
     # The code takes them without a word, and nothing that is like them.
     unit = tmp_path / UNIT
     unit.write_text(f"[{section.SECTION}]\n" + "".join(f"{key}\n" for key in sorted(told)))
-    assert section.read_settings([str(unit)], {}, version=257, unit=UNIT).warnings == ()
+    assert section.read_settings([str(unit)], {}, version=257).warnings == ()
     unit.write_text(f"[{section.SECTION}]\n" + "".join(f"No{key}\n" for key in sorted(told)))
-    assert len(section.read_settings([str(unit)], {}, version=257, unit=UNIT).warnings) == len(told)
+    assert len(section.read_settings([str(unit)], {}, version=257).warnings) == len(told)
 
 
 def test_default_of_the_timeout() -> None:
@@ -275,7 +275,7 @@ def every_message() -> list[Message]:
         "the new one cannot be built: Input/output error", unit=UNIT, path=image, hint="replace it and reload again"
     )
     failed = ConfextError("the check 'x' exited with status 1", unit=UNIT, hint="mend it", check="x")
-    unknown = f"{UNIT}: the unknown key Chekc= in [X-Confext] is ignored (/etc/systemd/system/{UNIT}.d/50-check.conf:2)"
+    unknown = f"the unknown key Chekc= in [X-Confext] is ignored (/etc/systemd/system/{UNIT}.d/50-check.conf:2)"
     way = "its layer leads into '/data/user', which others than root can write"
     way_hint = "chown root:root, chmod go-w, or take it away"
     few = Difference(_files(1), _files(2), _files(0))
@@ -292,7 +292,7 @@ def every_message() -> list[Message]:
         messages.reload_failed(UNIT, "exit-code"),
         messages.failed(ConfextError("there is no manager", unit=UNIT)),
         messages.not_started(ConfextError(way, unit=UNIT, path="/data/user/10-a.raw", hint=way_hint)),
-        messages.section(unknown),
+        messages.section(UNIT, unknown),
         messages.grave_kept(UNIT, "/run/.unit-confext-5f0c1c7a9b1e2d3f"),
         messages.strangers(UNIT, {417: belonging.ANOTHER_ROOT}),
     ]

@@ -324,12 +324,12 @@ def test_image_that_lost_its_end(tmp_path: Path) -> None:
     image = tmp_path / "x.raw"
     image.write_bytes(erofs(3) + b"\0" * 4096)
     with pytest.raises(ConfextError) as caught:
-        check_whole("foo.service", str(image))
+        check_whole(str(image))
     assert str(caught.value) == (
-        f"foo.service: the image is cut short: it has 8192 of 12288 bytes ({image}); replace it and reload again"
+        f"the image is cut short: it has 8192 of 12288 bytes ({image}); replace it and reload again"
     )
     image.write_bytes(erofs(2) + b"\0" * 4096)
-    check_whole("foo.service", str(image))
+    check_whole(str(image))
 
 
 def test_newest_version_is_the_one_that_counts(tmp_path: Path) -> None:
@@ -337,15 +337,15 @@ def test_newest_version_is_the_one_that_counts(tmp_path: Path) -> None:
     versions.mkdir()
     (versions / "x_1.raw").write_bytes(erofs(3))
     (versions / "x_2.raw").write_bytes(erofs(1))
-    check_whole("foo.service", str(versions))
+    check_whole(str(versions))
     (versions / "x_3.raw").write_bytes(erofs(3))
     with pytest.raises(ConfextError, match=r"x_3\.raw"):
-        check_whole("foo.service", str(versions))
+        check_whole(str(versions))
 
 
 def test_what_is_no_file_is_left_to_systemd(tmp_path: Path) -> None:
-    check_whole("foo.service", str(tmp_path / "missing.raw"))
-    check_whole("foo.service", str(tmp_path))
+    check_whole(str(tmp_path / "missing.raw"))
+    check_whole(str(tmp_path))
 
 
 def test_release_file_has_the_layer_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,12 +364,12 @@ def test_release_file_has_the_layer_s_name(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(etcmount, "open_stage", open_stage)
     for name in ("a", "b", "c"):
         (releases / f"extension-release.{name}").touch()
-    check_releases("foo.service", paths, -1)
+    check_releases(paths, -1)
     (releases / "extension-release.a").unlink()
     with pytest.raises(ConfextError) as caught:
-        check_releases("foo.service", paths, -1)
+        check_releases(paths, -1)
     assert str(caught.value) == (
-        "foo.service: the layer has no extension-release.a in its /etc/extension-release.d "
+        "the layer has no extension-release.a in its /etc/extension-release.d "
         f"({layers[0]}); give the image the name that it was built with, or build it anew, and reload again"
     )
     # Where a link leads, nobody has looked.
@@ -378,5 +378,5 @@ def test_release_file_has_the_layer_s_name(tmp_path: Path, monkeypatch: pytest.M
     shutil.rmtree(releases)
     releases.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfextError):
-        check_releases("foo.service", paths[:1], -1)
-    check_releases("foo.service", [], -1)
+        check_releases(paths[:1], -1)
+    check_releases([], -1)

@@ -54,7 +54,7 @@ def test_release_file_that_systemd_misses(
     (tmp_path / "a.raw").touch()
     monkeypatch.setattr(failure, "messages_about", lambda *_: [line(0, errno.ENOENT)])
     properties = ServiceProperties({"ExtensionImages": ("a(sba(ss))", [(str(tmp_path / name), False, [])])})
-    error = failure.of_stage(FakeManager(), "stage-1.service", "foo.service", properties)
+    error = failure.of_stage(FakeManager(), "stage-1.service", properties)
     assert (error.problem, error.path) == (problem, str(tmp_path / name))
 
 

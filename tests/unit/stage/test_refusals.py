@@ -44,19 +44,19 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 )  # fmt: skip
 def test_signer_whose_time_is_over(image: str, policy: str) -> None:
     with pytest.raises(ConfextError, match="out of its time"):
-        refusals.check_signers("foo.service", [image], policy)
+        refusals.check_signers([image], policy)
     # Below a `.v/`, and by a link, it is the same image.
     (Path(image).parent / "demo.raw.v").mkdir()
     (Path(image).parent / "demo.raw.v/demo_1.raw").symlink_to(image)
     with pytest.raises(ConfextError, match="out of its time"):
-        refusals.check_signers("foo.service", [f"{image}.v"], policy)
+        refusals.check_signers([f"{image}.v"], policy)
 
 
 @pytest.mark.parametrize(
     "policy", ["", f"root={OPEN}:usr={OPEN}", f"root={OPEN}:usr=signed", "root=verity+signed", "root=absent:=signed"]
 )
 def test_signature_that_nobody_asked_for(image: str, policy: str) -> None:
-    assert not refusals.check_signers("foo.service", [image], policy)
+    assert not refusals.check_signers([image], policy)
 
 
 def _ber(raw: bytes) -> bytes:
@@ -99,7 +99,7 @@ def test_old_signature_in_disguise(image: str, way: str, monkeypatch: pytest.Mon
     text = json.dumps({"rootHash": root_hash.decode(), "signature": base64.b64encode(raw).decode()}).encode()
     Path(image).write_bytes(ddi.image(signature=text.ljust(4096, b"\0")).raw)
     with pytest.raises(ConfextError, match="not signed as the image policy asks for"):
-        refusals.check_signers("foo.service", [image], "root=signed")
+        refusals.check_signers([image], "root=signed")
     if libcrypto.missing() is None:
         assert libcrypto.Libcrypto().verify(raw, root_hash, [EXPIRED.pem])
 
@@ -107,28 +107,28 @@ def test_old_signature_in_disguise(image: str, way: str, monkeypatch: pytest.Mon
 def test_signer_whom_only_the_kernel_knows(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd has mounted it, so somebody knew the key; but not if there is a file of which nobody can say whose."""
     monkeypatch.setattr(trust, "load", lambda _: [])
-    assert refusals.check_signers("foo.service", [image], "root=signed")
+    assert refusals.check_signers([image], "root=signed")
     monkeypatch.setattr(trust, "load", lambda _: trust.first_certificate(b"-----BEGIN CERTIFICATE-----\n", "/x.crt"))
     with pytest.raises(ConfextError, match=r"since /x\.crt is not understood"):
-        refusals.check_signers("foo.service", [image], "root=signed")
+        refusals.check_signers([image], "root=signed")
 
 
 def test_what_is_not_signed(image: str, tmp_path: Path) -> None:
     (tmp_path / "demo.raw").write_bytes(ddi.image().raw)
     with pytest.raises(ConfextError, match="there is none"):
-        refusals.check_signers("foo.service", [image], "root=signed")
+        refusals.check_signers([image], "root=signed")
     for content in (b"", bytes(10000), ddi.image(EXPIRED).raw[:-600]):
         (tmp_path / "demo.raw").write_bytes(content)
         with pytest.raises(ConfextError, match="not signed as the image policy asks for"):
-            refusals.check_signers("foo.service", [image], "root=signed")
+            refusals.check_signers([image], "root=signed")
     (tmp_path / "demo.raw").unlink()
     # That is no layer.
     (tmp_path / "empty.raw.v").mkdir()
-    assert refusals.check_signers("foo.service", [image, str(tmp_path / "empty.raw.v")], "root=signed")
+    assert refusals.check_signers([image, str(tmp_path / "empty.raw.v")], "root=signed")
     for make in (os.mkdir, os.mkfifo):
         make(image)
         with pytest.raises(ConfextError, match="not signed as the image policy asks for"):
-            refusals.check_signers("foo.service", [image], "root=signed")
+            refusals.check_signers([image], "root=signed")
         (os.rmdir if make is os.mkdir else os.unlink)(image)
 
 

@@ -48,34 +48,34 @@ def test_what_systemd_decides_by(image: Path, values: dict[str, object], read_on
     given = properties(image, **values)
     assert rootimage.is_read_only(given) is read_only
     if read_only:
-        rootimage.check("foo.service", given)
+        rootimage.check(given)
         return
     with pytest.raises(ConfextError, match="while the service may write its root image: it has ext4"):
-        rootimage.check("foo.service", given)
+        rootimage.check(given)
 
 
 @pytest.mark.parametrize("content", [b"hsqs" + bytes(4096), bytes(1024) + b"\xe2\xe1\xf5\xe0" + bytes(4096)])
 def test_file_system_that_cannot_be_written(image: Path, content: bytes) -> None:
     image.write_bytes(content)
-    rootimage.check("foo.service", properties(image))
+    rootimage.check(properties(image))
 
 
 def test_what_is_not_known_is_writable(image: Path) -> None:
     image.write_bytes(bytes(8192))
     with pytest.raises(ConfextError, match="what is in it is not known"):
-        rootimage.check("foo.service", properties(image))
+        rootimage.check(properties(image))
 
 
 def test_what_is_guarded_by_dm_verity(image: Path) -> None:
-    rootimage.check("foo.service", properties(image, RootHash=b"\1"))
+    rootimage.check(properties(image, RootHash=b"\1"))
 
 
 def test_without_a_root_image() -> None:
-    rootimage.check("foo.service", ServiceProperties({}))
+    rootimage.check(ServiceProperties({}))
 
 
 def test_other_images(image: Path) -> None:
     with pytest.raises(ConfextError, match="may write an image of MountImages=: it has ext4"):
-        rootimage.check("foo.service", ServiceProperties({}), [str(image)])
+        rootimage.check(ServiceProperties({}), [str(image)])
     image.write_bytes(b"hsqs" + bytes(4096))
-    rootimage.check("foo.service", ServiceProperties({}), [str(image)])
+    rootimage.check(ServiceProperties({}), [str(image)])

@@ -141,7 +141,7 @@ def test_nothing_is_left_of_a_stage_that_is_not_up(monkeypatch: pytest.MonkeyPat
     os.write(stderr, said)
     os.close(stderr)
     with pytest.raises(ConfextError):
-        process.Pending("x.service", "foo.service", properties(), 1, pipe).wait(manager)
+        process.Pending("x.service", properties(), 1, pipe).wait(manager)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

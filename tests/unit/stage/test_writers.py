@@ -38,15 +38,15 @@ def image(own_path: Path) -> Path:
 
 def refused(properties: ServiceProperties) -> str:
     with pytest.raises(ConfextError) as caught:
-        writers.check(UNIT, properties)
-    assert caught.value.unit == UNIT
+        writers.check(properties)
+    assert caught.value.unit == ""
     assert caught.value.hint == "chown root:root, chmod go-w, or take it away"
     return f"{caught.value.problem} ({caught.value.path})"
 
 
 def test_root_s_own_are_fine(image: Path) -> None:
-    writers.check(UNIT, images(image, image.parent / "missing.raw"))
-    writers.check(UNIT, ServiceProperties({"ExtensionDirectories": ("as", [f"-{image.parent}"])}))
+    writers.check(images(image, image.parent / "missing.raw"))
+    writers.check(ServiceProperties({"ExtensionDirectories": ("as", [f"-{image.parent}"])}))
 
 
 def test_a_file_that_others_can_write(image: Path) -> None:
@@ -79,9 +79,9 @@ def test_the_version_that_is_picked(own_path: Path) -> None:
     versions.mkdir(mode=0o755)
     for name in ("10-a_1.raw", "10-a_2.raw"):
         (versions / name).touch(0o644)
-    writers.check(UNIT, images(versions))
+    writers.check(images(versions))
     (versions / "10-a_1.raw").chmod(0o666)
-    writers.check(UNIT, images(versions))
+    writers.check(images(versions))
     (versions / "10-a_2.raw").chmod(0o666)
     assert refused(images(versions)) == f"10-a_2.raw of its layer {WRITABLE} ({versions})"
 
@@ -90,7 +90,7 @@ def test_the_version_that_is_picked(own_path: Path) -> None:
 def test_files_beside_an_image(image: Path, suffix: str) -> None:
     beside = image.with_name(f"10-a{suffix}")
     beside.touch(0o644)
-    writers.check(UNIT, images(image))
+    writers.check(images(image))
     beside.chmod(0o602)
     assert refused(images(image)) == f"10-a{suffix} of its layer {WRITABLE} ({image})"
 
@@ -98,7 +98,7 @@ def test_files_beside_an_image(image: Path, suffix: str) -> None:
 def test_a_loop_of_links(own_path: Path) -> None:
     (own_path / "a.raw").symlink_to("a.raw")
     with pytest.raises(ConfextError, match="cannot be looked at: too many links"):
-        writers.check(UNIT, images(own_path / "a.raw"))
+        writers.check(images(own_path / "a.raw"))
 
 
 class Jobs(FakeManager):

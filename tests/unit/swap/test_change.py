@@ -83,7 +83,7 @@ class World:
         )
         made_of = identity({self.path(name): (digests or {}).get(name, name) for name in new})
         try:
-            return change.find(UNIT, properties, cast(Process, FakeProcess()), 2, made_of, last)
+            return change.find(properties, cast(Process, FakeProcess()), 2, made_of, last)
         finally:
             for fd in self.opened:
                 with pytest.raises(OSError, match="Bad file"):

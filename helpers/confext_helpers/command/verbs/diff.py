@@ -34,6 +34,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     need_root(arguments.verb)
     with Manager() as manager, find(manager, arguments.operands[0]) as service:
         found = preview(manager, service, check=arguments.check)
+    if found.refused is not None:
+        found.refused.with_unit(service.name)
     _, _, stale = status.on_disk(service, Disk())
     if output.json != "off":
         output.data([_as_data(service.name, stale, found, service.properties.image_layers)])
