@@ -167,7 +167,7 @@ while True:
 
 @pytest.mark.real
 @pytest.mark.usefixtures("prepared")
-def test_grave_that_the_service_fills(machine: Machine) -> None:
+def test_detach_point_that_the_service_fills(machine: Machine) -> None:
     """Nothing stays mounted in it, and it is said."""
     machine.write("/srv/filler.py", FILLER)
     text = services.fragment("InaccessiblePaths=-/etc/cron.d\nCPUWeight=10000", "--idle")

@@ -149,7 +149,7 @@ class _Listener(Listener):
         self._progress.swapped += 1
 
     def leaves(self, place: str) -> None:
-        say(self._unit, messages.grave_kept(self._unit, place))
+        say(self._unit, messages.detach_point_kept(self._unit, place))
 
     def committed(self, manager: ServiceManager) -> None:
         self._progress.end()

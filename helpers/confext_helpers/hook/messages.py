@@ -34,7 +34,7 @@ class Id(StrEnum):
     NOT_STARTED = "07b7fc71b00b4a94a1504bf71afe1861"
     LEFT_ALONE = "e4333be5b6de47ab8a15869dfccbdb4b"
     SECTION = "4b4fb5e1518043768fd00a4ac2072dd5"
-    GRAVE_KEPT = "32d37c37d6db4f5890a5ffb72416420e"
+    DETACH_POINT_KEPT = "32d37c37d6db4f5890a5ffb72416420e"
     STRANGERS = "6e3d540dc2f9475181c67e064dadddb3"
 
 
@@ -173,8 +173,8 @@ def section(unit: str, text: str) -> Message:
     return Message(Id.SECTION, Priority.WARNING, f"{unit}: {text}", {})
 
 
-def grave_kept(unit: str, place: str) -> Message:
-    """A swap was made, but its temporary directory cannot be removed, since the service put files into it.
+def detach_point_kept(unit: str, place: str) -> Message:
+    """A swap was made, but its detach point cannot be removed, since the service put files into it.
 
     Args:
         unit: the service.
@@ -184,7 +184,7 @@ def grave_kept(unit: str, place: str) -> Message:
         f"{unit}: it keeps {place}, which this reload made for a moment, by what it put into it; nothing is mounted "
         "there, remove it"
     )
-    return Message(Id.GRAVE_KEPT, Priority.WARNING, text, {"CONFEXT_PLACE": place})
+    return Message(Id.DETACH_POINT_KEPT, Priority.WARNING, text, {"CONFEXT_PLACE": place})
 
 
 def strangers(unit: str, processes: dict[int, str]) -> Message:

@@ -14,10 +14,10 @@ mode that it had when it was looked up, by which it goes on to grant and to refu
 fs/overlayfs/inode.c). The change times of the host's files tell both. What is mounted below the host's `/etc` is not
 seen through an overlay at all.
 
-Three things make a digest no proof of anything (`Identity.settled`). A file system's clock ticks every few milliseconds
-only, so that a file which changed within the last tick before it was looked at could change once more without a trace.
-Who can write a file of a directory layer may have it in memory and change it there, which moves no clock (mmap(2),
-"MAP_SHARED"). And what cannot be looked at may be anything.
+Three things make a digest no proof of anything (`Fingerprint.settled`). A file system's clock ticks every few
+milliseconds only, so that a file which changed within the last tick before it was looked at could change once more
+without a trace. Who can write a file of a directory layer may have it in memory and change it there, which moves no
+clock (mmap(2), "MAP_SHARED"). And what cannot be looked at may be anything.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BINDS = ("BindPaths", "BindReadOnlyPaths")
 _IMAGES = "MountImages"
 
 
-class Identity(NamedTuple):
+class Fingerprint(NamedTuple):
     """What an `/etc` is made of.
 
     Attributes:
@@ -59,7 +59,7 @@ class Identity(NamedTuple):
     looked: int
     certain: bool = True
 
-    def is_same(self, other: Identity) -> bool:
+    def is_same(self, other: Fingerprint) -> bool:
         """Whether both are one and the same `/etc`, order of the layers included."""
         return (list(self.layers.items()), *self[1:4]) == (list(other.layers.items()), *other[1:4])
 
@@ -74,14 +74,14 @@ def named_paths(properties: ServiceProperties) -> list[str]:
     return [*properties.root_paths, *(entry.source for entry in properties.entries(*_BINDS, _IMAGES))]
 
 
-def identify(properties: ServiceProperties, files: Files | None = None) -> Identity:
+def of(properties: ServiceProperties, files: Files | None = None) -> Fingerprint:
     """Describe what the `/etc` of a service with these `properties` would be made of now.
 
     Args:
         properties: of the service.
         files: gets all files that this depends on.
     """
-    looked = now()
+    looked = file_clock_ns()
     files = files if files is not None else Files()
     files.newest = 0
     files.part()
@@ -105,23 +105,23 @@ def identify(properties: ServiceProperties, files: Files | None = None) -> Ident
         layers[path] = files.part()
     settings = sha256()
     settings.update(os.fsencode(repr(sorted(properties.shaping().items()))))
-    return Identity(layers, settings.hexdigest(), places, below, files.newest, looked, files.certain)
+    return Fingerprint(layers, settings.hexdigest(), places, below, files.newest, looked, files.certain)
 
 
-def base(properties: ServiceProperties) -> Identity:
+def base(properties: ServiceProperties) -> Fingerprint:
     """Describe only what lies below all layers; everything else of the answer is empty."""
     files = Files()
     path = properties.base
     if path is not None:
         files.add_tree(path, layer=False)
     digest = files.part() if path is not None else ""
-    return Identity({}, "", "", digest, files.newest, now(), files.certain)
+    return Fingerprint({}, "", "", digest, files.newest, file_clock_ns(), files.certain)
 
 
 def is_held_open(properties: ServiceProperties) -> bool:
     """Whether somebody has a file of a directory layer open for writing, or in memory to write to, or may have.
 
-    It may be somebody who could write the file once, and cannot any more. To be asked after identify(): from then on
+    It may be somebody who could write the file once, and cannot any more. To be asked after of(): from then on
     nobody gets hold of a file but by what changes its digest, or as root. An image is held open by systemd itself.
     """
     trees = [tree for path in properties.layers for tree in _trees(path)]
@@ -139,13 +139,13 @@ def _trees(path: str) -> list[str]:
     return [name for name in names if os.path.isdir(name)]
 
 
-def changed(path: str) -> int:
+def last_change_ns(path: str) -> int:
     """When a layer, with all that is in it, changed last: nanoseconds since the epoch, or 0 if it is not there."""
     layer = Files()
     layer.add_layer(path)
     return layer.newest
 
 
-def now() -> int:
+def file_clock_ns() -> int:
     """The time that file systems stamp changes with, in nanoseconds since the epoch."""
     return time.time_ns()

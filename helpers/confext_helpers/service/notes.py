@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from confext_helpers.paths import RUN_DIRECTORY
-from confext_helpers.service.fingerprint import Identity
+from confext_helpers.service.fingerprint import Fingerprint
 from confext_helpers.service.layers import Layer
 
 
@@ -48,7 +48,7 @@ class PendingSwap(NamedTuple):
         process: identifies the service's process, see hook/main.py.
         old_top: mount ID of the topmost mount on `/etc` before, or of the one that `/etc` is a part of.
         length: how many mounts there were on `/etc` before.
-        grave: the name of the directory that the old one is buried in, or empty.
+        detach_point: the name of the directory that the old one is moved to, or empty.
         shared: whether the new one propagates what is mounted on it.
         propagation: how those mounts did that stop it for as long as the swap takes.
     """
@@ -56,7 +56,7 @@ class PendingSwap(NamedTuple):
     process: str
     old_top: int
     length: int
-    grave: str
+    detach_point: str
     shared: bool
     propagation: list[Propagation]
 
@@ -68,21 +68,21 @@ class LastSwap(NamedTuple):
         processes: identify the service's processes, see service/processes.py.
         usec: when, in microseconds since the epoch.
         layers: bottom to top.
-        identity: what it was made of.
-        settled: whether `identity` is a proof that nothing changed since, see service/fingerprint.py.
+        fingerprint: of what it was made of.
+        settled: whether `fingerprint` is a proof that nothing changed since, see service/fingerprint.py.
     """
 
     processes: list[str]
     usec: int
     layers: list[Layer]
-    identity: Identity
+    fingerprint: Fingerprint
     settled: bool
 
 
 def _parse_swap(text: str) -> PendingSwap | None:
     try:
-        process, old_top, length, grave, shared, mounts = json.loads(text)
-        return PendingSwap(process, old_top, length, grave, shared, [Propagation(*mount) for mount in mounts])
+        process, old_top, length, detach_point, shared, mounts = json.loads(text)
+        return PendingSwap(process, old_top, length, detach_point, shared, [Propagation(*mount) for mount in mounts])
     except (ValueError, TypeError):
         return None
 
@@ -150,8 +150,8 @@ class Notes:
     def read_stack(self) -> LastSwap | None:
         """What the stack was made of; None if there is no note about it."""
         try:
-            processes, usec, layers, identity, settled = json.loads(self._read("stack"))
-            return LastSwap(processes, usec, [Layer(*layer) for layer in layers], Identity(*identity), settled)
+            processes, usec, layers, fingerprint, settled = json.loads(self._read("stack"))
+            return LastSwap(processes, usec, [Layer(*layer) for layer in layers], Fingerprint(*fingerprint), settled)
         except (ValueError, TypeError):
             return None
 

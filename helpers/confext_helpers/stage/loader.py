@@ -16,7 +16,7 @@ from confext_helpers.stage import targets
 from confext_helpers.stage.targets import Places
 
 
-def check(properties: ServiceProperties, path: str, places: Places | None = None) -> None:
+def check_path(properties: ServiceProperties, path: str, places: Places | None = None) -> None:
     """Refuse a service of which others than root can change where `path` leads in its mount namespace.
 
     Args:

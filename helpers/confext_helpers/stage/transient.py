@@ -124,7 +124,7 @@ def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, nam
             places = _find_places(properties, root)
             selected = {} if places is None else targets.select(properties, places)
             rootimage.check(properties, [entry.source for entry in selected.get("MountImages", [])])
-            loader.check(properties, LOADER, places)
+            loader.check_path(properties, LOADER, places)
         except OSError as error:
             problem = f"the new one cannot be built: {error.strerror}"
             raise ConfextError(problem, path=str(error.filename or "")) from error

@@ -18,7 +18,7 @@ from confext_helpers.errors import ConfextError
 from confext_helpers.image.naming import base_name, is_there, resolve
 from confext_helpers.paths import ETC
 from confext_helpers.service import fingerprint
-from confext_helpers.service.fingerprint import Identity
+from confext_helpers.service.fingerprint import Fingerprint
 from confext_helpers.service.layers import Layer, LayerChange, load_layer
 from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.processes import Process
@@ -70,7 +70,7 @@ def find(
     properties: ServiceProperties,
     process: Process,
     new_namespace: int,
-    made_of: Identity,
+    future: Fingerprint,
     last: LastSwap | None,
     limit: int | None = FILES_MAX,
 ) -> Change:
@@ -80,7 +80,7 @@ def find(
         properties: of it.
         process: one of its processes.
         new_namespace: descriptor of the stage's mount namespace.
-        made_of: what the new `/etc` is made of.
+        future: fingerprint of what the new `/etc` is made of.
         last: what is noted about the last swap, if that was one of this process.
         limit: how many files of each kind to list; None for all.
 
@@ -95,7 +95,7 @@ def find(
         layers = _of_etc(properties, numbers)
         here = told(layers, seen, len(numbers))
         try:
-            same_base = last is not None and last.identity.base == made_of.base
+            same_base = last is not None and last.fingerprint.base == future.base
             devices = {one.device for one in seen}
             files = treediff.compare(
                 old, new, base, layers=devices, directories=_directory_devices(layers, seen), same_base=same_base,
@@ -104,7 +104,7 @@ def find(
         except UnreadableError as error:
             raise _unreadable(error, layers, here) from error
         if last is not None:
-            found = _since_last(layers, made_of, last)
+            found = _since_last(layers, future, last)
         else:
             before = told(layers, was, len(_numbers(process.namespace)))
             found = _since_start(layers, was, before, properties.start_usec)
@@ -164,17 +164,17 @@ def _names(layers: list[Layered], here: dict[str, Release] | None) -> dict[int, 
     }
 
 
-def _since_last(layers: list[Layered], made_of: Identity, last: LastSwap) -> LayerChange:
+def _since_last(layers: list[Layered], future: Fingerprint, last: LastSwap) -> LayerChange:
     now = [load_layer(layer.path) for layer in layers]
     before, after = ({_key(layer, group): layer for layer in group} for group in (last.layers, now))
-    digests = last.identity.layers
+    digests = last.fingerprint.layers
     return LayerChange(
         all=now,
         added=[layer for key, layer in after.items() if key not in before],
         replaced=[
             layer
             for key, layer in after.items()
-            if key in before and digests.get(before[key].path) != made_of.layers.get(layer.path)
+            if key in before and digests.get(before[key].path) != future.layers.get(layer.path)
         ],
         removed=[layer for key, layer in before.items() if key not in after],
     )
@@ -197,7 +197,7 @@ def _since_start(
         replaced=[
             layer
             for layer in now
-            if (before is None or layer.path in before) and fingerprint.changed(layer.path) // 1000 > start_usec
+            if (before is None or layer.path in before) and fingerprint.last_change_ns(layer.path) // 1000 > start_usec
         ],
         removed=[Layer(base_name(one.name) or one.name) for one in was if one not in known],
     )

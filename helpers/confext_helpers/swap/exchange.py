@@ -5,7 +5,7 @@ The stage's topmost mount on `/etc` is copied with all that hangs on it (open_tr
 the service's namespace. Whatever has to be attached is attached in one system call, beneath the old mount or on top of
 it, and whatever has to go goes in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH",
 Linux 6.5. Nothing of it reaches other namespaces, see swap/propagation.py, and a tree with anything mounted in it is
-buried, see swap/grave.py.
+moved aside as a whole, see swap/detachpoint.py.
 
 From before the first of these calls to after the last there is a note that tells how to complete them. That is done by
 the recovery of the stage that lost its hook, or by the next hook, whichever comes first.
@@ -25,7 +25,7 @@ from confext_helpers.service.processes import Process
 from confext_helpers.stage import etcmount
 from confext_helpers.stage.process import Stage
 from confext_helpers.swap import propagation
-from confext_helpers.swap.grave import GRAVEYARDS, Grave, new_name
+from confext_helpers.swap.detachpoint import PARENTS, DetachPoint, new_name
 from confext_helpers.swap.plan import Shape, plan, tree
 from confext_helpers.system import syscalls
 from confext_helpers.system.descriptors import Descriptors
@@ -92,16 +92,16 @@ class _Exchange:
     Args:
         namespaces: who has moved us.
         new: the tree to be put in place; used up, unless nothing has to be attached.
-        grave: for the old one, if it needs that.
+        point: for the old one, if it needs that.
     """
 
-    def __init__(self, namespaces: Namespaces, new: Tree, grave: Grave) -> None:
+    def __init__(self, namespaces: Namespaces, new: Tree, point: DetachPoint) -> None:
         self._namespaces = namespaces
         self._new = new
         self._mounts = namespaces.mounts()
         self._have = chain(self._mounts)
         self.shape = plan(self._mounts, new.mounts)
-        self._grave = grave
+        self._point = point
 
     def run(self, announce: Callable[[PendingSwap], None]) -> None:
         """Do it.
@@ -113,10 +113,10 @@ class _Exchange:
             return
         old = self._have[-1] if self._have else _root(self._mounts)
         beneath = self.shape in (Shape.REPLACE, Shape.TAKE_AWAY)
-        buried = self.shape is Shape.REPLACE and len(tree(self._mounts, len(self._have))) > 1
-        name = self._grave.name if buried else ""
+        aside = self.shape is Shape.REPLACE and len(tree(self._mounts, len(self._have))) > 1
+        name = self._point.name if aside else ""
         affected = [old.parent if beneath else old.id, old.id]
-        affected += self._mounts_of(GRAVEYARDS) if buried else []
+        affected += self._mounts_of(PARENTS) if aside else []
         touched = propagation.touched(self._namespaces, self._mounts, affected)
         announce(PendingSwap("", old.id, len(self._have), name, self._new.shared, touched))
         etc = os.open(ETC, _PATH)
@@ -125,12 +125,16 @@ class _Exchange:
                 with self._quiet(old.parent):
                     syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
                 return
-            if buried:
-                self._grave.dig(self._mounts)
-            if self.shape is Shape.REPLACE and (not buried or self._grave.hole is not None) and self._replace(old, etc):
+            if aside:
+                self._point.create(self._mounts)
+            if (
+                self.shape is Shape.REPLACE
+                and (not aside or self._point.target is not None)
+                and self._replace(old, etc)
+            ):
                 return
-            # As atomic, and all that there is before Linux 6.5, or where no grave can be dug. The old tree stays below,
-            # unseen and whole, until the service stops.
+            # As atomic, and all that there is before Linux 6.5, or where no detach point can be made. The old tree
+            # stays below, unseen and whole, until the service stops.
             self.shape = Shape.ON_TOP
             with self._quiet(old.id):
                 syscalls.move_mount(self._new.fd, etc, 0)
@@ -160,7 +164,7 @@ class _Exchange:
             try:
                 syscalls.move_mount(new.fd, etc, MOVE_MOUNT_BENEATH)
                 done = True
-                _take_away(etc, self._grave)
+                _move_aside(etc, self._point)
             except OSError as error:
                 if done or error.errno != errno.EINVAL:
                     raise
@@ -169,10 +173,10 @@ class _Exchange:
         return done
 
 
-def _take_away(etc: int, grave: Grave) -> None:
-    """Take the topmost mount on `/etc`, whose root is `etc`, to its grave, or away if it does not need one."""
-    if grave.hole is not None:
-        syscalls.move_mount(etc, grave.hole, 0)
+def _move_aside(etc: int, point: DetachPoint) -> None:
+    """Take the topmost mount on `/etc`, whose root is `etc`, to its detach point, or away if it does not need one."""
+    if point.target is not None:
+        syscalls.move_mount(etc, point.target, 0)
     else:
         syscalls.umount2(ETC, MNT_DETACH | UMOUNT_NOFOLLOW)
 
@@ -199,12 +203,12 @@ def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str
     with (
         Namespaces() as namespaces,
         copy_tree(namespaces, stage.namespace, nosuid) as tree,
-        Grave(namespaces, process.namespace, new_name()) as grave,
+        DetachPoint(namespaces, process.namespace, new_name()) as point,
     ):
         namespaces.enter(process.namespace)
-        _Exchange(namespaces, tree, grave).run(announce)
+        _Exchange(namespaces, tree, point).run(announce)
     notes.clear_swap()
-    return grave.left
+    return point.left
 
 
 def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
@@ -215,17 +219,17 @@ def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
         service: descriptor of the service's mount namespace.
         swap: what was noted about it.
     """
-    with Grave(namespaces, service, swap.grave) as grave:
+    with DetachPoint(namespaces, service, swap.detach_point) as point:
         namespaces.enter(service)
         mounts = namespaces.mounts()
         current = chain(mounts)
-        if swap.grave:
-            grave.find(mounts)
+        if swap.detach_point:
+            point.find(mounts)
         unfinished = len(current) == swap.length + 1 and current[-1].id == swap.old_top
         if unfinished:
             etc = os.open(ETC, _PATH)
             try:
-                _take_away(etc, grave)
+                _move_aside(etc, point)
             finally:
                 os.close(etc)
         now = chain(namespaces.mounts())

@@ -33,7 +33,7 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
     Raises:
         ConfextError: it cannot be put in place; the error says if some mount namespaces have it.
     """
-    _, properties, processes, _, made_of = prepared.present
+    _, properties, processes, _, future = prepared.present
     assert prepared.found is not None
     listener.may_swap(manager)
     # If this fails, the stage is lost without being told to end, which starts what completes the swap.
@@ -54,10 +54,10 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
         listener.swapped()
     stage.close()
     listener.committed(manager)
-    now = fingerprint.now()
+    looked = fingerprint.file_clock_ns()
     settled = prepared.settled and not fingerprint.is_held_open(properties)
     # Without the note, the next reload does more than it has to. This one is done.
     with contextlib.suppress(OSError):
         keys = [process.key for process in processes]
-        notes.write_stack(LastSwap(keys, now // 1000, [*prepared.found.layers.all], made_of, settled))
+        notes.write_stack(LastSwap(keys, looked // 1000, [*prepared.found.layers.all], future, settled))
     return settled

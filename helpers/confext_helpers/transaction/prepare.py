@@ -20,7 +20,7 @@ from confext_helpers.transaction.steps import Step
 
 if TYPE_CHECKING:
     from confext_helpers.checks.section import CheckSettings
-    from confext_helpers.service.fingerprint import Identity
+    from confext_helpers.service.fingerprint import Fingerprint
     from confext_helpers.service.notes import LastSwap
     from confext_helpers.service.processes import Process
     from confext_helpers.service.properties import ServiceProperties
@@ -41,19 +41,19 @@ class Present(NamedTuple):
         properties: what the manager says about it.
         processes: one for each mount namespace that gets a new `/etc`.
         last: what is noted about the last swap; None if that was not one of these processes.
-        made_of: what its next `/etc` would be made of.
+        fingerprint: of what its next `/etc` would be made of.
     """
 
     unit: str
     properties: ServiceProperties
     processes: list[Process]
     last: LastSwap | None
-    made_of: Identity
+    fingerprint: Fingerprint
 
     @property
     def is_up_to_date(self) -> bool:
         """Whether it is proved that its next `/etc` would be the one that it has."""
-        return self.last is not None and self.last.settled and self.last.identity.is_same(self.made_of)
+        return self.last is not None and self.last.settled and self.last.fingerprint.is_same(self.fingerprint)
 
 
 class Prepared:
@@ -100,10 +100,10 @@ def look(
         last: what is noted about the last swap, whichever processes that was for.
         files: gets what was looked at.
     """
-    made_of = fingerprint.identify(properties, files)
+    found = fingerprint.of(properties, files)
     if last is not None and last.processes != [process.key for process in processes]:
         last = None
-    return Present(unit, properties, processes, last, made_of)
+    return Present(unit, properties, processes, last, found)
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ def prepare(
         try:
             limit = None if show else change.FILES_MAX
             prepared.found = change.find(
-                properties, processes[0], prepared.stage.namespace, present.made_of, present.last, limit
+                properties, processes[0], prepared.stage.namespace, present.fingerprint, present.last, limit
             )
         except ConfextError:
             if prepared.refused is not None:
@@ -198,7 +198,7 @@ def _judge(
     refusals.check_releases(unchecked, prepared.stage.namespace)
     signed = refusals.check_signers(properties.layers, properties.extension_image_policy)
     # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
-    after = fingerprint.identify(properties)
+    after = fingerprint.of(properties)
     # The host's own /etc is written to all the time, and not only through what is looked up anew.
     changed = not after._replace(base=before.base).is_same(before)
     checked = run_checks and wanted is not None and bool(wanted.commands)

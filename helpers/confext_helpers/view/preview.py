@@ -97,10 +97,10 @@ def preview(manager: ServiceManager, service: Service, *, check: bool) -> Previe
     Raises:
         ConfextError: the service is not running, or its reload runs no hook.
     """
-    if service.hosted is not None:
+    if service.namespace_problem is not None:
         if not service.own_dropins:
-            raise service.hosted  # No hook runs when this service is reloaded.
-        return Preview(None, [], service.hosted)
+            raise service.namespace_problem  # No hook runs when this service is reloaded.
+        return Preview(None, [], service.namespace_problem)
     if not service.processes:
         raise not_running(service)
     unit, properties = service.name, service.properties
@@ -124,7 +124,7 @@ def _compare(prepared: Prepared) -> Preview:
     process, namespace = present.processes[0], prepared.stage.namespace
     with change.open_trees(present.properties, process.namespace, namespace) as trees:
         files = _files(found, trees.old, trees.new)
-    changed = present.last.identity.base != present.made_of.base if present.last is not None else None
+    changed = present.last.fingerprint.base != present.fingerprint.base if present.last is not None else None
     return Preview(found.layers, files, prepared.refused, changed)
 
 

@@ -65,7 +65,7 @@ def _compare_image(layer: Layer, stacked: Since, attached: list[Loop]) -> tuple[
 
         return limits.was_written_to(file, stacked.usec * 1000), None
     current = {one.file == file and not one.deleted for one in candidates}
-    if fingerprint.changed(layer.path) > stacked.usec * 1000:
+    if fingerprint.last_change_ns(layer.path) > stacked.usec * 1000:
         if stacked.certain or current == {False}:
             return True, loop
         # A hook that was killed may have swapped /etc after this change. If only one image uses the loop device, the
@@ -82,7 +82,7 @@ def _compare_directory(layer: Layer, release: Release, stacked: Since) -> tuple[
     """Whether a running directory changed since `stacked`, and whether `layer.file` is still that directory."""
     if not any(one.key[1:] == release.key[1:] for one in _releases_of(f"{layer.file}/etc")):
         return True, False
-    if fingerprint.changed(layer.path) > stacked.usec * 1000:
+    if fingerprint.last_change_ns(layer.path) > stacked.usec * 1000:
         return (True if stacked.certain else None), True
     return False, True
 
@@ -135,7 +135,7 @@ def _base_changed(service: Service, stacked: Since) -> bool | None:
     """
     # Nothing records when exactly the overlay was mounted at the start of a service.
     note = last_swap(service.name) if stacked.by_swap else None
-    return fingerprint.base(service.properties).base != note.identity.base if note is not None else None
+    return fingerprint.base(service.properties).base != note.fingerprint.base if note is not None else None
 
 
 def read(service: Service, view: View) -> RunningStack:

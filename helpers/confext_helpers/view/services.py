@@ -34,19 +34,19 @@ class Service(NamedTuple):
     Attributes:
         name: the name, never an alias.
         state: ActiveState=, such as "active".
-        stale: NeedDaemonReload=, whether systemd itself finds the unit's files changed.
+        need_daemon_reload: NeedDaemonReload=, whether systemd itself finds the unit's files changed.
         dropins: the paths of the drop-ins, in order.
         processes: one for each mount namespace that systemd made for the service.
-        hosted: why there is none, if the service runs in the host's namespace or one that it made itself; else None.
+        namespace_problem: why there is none, if the service runs in the host's or in one of its own making; else None.
     """
 
     name: str
     state: str
-    stale: bool
+    need_daemon_reload: bool
     properties: ServiceProperties
     dropins: list[str]
     processes: list[Process]
-    hosted: ConfextError | None
+    namespace_problem: ConfextError | None
 
     @property
     def own_dropins(self) -> list[str]:
@@ -128,31 +128,31 @@ def find(manager: ServiceManager, word: str) -> Service:
         raise ConfextError(problem.get(state, f"the unit cannot be loaded ({state})"), unit=name)
     properties = ServiceProperties(manager.service_properties(name))
     processes: list[Process] = []
-    hosted = None
+    namespace_problem = None
     try:
         processes = find_processes(name, properties)
     except ConfextError as error:
-        hosted = error.with_unit(name)
+        namespace_problem = error.with_unit(name)
     return Service(
         name=name,
         state=about.active_state,
-        stale=about.need_daemon_reload,
+        need_daemon_reload=about.need_daemon_reload,
         properties=properties,
         dropins=about.drop_ins,
         processes=processes,
-        hosted=hosted,
+        namespace_problem=namespace_problem,
     )
 
 
 @contextlib.contextmanager
-def seen(service: Service) -> Iterator[View]:
+def view_of(service: Service) -> Iterator[View]:
     """What the first process of `service` sees.
 
     Raises:
         ConfextError: no process runs, or none in a mount namespace that systemd made for the service.
     """
-    if service.hosted is not None:
-        raise service.hosted
+    if service.namespace_problem is not None:
+        raise service.namespace_problem
     if not service.processes:
         raise not_running(service)
     process = service.processes[0]

@@ -23,7 +23,7 @@ from confext_helpers.stage import limits
 from confext_helpers.system import patience
 from confext_helpers.view import running
 from confext_helpers.view.runningstack import Running, Since
-from confext_helpers.view.services import Service, seen
+from confext_helpers.view.services import Service, view_of
 
 
 class State(StrEnum):
@@ -115,7 +115,7 @@ def status_of(service: Service, disk: Disk) -> Status:
     base_changed: bool | None = None
     patience.silent(service.properties.layers)
     if service.processes:
-        with seen(service) as view:
+        with view_of(service) as view:
             stack = running.read(service, view)
             pid, since, complete, layers = view.process.pid, stack.since, stack.complete, stack.layers
             base_changed = stack.base_changed
@@ -143,8 +143,8 @@ def status_of(service: Service, disk: Disk) -> Status:
             reasons.append(f"{what} {_MEANINGS[row.state] if row.running.certain or silent else _IN_DOUBT}")
     if base_changed:
         reasons.append(BASE_CHANGED)
-    if service.hosted is not None and (rows or reload_needed):
-        reasons.append(service.hosted.problem)
+    if service.namespace_problem is not None and (rows or reload_needed):
+        reasons.append(service.namespace_problem.problem)
     if reload_needed and not any(row.state in (State.NOT_LOADED, State.NOT_ON_DISK, State.SUPERSEDED) for row in rows):
         reasons.append("the unit or its drop-ins changed on disk since they were loaded")
     # systemd keeps ReloadResult= after the service has ended.
@@ -177,7 +177,11 @@ def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict]
     in_use = service.own_dropins
     unit = disk.find(service.name)
     if in_use and not in_use[0].startswith(GENERATED):
-        return loaded, {}, service.stale  # An administrator's file of the same name replaces the generator's drop-in.
+        return (
+            loaded,
+            {},
+            service.need_daemon_reload,
+        )  # An administrator's file of the same name replaces the generator's drop-in.
     old = b""
     if in_use:
         try:
@@ -191,7 +195,7 @@ def on_disk(service: Service, disk: Disk) -> tuple[list[str], dict[str, Verdict]
     own = [path for path in loaded if not _lines_for(path) & lines]
     kinds = {entry.layer: entry.verdict for entry in unit.entries if entry.verdict in LAYERS} if unit else {}
     found = [*own, *(unit.layers if unit is not None and unit.dropin is not None else [])]
-    return found, kinds, service.stale or old != new
+    return found, kinds, service.need_daemon_reload or old != new
 
 
 def _lines_for(path: str) -> set[bytes]:
@@ -207,7 +211,7 @@ def _commands(status: Status, reload_needed: bool) -> list[str]:
     """The commands that make all three the same, and have the service read its files."""
     service, rows = status.service, status.rows
     commands = ["systemctl daemon-reload"] if reload_needed else []
-    if service.hosted is not None and (rows or reload_needed):
+    if service.namespace_problem is not None and (rows or reload_needed):
         commands.append(f"systemctl restart {service.name}")
     elif status.pid is not None and (
         status.reload_failed

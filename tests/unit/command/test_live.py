@@ -48,13 +48,13 @@ def service(*, processes: bool = True, hosted: bool = False, dropins: tuple[str,
     return Service(
         name=UNIT,
         state="active",
-        stale=values.get("stale", False),
+        need_daemon_reload=values.get("stale", False),
         properties=ServiceProperties(properties),
         dropins=list(dropins),
         processes=[Process(1, os.open(os.devnull, os.O_PATH), os.open(os.devnull, os.O_PATH), "1:1")]
         if processes
         else [],
-        hosted=ConfextError("it runs in the host's namespace") if hosted else None,
+        namespace_problem=ConfextError("it runs in the host's namespace") if hosted else None,
     )
 
 
@@ -74,7 +74,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Running]:
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(status, "seen", Seen)
+    monkeypatch.setattr(status, "view_of", Seen)
     stack = RunningStack(found, Since(1_800_000_000_000_000, True, True), True)
     monkeypatch.setattr(running, "read", lambda service, view: stack)
     return found

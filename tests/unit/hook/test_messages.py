@@ -207,9 +207,9 @@ def test_refused_too_late() -> None:
         ),
         (messages.section("a.service", "a line"), Message(Id.SECTION, Priority.WARNING, "a.service: a line", {})),
         (
-            messages.grave_kept(UNIT, "/run/x"),
+            messages.detach_point_kept(UNIT, "/run/x"),
             Message(
-                Id.GRAVE_KEPT,
+                Id.DETACH_POINT_KEPT,
                 Priority.WARNING,
                 "a.service: it keeps /run/x, which this reload made for a moment, by what it put into it; nothing is "
                 "mounted there, remove it",
@@ -239,7 +239,7 @@ def test_catalog() -> None:
         messages.restacked(UNIT, LayerChange([], [], [], []), nothing, {}),
         messages.refused(error, Step.STAGE),
         messages.reload_failed(UNIT, "timeout"),
-        messages.grave_kept(UNIT, "/run/x"),
+        messages.detach_point_kept(UNIT, "/run/x"),
         messages.strangers(UNIT, {1: "works"}),
     )
     fields = {sample.id: {"OBJECT_SYSTEMD_UNIT", *sample.fields} for sample in samples}

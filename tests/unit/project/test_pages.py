@@ -293,7 +293,7 @@ def every_message() -> list[Message]:
         messages.failed(ConfextError("there is no manager", unit=UNIT)),
         messages.not_started(ConfextError(way, unit=UNIT, path="/data/user/10-a.raw", hint=way_hint)),
         messages.section(UNIT, unknown),
-        messages.grave_kept(UNIT, "/run/.unit-confext-5f0c1c7a9b1e2d3f"),
+        messages.detach_point_kept(UNIT, "/run/.unit-confext-5f0c1c7a9b1e2d3f"),
         messages.strangers(UNIT, {417: belonging.ANOTHER_ROOT}),
     ]
 

@@ -17,8 +17,8 @@ import pytest
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.hook import messages
-from confext_helpers.service import notes
-from confext_helpers.service.fingerprint import TICK_NS, Identity, identify, is_held_open
+from confext_helpers.service import fingerprint, notes
+from confext_helpers.service.fingerprint import TICK_NS, Fingerprint, is_held_open
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.stage import etcmount
 from confext_helpers.stage.refusals import check_releases, check_whole, claimed_size
@@ -122,16 +122,16 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("change", list(CHANGES))
 def test_change_is_seen(tmp_path: Path, change: str) -> None:
     properties = ServiceProperties(stack(tmp_path))
-    before = identify(properties)
-    assert identify(properties).is_same(before)
+    before = fingerprint.of(properties)
+    assert fingerprint.of(properties).is_same(before)
     CHANGES[change](tmp_path)
-    assert not identify(properties).is_same(before)
+    assert not fingerprint.of(properties).is_same(before)
 
 
 def test_setting_is_seen(tmp_path: Path) -> None:
     given = stack(tmp_path)
     strict = ServiceProperties({**given, "ProtectSystem": ("s", "strict")})
-    assert not identify(strict).is_same(identify(ServiceProperties(given)))
+    assert not fingerprint.of(strict).is_same(fingerprint.of(ServiceProperties(given)))
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]
 
 def note(properties: ServiceProperties) -> None:
     files = Files()
-    identify(properties, files)
+    fingerprint.of(properties, files)
     assert files.watchable
     with notes.Notes(UNIT) as noted:
         noted.write_files(files.paths, files.digest())
@@ -218,11 +218,11 @@ def others(path: Path, mode: int) -> Path:
 @pytest.mark.parametrize(("mode", "certain"), [(0o644, True), (0o664, False), (0o646, False), (0o600, True)])
 def test_what_others_can_write_proves_nothing(tmp_path: Path, mode: int, certain: bool) -> None:
     layer = others(tmp_path / "layer", mode)
-    assert identify(of_directory(layer)).certain is certain
+    assert fingerprint.of(of_directory(layer)).certain is certain
     versions = tmp_path / "layer.v"
     versions.mkdir()
     (versions / "layer_1").symlink_to(layer)
-    assert identify(of_directory(versions)).certain is certain
+    assert fingerprint.of(of_directory(versions)).certain is certain
 
 
 def test_what_is_open_for_writing_proves_nothing(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_depth_is_no_limit(tmp_path: Path, guard: Callable[[], bool]) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
     try:
-        assert identify(properties).certain
+        assert fingerprint.of(properties).certain
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     note(properties)
@@ -271,11 +271,11 @@ def test_notes_do_not_grow_with_the_files(tmp_path: Path, guard: Callable[[], bo
 
     def size() -> int:
         note(properties)
-        made_of = identify(properties)
+        found = fingerprint.of(properties)
         with notes.Notes(UNIT) as noted:
-            noted.write_stack(notes.LastSwap(["1:1"], 0, [], made_of, True))
+            noted.write_stack(notes.LastSwap(["1:1"], 0, [], found, True))
             read = noted.read_stack()
-        assert read is not None and read.identity.is_same(made_of)
+        assert read is not None and read.fingerprint.is_same(found)
         return sum(file.stat().st_size for file in (tmp_path / "run").iterdir())
 
     before = size()
@@ -286,8 +286,8 @@ def test_notes_do_not_grow_with_the_files(tmp_path: Path, guard: Callable[[], bo
 
 
 def test_young_files_prove_nothing() -> None:
-    assert not Identity({}, "", "", "", 1_000_000_000, 1_000_000_000 + TICK_NS).settled
-    assert Identity({}, "", "", "", 1_000_000_000, 1_000_000_001 + TICK_NS).settled
+    assert not Fingerprint({}, "", "", "", 1_000_000_000, 1_000_000_000 + TICK_NS).settled
+    assert Fingerprint({}, "", "", "", 1_000_000_000, 1_000_000_001 + TICK_NS).settled
 
 
 def erofs(blocks: int) -> bytes:

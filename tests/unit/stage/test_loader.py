@@ -22,7 +22,7 @@ def root(own_path: Path) -> Path:
 
 
 def check(name: str, value: object) -> None:
-    loader.check(ServiceProperties({name: ("", value)}), LOADER)
+    loader.check_path(ServiceProperties({name: ("", value)}), LOADER)
 
 
 def refused(name: str, value: object) -> bool:
@@ -66,10 +66,10 @@ def test_alias_of_the_place(root: Path) -> None:
     (root / "var/run").symlink_to("/run")
     bound = [(str(root / "srv"), "/var/run", False, 0)]
     given = ServiceProperties({"RootDirectory": ("s", str(root)), "BindPaths": ("", bound)})
-    loader.check(given, LOADER)
+    loader.check_path(given, LOADER)
     (root / "srv").chmod(0o777)
     with pytest.raises(ConfextError, match="others can change"):
-        loader.check(given, LOADER)
+        loader.check_path(given, LOADER)
 
 
 @pytest.mark.parametrize("name", ["RootImage", "MountImages"])

@@ -13,7 +13,7 @@ import pytest
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.service import fingerprint
-from confext_helpers.service.fingerprint import Identity
+from confext_helpers.service.fingerprint import Fingerprint
 from confext_helpers.service.layers import Layer
 from confext_helpers.service.notes import LastSwap
 from confext_helpers.service.processes import Process
@@ -53,7 +53,7 @@ class World:
         monkeypatch.setattr(change, "open_trees", self.open_trees)
         monkeypatch.setattr(change, "_numbers", lambda fd: set(range(len(self.stacks["old" if fd == 1 else "new"]))))
         monkeypatch.setattr(change, "of_etc", self.of_etc)
-        monkeypatch.setattr(fingerprint, "changed", lambda path: 0)
+        monkeypatch.setattr(fingerprint, "last_change_ns", lambda path: 0)
 
     @contextlib.contextmanager
     def open_trees(self, *arguments: object) -> Iterator[Trees]:
@@ -81,9 +81,9 @@ class World:
                 "ExecMainStartTimestamp": ("t", STARTED_USEC),
             }
         )
-        made_of = identity({self.path(name): (digests or {}).get(name, name) for name in new})
+        future = a_fingerprint({self.path(name): (digests or {}).get(name, name) for name in new})
         try:
-            return change.find(properties, cast(Process, FakeProcess()), 2, made_of, last)
+            return change.find(properties, cast(Process, FakeProcess()), 2, future, last)
         finally:
             for fd in self.opened:
                 with pytest.raises(OSError, match="Bad file"):
@@ -91,11 +91,11 @@ class World:
 
     def noted(self, *names: str) -> LastSwap:
         layers = [Layer(name, self.path(name), self.path(name)) for name in names]
-        return LastSwap(["1:1"], 1, layers, identity({self.path(name): name for name in names}), True)
+        return LastSwap(["1:1"], 1, layers, a_fingerprint({self.path(name): name for name in names}), True)
 
 
-def identity(layers: dict[str, str]) -> Identity:
-    return Identity(layers, "", "", "", 0, 0)
+def a_fingerprint(layers: dict[str, str]) -> Fingerprint:
+    return Fingerprint(layers, "", "", "", 0, 0)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_since_the_start(
 ) -> None:  # fmt: skip
     """Without a note: what the release files show, and which file came or changed since."""
     times = {world.path(name): (STARTED_USEC + (1 if name in later else -1)) * 1000 for name in new}
-    monkeypatch.setattr(fingerprint, "changed", lambda path: times[path])
+    monkeypatch.setattr(fingerprint, "last_change_ns", lambda path: times[path])
     assert names(world.find(old, new)) == expected
 
 

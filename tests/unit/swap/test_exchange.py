@@ -20,7 +20,7 @@ from confext_helpers.service.notes import Notes, PendingSwap
 from confext_helpers.service.processes import Process
 from confext_helpers.stage import etcmount
 from confext_helpers.stage.process import Stage
-from confext_helpers.swap import exchange, grave
+from confext_helpers.swap import detachpoint, exchange
 from confext_helpers.system import syscalls
 from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.mountinfo import Mount, chain, parse_mountinfo
@@ -41,7 +41,7 @@ SHAPES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "on top": ([], [NEW], ["attach on top"]),
     "replace": ([OLD], [NEW], ["attach beneath", "umount"]),
     "replace, shared": ([OLD], [NEW_SHARED], ["attach beneath", "umount"]),
-    "replace, buried": ([OLD, HIDDEN], [NEW, NEW_HIDDEN], ["attach beneath", "bury", "umount grave"]),
+    "replace, aside": ([OLD, HIDDEN], [NEW, NEW_HIDDEN], ["attach beneath", "move aside", "umount detach point"]),
     "take away": ([OLD], [], ["umount"]),
 }
 
@@ -85,7 +85,7 @@ class Kernel:
 
     def fsmount(self, kind: str, attributes: int) -> int:
         self._call("fsmount")
-        place = self._tmp / "tomb"
+        place = self._tmp / "tmpfs"
         place.mkdir()
         return os.open(place, os.O_PATH | os.O_DIRECTORY)
 
@@ -101,10 +101,10 @@ class Kernel:
         if fd in self._new:
             self._call("attach beneath" if flags == MOVE_MOUNT_BENEATH else "attach on top")
         else:
-            self._call("bury" if os.readlink(f"/proc/self/fd/{fd}") == "/etc" else "mount grave")
+            self._call("move aside" if os.readlink(f"/proc/self/fd/{fd}") == "/etc" else "mount detach point")
 
     def umount2(self, path: str, flags: int) -> None:
-        self._call("umount" if path == "/etc" else "umount grave")
+        self._call("umount" if path == "/etc" else "umount detach point")
 
     def mounts(self) -> list[Mount]:
         return parse_mountinfo("\n".join([ROOT, *self.views[self.where]]))
@@ -158,14 +158,14 @@ def open_etc(namespaces: Namespaces) -> Iterator[int]:
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Kernel]:
     def make(shape: str) -> Kernel:
         kernel = Kernel(tmp_path, *SHAPES[shape][:2])
-        yard = tmp_path / "run"
-        yard.mkdir()
+        parent = tmp_path / "run"
+        parent.mkdir()
         FakeNamespaces.kernel = kernel
         for name in ("setns", "open_tree", "fsmount", "mount_setattr", "move_mount", "umount2"):
             monkeypatch.setattr(syscalls, name, getattr(kernel, name))
         monkeypatch.setattr(exchange, "Namespaces", FakeNamespaces)
-        monkeypatch.setattr(exchange, "GRAVEYARDS", (str(yard),))
-        monkeypatch.setattr(grave, "GRAVEYARDS", (str(yard),))
+        monkeypatch.setattr(exchange, "PARENTS", (str(parent),))
+        monkeypatch.setattr(detachpoint, "PARENTS", (str(parent),))
         monkeypatch.setattr(etcmount, "open_etc", open_etc)
         return kernel
 
@@ -177,7 +177,7 @@ def swap(notes: FakeNotes) -> str:
 
 
 def shown(kernel: Kernel) -> list[str]:
-    return [call for call in kernel.calls if call.startswith(("attach", "umount", "bury"))]
+    return [call for call in kernel.calls if call.startswith(("attach", "umount", "move aside"))]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -192,7 +192,7 @@ def test_calls(boot: Callable[[str], Kernel], tmp_path: Path, shape: str) -> Non
 
 
 def failures() -> list[Any]:
-    numbers = {"nothing": 3, "on top": 12, "replace": 13, "replace, shared": 15, "replace, buried": 30, "take away": 12}
+    numbers = {"nothing": 3, "on top": 12, "replace": 13, "replace, shared": 15, "replace, aside": 30, "take away": 12}
     return [pytest.param(shape, number, id=f"{shape} {number}") for shape in SHAPES for number in range(numbers[shape])]
 
 
@@ -212,7 +212,7 @@ def test_each_call_fails_once(boot: Callable[[str], Kernel], shape: str, number:
     if not failed:
         # There was another way, or only what is left behind is worth a word.
         assert notes.swap is None
-        assert left or done in (["attach on top"], ["attach on top", "umount grave"], SHAPES[shape][2])
+        assert left or done in (["attach on top"], ["attach on top", "umount detach point"], SHAPES[shape][2])
     elif notes.swap is None:
         assert done == []  # Nothing had been changed.
     else:

@@ -12,7 +12,7 @@ import pytest
 from confext_helpers.checks import run as checks
 from confext_helpers.errors import ConfextError
 from confext_helpers.service import fingerprint
-from confext_helpers.service.fingerprint import Identity
+from confext_helpers.service.fingerprint import Fingerprint
 from confext_helpers.service.layers import Layer, LayerChange
 from confext_helpers.service.notes import LastSwap, Notes
 from confext_helpers.service.processes import Process
@@ -37,10 +37,10 @@ TOLD: Properties = {
 PROPERTIES = ServiceProperties(TOLD)
 # In this order, with two mount namespaces, and a check.
 ORDER = [
-    "identify", "work below", "strangers", "limits", "writers", "picked", "directories", "whole", "begin checks",
+    "fingerprint", "work below", "strangers", "limits", "writers", "picked", "directories", "whole", "begin checks",
     "read checks", "begin stage", "begin", "disconnect", "wait", "disconnect", "begin checks", "warn", "run checks",
-    "begin compare", "writers", "releases", "signers", "identify", "find", "may swap", "begin swap", "forget", "swap",
-    "swapped", "swap", "swapped", "close", "committed", "held open", "note",
+    "begin compare", "writers", "releases", "signers", "fingerprint", "find", "may swap", "begin swap", "forget",
+    "swap", "swapped", "swap", "swapped", "close", "committed", "held open", "note",
 ]  # fmt: skip
 SWAP = ORDER.index("swap")
 
@@ -60,8 +60,8 @@ class Checks(NamedTuple):
     commands: tuple[str, ...] = ("true",)
 
 
-def identity(**values: Any) -> Identity:
-    return Identity({LAYER: "1"}, "2", "3", "4", newest=0, looked=10**18)._replace(**values)
+def a_fingerprint(**values: Any) -> Fingerprint:
+    return Fingerprint({LAYER: "1"}, "2", "3", "4", newest=0, looked=10**18)._replace(**values)
 
 
 class World(Listener):
@@ -71,7 +71,7 @@ class World(Listener):
         asked: in order.
         fails: the number of the question that is answered by an error.
         error: that one.
-        identities: answers to what an `/etc` is made of; the last one again and again.
+        fingerprints: answers to what an `/etc` is made of; the last one again and again.
     """
 
     namespace = -1
@@ -80,7 +80,7 @@ class World(Listener):
         self.asked: list[str] = []
         self.fails = -1
         self.error: BaseException = OSError(5, "Input/output error")
-        self.identities = [identity()]
+        self.fingerprints = [a_fingerprint()]
         self.checks: Checks | None = Checks()
         self.noted: list[LastSwap | None] = []
 
@@ -93,10 +93,9 @@ class World(Listener):
     def step(self, what: str, answer: Any = None) -> Callable[..., Any]:
         return lambda *arguments, **words: self.ask(what, answer)
 
-    def identify(self, *arguments: object) -> Identity:
-        return cast(
-            Identity, self.ask("identify", self.identities.pop(0) if self.identities[1:] else self.identities[0])
-        )
+    def of(self, *arguments: object) -> Fingerprint:
+        found = self.fingerprints.pop(0) if self.fingerprints[1:] else self.fingerprints[0]
+        return cast(Fingerprint, self.ask("fingerprint", found))
 
     # A manager, a stage that is begun, and one that is there.
 
@@ -168,7 +167,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     ):
         monkeypatch.setattr(module, name, found.step(question, value))
     monkeypatch.setattr(checks, "read", lambda *_: found.ask("read checks", found.checks))
-    monkeypatch.setattr(fingerprint, "identify", found.identify)
+    monkeypatch.setattr(fingerprint, "of", found.of)
     return found
 
 
@@ -201,7 +200,7 @@ def test_order(world: World) -> None:
     forgotten, noted = world.noted
     assert forgotten is None
     assert noted is not None
-    assert (noted.processes, noted.identity, noted.settled) == (["1:1", "2:2"], identity(), True)
+    assert (noted.processes, noted.fingerprint, noted.settled) == (["1:1", "2:2"], a_fingerprint(), True)
 
 
 @pytest.mark.parametrize("error", [ConfextError("no"), OSError(5, "Input/output error"), KeyboardInterrupt()])
@@ -295,7 +294,7 @@ def test_what_changes_while_it_is_checked(
     signed: bool,
     refused: bool,
 ) -> None:
-    world.identities = [identity(), identity(**changed)]
+    world.fingerprints = [a_fingerprint(), a_fingerprint(**changed)]
     world.checks = Checks(commands=commands)
     monkeypatch.setattr(refusals, "check_signers", world.step("signers", signed))
     with pytest.raises(ConfextError, match="changed while") if refused else contextlib.nullcontext():
@@ -306,11 +305,11 @@ def test_what_changes_while_it_is_checked(
 @pytest.mark.parametrize("reason", ["clock", "held open", "another"])
 def test_what_is_not_settled(world: World, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     if reason == "clock":
-        world.identities = [identity(newest=10**18)]
+        world.fingerprints = [a_fingerprint(newest=10**18)]
     elif reason == "held open":
         monkeypatch.setattr(fingerprint, "is_held_open", world.step("held open", True))
     else:
-        world.identities = [identity(), identity(base="other")]
+        world.fingerprints = [a_fingerprint(), a_fingerprint(base="other")]
     assert not reload(world)
     assert world.noted[-1] is not None
     assert not world.noted[-1].settled
@@ -318,12 +317,12 @@ def test_what_is_not_settled(world: World, monkeypatch: pytest.MonkeyPatch, reas
 
 def test_notes_of_other_processes_count_for_nothing() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fingerprint, "identify", lambda *_: identity())
-        last = LastSwap(["1:1"], 1, [], identity(), True)
+        patch.setattr(fingerprint, "of", lambda *_: a_fingerprint())
+        last = LastSwap(["1:1"], 1, [], a_fingerprint(), True)
         for key, expected in (("1:1", True), ("1:2", False)):
             present = prepare.look(UNIT, PROPERTIES, cast(list[Process], [Namespace(1, key)]), last)
             assert (present.is_up_to_date, present.last is last) == (expected, expected)
-        for other in (last._replace(settled=False), last._replace(identity=identity(base="other"))):
+        for other in (last._replace(settled=False), last._replace(fingerprint=a_fingerprint(base="other"))):
             present = prepare.look(UNIT, PROPERTIES, cast(list[Process], [Namespace(1, "1:1")]), other)
             assert not present.is_up_to_date
 

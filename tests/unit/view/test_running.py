@@ -13,7 +13,7 @@ import pytest
 
 from confext_helpers.errors import ConfextError
 from confext_helpers.service import notes, releases
-from confext_helpers.service.fingerprint import Identity
+from confext_helpers.service.fingerprint import Fingerprint
 from confext_helpers.service.notes import LastSwap as Note
 from confext_helpers.service.processes import Process
 from confext_helpers.service.properties import ServiceProperties
@@ -260,7 +260,7 @@ def test_read(root: Path, view: View, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_since(view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "RUN_DIRECTORY", str(tmp_path))
     given = service(extensions([], []))
-    noted = {"note": Note(["1:1"], 9, [], Identity({}, "", "", "", 0, 0), True)}
+    noted = {"note": Note(["1:1"], 9, [], Fingerprint({}, "", "", "", 0, 0), True)}
 
     class Notes:
         def __init__(self, unit: str) -> None:
@@ -287,7 +287,7 @@ def test_since(view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_looking_waits_for_no_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (running, notes):
         monkeypatch.setattr(module, "RUN_DIRECTORY", str(tmp_path))
-    note = Note(["1:1"], 9, [], Identity({}, "", "", "", 0, 0), True)
+    note = Note(["1:1"], 9, [], Fingerprint({}, "", "", "", 0, 0), True)
 
     def late(*_: object) -> None:
         raise AssertionError("it waits for the lock")
@@ -331,16 +331,16 @@ def test_no_unit_name(word: str) -> None:
 
 def test_nothing_to_see() -> None:
     stopped = service({})._replace(processes=[], state="inactive")
-    with pytest.raises(ConfextError) as caught, services.seen(stopped):
+    with pytest.raises(ConfextError) as caught, services.view_of(stopped):
         pass
     assert str(caught.value) == f"{UNIT}: no process of it is running; run 'systemctl start {UNIT}'"
-    hosted = service({})._replace(hosted=ConfextError("shared"))
-    with pytest.raises(ConfextError, match="shared"), services.seen(hosted):
+    hosted = service({})._replace(namespace_problem=ConfextError("shared"))
+    with pytest.raises(ConfextError, match="shared"), services.view_of(hosted):
         pass
     # A PID that is another process's by now.
     with pytest.raises(ConfextError, match="no process of it is running"):
         wrong = Process(os.getpid(), -1, -1, f"{os.getpid()}:0")
-        with services.seen(service({})._replace(processes=[wrong])):
+        with services.view_of(service({})._replace(processes=[wrong])):
             pass
 
 

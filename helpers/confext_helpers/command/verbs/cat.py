@@ -13,7 +13,7 @@ from confext_helpers.command.output import Output
 from confext_helpers.system.bus import Manager
 from confext_helpers.view import origin
 from confext_helpers.view.origin import walk
-from confext_helpers.view.services import find, need_root, seen
+from confext_helpers.view.services import find, need_root, view_of
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     with Manager() as manager:
         service = find(manager, unit)
     shown: list[data.Content] = []
-    with service, seen(service) as view:
+    with service, view_of(service) as view:
         for path in paths:
             with walk(view, path, service.name) as (place, _):
                 if output.json == "off":

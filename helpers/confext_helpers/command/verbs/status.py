@@ -113,7 +113,7 @@ def as_data(status: Status, anchors: Sequence[Certificate]) -> data.Service:
         "since": _time(status.since.usec) if status.since is not None else None,
         "since_is": ("swap" if status.since.by_swap else "start") if status.since is not None else None,
         "namespaces": len(status.service.processes),
-        "in_host_namespace": status.service.hosted is not None,
+        "in_host_namespace": status.service.namespace_problem is not None,
         "complete": status.complete,
         "base_changed": status.base_changed,
         # systemd keeps ReloadResult= after the service has ended.

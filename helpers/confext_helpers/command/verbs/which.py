@@ -18,7 +18,7 @@ from confext_helpers.system.bus import Manager
 from confext_helpers.view import running
 from confext_helpers.view.layerfiles import open_layer
 from confext_helpers.view.origin import Finder, Kind, Link, Origin, Place, walk
-from confext_helpers.view.services import Service, find, need_root, seen
+from confext_helpers.view.services import Service, find, need_root, view_of
 
 # The timeout for looking at the service, in seconds.
 _SECONDS = 20.0
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _look(service: Service, path: str, anchors: Sequence[Certificate]) -> data.Origin:
-    with seen(service) as view, walk(view, path, service.name) as (place, links):
+    with view_of(service) as view, walk(view, path, service.name) as (place, links):
         stack = running.read(service, view)
         finder = Finder(view, stack, service.properties, service.properties.base, open_layer)
         origin = finder.find(place)
