@@ -86,7 +86,7 @@ _LEADS: dict[Effect, str] = {
     "left-alone": "the unit is left alone, ",
 }
 
-_DAEMON_RELOAD = "mend or unmount that, then run systemctl daemon-reload"
+_DAEMON_RELOAD = "repair or unmount that file system, then run systemctl daemon-reload"
 _ONE_DIRECTORY_EACH = "make one directory per service"
 _RENAME = "rename it"
 _MOVE = "move it to /var/lib/confexts/ and leave a symlink here"
@@ -96,12 +96,12 @@ _DEVICES = "every loop, device mapper and NVMe device of this machine, other ser
 # Code to the problem, with one placeholder for each of the complaint's details, and to the remedy.
 MESSAGES: dict[Code, tuple[str, str]] = {
     "systemd-unknown": (
-        "cannot find out the version of systemd, taking it for a new one",
+        "failed to determine the version of systemd, assuming the newest",
         "set UNIT_CONFEXT_SYSTEMD_VERSION",
     ),
     "systemd-too-old": ("systemd {} has no confexts for services, nothing done", f"{OLDEST_SYSTEMD} has them"),
     "unexpected": ("unexpected {}", BUGS),
-    "unit-name": ("no unit that re-stacks it can be named after it", "give it a shorter name of its own"),
+    "unit-name": ("its name is too long, or begins with 'unit-confext-'", "rename the unit"),
     "unit-file-missing": (
         "it has no unit file",
         "units made by other generators or from SysV scripts cannot be seen here: give the service a unit file",
@@ -109,17 +109,17 @@ MESSAGES: dict[Code, tuple[str, str]] = {
     "unit-file-masked": ("it is masked", ""),
     "unit-file-unreadable": ("its unit file cannot be read ({})", ""),
     "unit-paths": ("one of its paths cannot be written into a unit file", _RENAME),
-    "went-away": ("the unit is left alone: {}", ""),
+    "went-away": ("this went away while the unit was read ({})", "run systemctl daemon-reload again"),
     "dropin-unwritten": ("cannot be written ({})", ""),
-    "dropin-silent": ("is a part of the unit that was not read, {}: systemd itself will wait for it", _DAEMON_RELOAD),
+    "dropin-silent": ("this file of the unit was not read, {}: systemd itself will block on it", _DAEMON_RELOAD),
     "taken-back": (
-        "is read after the generated drop-in and takes back its {}",
+        "is read after the generated drop-in and overrides its {}",
         'give it a name that sorts before "zz-unit-confext.conf"',
     ),
     "own-versions": (
-        "its {}= may name versions and {}: systemd's own refresh at a reload, which 258 and 259 begin then, takes off "
-        "what the sandbox has mounted below /etc",
-        "name the version itself there",
+        "its {}= may contain a versioned path and {}: at a reload, systemd 258 and 259 refresh such a path themselves, "
+        "and unmount what the sandbox has mounted below /etc",
+        "set the path of one version instead",
     ),
     "for-all-units": ("applies to all units of type {}", _ONE_DIRECTORY_EACH),
     "for-other-type": ("is for a unit of type {}", "only services have confexts of their own"),
@@ -129,12 +129,12 @@ MESSAGES: dict[Code, tuple[str, str]] = {
     "directory-hidden": ("hidden, ignored", ""),
     "directory-name": ("this path cannot be written into a unit file", _RENAME),
     "directory-missing": (
-        "has no layers, leads to {}, which is not there now",
-        "run systemctl daemon-reload when it is",
+        "has no layers now, it leads to {}, which does not exist",
+        "run systemctl daemon-reload once that exists",
     ),
     "directory-unreadable": ("the directory cannot be read ({})", ""),
     "directory-silent": (
-        "what is in it is not known, {}: the service is neither started nor reloaded",
+        "its entries cannot be read, {}: the service will not start or reload",
         _DAEMON_RELOAD,
     ),
     "other-owner": ("belongs to user {}", ROOTS_ALONE),
@@ -152,23 +152,27 @@ MESSAGES: dict[Code, tuple[str, str]] = {
     "entry-unreadable": ("cannot be examined ({})", ""),
     "entry-silent": ("{}", ""),
     "target-silent": (
-        "taken by its name, {}; it is judged when the service starts or is reloaded",
+        "its kind is taken from its name, {}: it is checked when the service starts or is reloaded",
         _DAEMON_RELOAD,
     ),
     "not-an-image": ("is {}", "layers are NAME.raw, NAME.raw.v/, NAME/, NAME.v/ and links to these"),
     "api-file-system": (
-        "leads to {}, where systemd takes no image from",
+        "leads to {}, and systemd ignores images below /dev, /proc and /sys",
         "give the link a name that ends in .raw",
     ),
     "no-version": ("holds no version for this machine", "see systemd.v(7)"),
     "version-name": ("its newest version {} cannot be written into a unit file", _RENAME),
-    "version-kind": ("its newest version {} is of the wrong kind", ""),
-    "versions-unreadable": ("cannot be read now ({}), and this systemd picks no version itself", _WHEN_MOUNTED),
+    "version-kind": (
+        "its newest version {} is of the wrong kind",
+        "put images into NAME.raw.v/ and directories into NAME.v/",
+    ),
+    "versions-unreadable": ("its versions cannot be read now ({}), and this systemd does not pick one", _WHEN_MOUNTED),
     "versions-left": (
-        "cannot be read now ({}); until the next daemon-reload this systemd may refresh the service natively",
+        "its versions cannot be read now ({}): until the next daemon-reload, a reload by this systemd may unmount what "
+        "the sandbox has mounted below /etc",
         _WHEN_MOUNTED,
     ),
-    "duplicate": ("{} and {} are the same, the first is ignored", "remove one of them"),
+    "duplicate": ("{} and {} are the same layer, ignoring the first", "remove one of them"),
     "order": (
         "the directory {} lies above the image {}, although its name sorts before it",
         "systemd puts all directories above all images; use one kind, or names in that order",
@@ -190,7 +194,7 @@ MESSAGES: dict[Code, tuple[str, str]] = {
 }
 
 # The texts of these codes already name the consequence, so no lead is put before them.
-_WHOLE: tuple[Code, ...] = ("systemd-too-old", "went-away", "directory-hidden", "temporary", "duplicate")
+_WHOLE: tuple[Code, ...] = ("systemd-too-old", "directory-hidden", "temporary", "duplicate")
 
 
 def say(code: Code, *details: str) -> str:

@@ -14,7 +14,7 @@ from confext_generator.report import Complaint
 from golden.test_golden import CODES
 
 GENERATOR = Path(__file__).parents[3] / "generator/confext_generator"
-RELOAD = "mend or unmount that, then run systemctl daemon-reload"
+RELOAD = "repair or unmount that file system, then run systemctl daemon-reload"
 SILENT = "'/data' does not answer"
 UNIT, PATH = b"foo.service", b"/x"
 
@@ -26,8 +26,8 @@ OTHERS = {
     ),
     "unit-name": (
         Complaint("left-alone", "unit-name", UNIT, PATH),
-        "foo.service: /x: the unit is left alone, no unit that re-stacks it can be named after it; give it a shorter "
-        "name of its own",
+        "foo.service: /x: the unit is left alone, its name is too long, or begins with 'unit-confext-'; "
+        "rename the unit",
     ),
     "unit-paths": (
         Complaint("left-alone", "unit-paths", UNIT, b""),
@@ -35,7 +35,8 @@ OTHERS = {
     ),
     "went-away": (
         Complaint("left-alone", "went-away", UNIT, PATH, "No such file or directory"),
-        "foo.service: /x: the unit is left alone: No such file or directory",
+        "foo.service: /x: the unit is left alone, this went away while the unit was read (No such file or directory); "
+        "run systemctl daemon-reload again",
     ),
     "dropin-unwritten": (
         Complaint("noted", "dropin-unwritten", UNIT, PATH, "No such file or directory"),
@@ -43,8 +44,7 @@ OTHERS = {
     ),
     "dropin-silent": (
         Complaint("noted", "dropin-silent", UNIT, PATH, SILENT),
-        f"foo.service: /x: is a part of the unit that was not read, {SILENT}: systemd itself will wait for it; "
-        f"{RELOAD}",
+        f"foo.service: /x: this file of the unit was not read, {SILENT}: systemd itself will block on it; {RELOAD}",
     ),
     "directory-hidden": (Complaint("ignored", "directory-hidden", b"", PATH), "/x: hidden, ignored"),
     "directory-name": (
@@ -57,7 +57,7 @@ OTHERS = {
     ),
     "directory-silent": (
         Complaint("noted", "directory-silent", UNIT, PATH, SILENT),
-        f"foo.service: /x: what is in it is not known, {SILENT}: the service is neither started nor reloaded; {RELOAD}",
+        f"foo.service: /x: its entries cannot be read, {SILENT}: the service will not start or reload; {RELOAD}",
     ),
     "other-owner": (
         Complaint("refused", "other-owner", UNIT, PATH, "4242"),
@@ -79,7 +79,8 @@ OTHERS = {
     "entry-silent": (Complaint("ignored", "entry-silent", UNIT, PATH, SILENT), f"foo.service: /x: ignored, {SILENT}"),
     "target-silent": (
         Complaint("noted", "target-silent", UNIT, PATH, SILENT),
-        f"foo.service: /x: taken by its name, {SILENT}; it is judged when the service starts or is reloaded; {RELOAD}",
+        f"foo.service: /x: its kind is taken from its name, {SILENT}: it is checked when the service starts or is "
+        f"reloaded; {RELOAD}",
     ),
 }
 
