@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The future `/etc`: the unit in which systemd builds it, and what is refused before and after that."""
+"""The stage, a unit in which systemd builds the future `/etc`, and what a reload refuses before and after that."""

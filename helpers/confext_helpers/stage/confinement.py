@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the process of a stage may do: nothing.
+"""The confinement of the stage's process, which may do nothing.
 
-Its path is looked up below the service's root directory, and whoever can change a directory on that way may have
-something else executed in its place. No path in there can be pinned. So whatever is executed is worthless: it is a user
-of its own that owns nothing, without a capability, and it can make no system call but those with which a dynamic loader
-begins and ends. It cannot even open a file. A confined service that runs as root cannot trace it, signal it or look
-through its `/proc/PID/root` either, since it is another user's.
+systemd looks up the program of the stage below the service's root directory. Whoever can change a directory on that
+path can have another program executed, and no path in there can be pinned. So the process must be worthless, whatever
+it runs: its user owns nothing, it has no capability, and its only system calls are those with which a dynamic loader
+begins and ends, which do not even open a file. A confined service that runs as root cannot trace the process, signal it
+or look through its `/proc/PID/root` either, since the process belongs to another user.
 
-systemd applies all of this after it has made the mounts, and none of it is among what they are made of. In particular
-it sets "no new privileges" for the process as it has a filter (systemd.exec(5), `SystemCallFilter=`), but makes mounts
-"nosuid" only where `NoNewPrivileges=` itself is set.
+systemd applies this confinement after it has made the mounts, so the mounts do not depend on it. In particular, systemd
+sets "no new privileges" for a process with a filter (systemd.exec(5), `SystemCallFilter=`), but makes mounts "nosuid"
+only if `NoNewPrivileges=` itself is set.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from confext_helpers.image.naming import is_block_device
 from confext_helpers.system import bus
 from confext_helpers.system.bus import Value
 
-# units/unit-confext.sysusers makes it.
+# units/unit-confext.sysusers creates this user.
 USER = "unit-confext"
 
 # capabilities(7); systemd.exec(5) has the sets as masks.
 _CAP_SYS_PTRACE = 1 << 19
 
-# What the loader needs beyond "@default", which systemd always allows: to write that it cannot open what it is told to
-# run, as no call that opens a file is among them (systemd.exec(5), "System Call Filtering").
+# What the loader needs beyond "@default", which systemd always allows (systemd.exec(5), "System Call Filtering"): to
+# write that it cannot open its program. No system call that opens a file is allowed.
 _SYSTEM_CALLS = ["writev"]
 _EPERM = 1
 
-# As systemd itself has it for units with a root image (unit_patch_contexts()): it is in the control group of the stage
-# while it makes the mounts.
+# The devices that systemd itself adds for units with a root image (unit_patch_contexts()): systemd is in the control
+# group of the stage while it makes the mounts.
 _DEVICES = (
     ("/dev/loop-control", "rw"),
     ("/dev/mapper/control", "rw"),
@@ -51,15 +51,16 @@ _MEMORY_MAX = 256 << 20
 def uid(root: int | None, directory: str) -> int:
     """The UID of the stage's process.
 
-    It has to search the root directory, and so is root where nobody else may: in an image. Nobody can put anything else
-    in the place of the loader there, as a stage mounts it read-only (stage/rootimage.py). A directory may be changed.
+    The process has to search the root directory. In a root image that only root may search, the process is root: nobody
+    can replace the loader there, as a stage mounts the image read-only (stage/rootimage.py). In a root directory
+    somebody could, so such a service is refused.
 
     Args:
-        root: descriptor of its root directory; None if it has none of its own, or that is unknown.
-        directory: its RootDirectory= or RootMStack=, if it has one.
+        root: descriptor of the service's root directory; None if there is none, or it is unknown.
+        directory: the service's RootDirectory= or RootMStack=; empty if not set.
 
     Raises:
-        ConfextError: there is no such user, or it cannot search the root directory.
+        ConfextError: the system user does not exist, or may not search the root directory.
     """
     try:
         found = pwd.getpwnam(USER).pw_uid
@@ -82,14 +83,14 @@ def uid(root: int | None, directory: str) -> int:
 
 
 def properties(images: Iterable[str], *, is_root: bool, has_sys: bool) -> list[tuple[str, Value]]:
-    """What confines the process of a stage, for StartTransientUnit().
+    """The properties that confine the process of a stage, for StartTransientUnit().
 
     Args:
-        images: the paths of all images that are mounted in it; some may be block devices.
-        is_root: whether it is root's, see uid(). Then it has the one capability without which nobody may trace it
-            (ptrace(2), "Ptrace access mode checking"), and no system call with which to make use of that.
-        has_sys: whether there is a /sys, as a network namespace has one of its own. Without a system call that makes a
-            socket there is no network in any case.
+        images: the paths of all images that are mounted in the stage; some may be block devices.
+        is_root: whether the process is root's, see uid(). It then keeps CAP_SYS_PTRACE, so that no process without
+            this capability may trace it (ptrace(2), "Ptrace access mode checking"), but no system call to use it with.
+        has_sys: whether the stage has a /sys, which systemd mounts anew for a network namespace. The process has no
+            network in any case, as it may not make a socket.
     """
     devices = [*_DEVICES, *((path, "rw") for path in images if is_block_device(path))]
     return [

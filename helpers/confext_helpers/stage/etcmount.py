@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether what is at `/etc` is what systemd has mounted there, although the service may exchange directories.
+"""Make sure that `/etc` is what systemd mounted there, although the service may rename directories.
 
-Where a directory is renamed, what is mounted on it goes with it, in all mount namespaces. The kernel refuses to rename
-a directory on which something is mounted in the namespace of whoever asks, but a process that has made a mount
-namespace of its own, and has left the mounts of the service behind, may (rename(2), `EBUSY`; Linux 3.18). So a service
-that is root, though without any capability, can have its root directory's `proc` or whatever is hidden in it be called
-`etc`, right when that of a stage is copied, or when its own is unmounted. And a stage has not what protects these.
+When a directory is renamed, the mounts on it move along, in all mount namespaces. The kernel refuses to rename a
+directory that is a mount point in the caller's own namespace. But a process that has made another mount namespace, and
+unmounted the service's mounts there, may rename it (rename(2), `EBUSY`; Linux 3.18). So a service that runs as root,
+even without any capability, can rename `proc` or a hidden directory to `etc` at the moment when the stage's `/etc` is
+copied, or the service's own is unmounted. A stage lacks the mounts that protect such directories in the service.
 
-So nothing is taken from a stage, as its `/etc`, but what can be that by the mounts themselves, whose numbers no rename
-changes; and what the service could do to its own mounts is not risked at all.
+So the `/etc` of a stage is recognized by its mounts, whose numbers no rename changes, and a service that could do this
+to its own mounts is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from confext_helpers.system.mountinfo import Mount, chain
 from confext_helpers.system.namespaces import Namespaces
 
 _CLONE_NEWUSER = 0x10000000
-# systemd.exec(5), MountAPIVFS=, and what is mounted in these.
+# The file systems of systemd.exec(5), MountAPIVFS=, and those that are mounted in them.
 _API_TYPES = frozenset((
     "proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs", "bpf",
     "efivarfs", "configfs",
@@ -40,14 +40,10 @@ _PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def check(properties: ServiceProperties, processes: list[Process]) -> None:
-    """Refuse a service that could exchange directories in its root directory while it is given a new `/etc`.
-
-    Args:
-        properties: of it.
-        processes: of it.
+    """Refuse a service that could rename directories in its root directory while it is given a new `/etc`.
 
     Raises:
-        ConfextError: it could.
+        ConfextError: the service could.
     """
     if not _has_changeable_root(properties) or not is_confined(properties) or not _may_leave(properties):
         return
@@ -63,20 +59,20 @@ def check(properties: ServiceProperties, processes: list[Process]) -> None:
 
 
 def _has_changeable_root(properties: ServiceProperties) -> bool:
-    """Whether a service has a root directory of its own; one that may change the host's has better ways."""
+    """Whether a service has its own root directory. One that may change the host's has no need of such tricks."""
     directory = properties.root_directory
     binds = properties.entries("BindPaths")
     return (directory != "" and os.path.realpath(directory) != "/") or any(not bind.target.strip("/") for bind in binds)
 
 
 def _may_leave(properties: ServiceProperties) -> bool:
-    """Whether a service may make user namespaces: systemd.exec(5), RestrictNamespaces=, as a mask of what it may."""
+    """Whether a service may make user namespaces: systemd.exec(5), RestrictNamespaces=, a mask of those allowed."""
     allowed = properties.restrict_namespaces
     return allowed is None or bool(allowed & _CLONE_NEWUSER)
 
 
 def is_root_writable(mounts: list[Mount]) -> bool:
-    """Whether the root directory of a mount namespace can be written to in it, by whatever name."""
+    """Whether the root directory of a mount namespace is writable there, through any mount."""
     root = chain(mounts, "/")[-1]
     return any(
         mount.device == root.device
@@ -88,10 +84,10 @@ def is_root_writable(mounts: list[Mount]) -> bool:
 
 @contextlib.contextmanager
 def open_etc(namespaces: Namespaces) -> Iterator[int]:
-    """Open (O_PATH) the `/etc` of the stage whose mount namespace this process is in; close it in the end.
+    """Open (O_PATH) the `/etc` of the stage whose mount namespace this process is in, until the with statement ends.
 
     Raises:
-        OSError: it is not what systemd has made.
+        OSError: something else is at `/etc`.
     """
     with Descriptors() as opened:
         etc = opened.add(os.open(ETC, _PATH))
@@ -102,10 +98,10 @@ def open_etc(namespaces: Namespaces) -> Iterator[int]:
 
 @contextlib.contextmanager
 def open_stage(namespace: int) -> Iterator[int]:
-    """Open, for reading, the `/etc` of the stage whose mount namespace has the descriptor `namespace`; close it then.
+    """Open, for reading, the `/etc` of the stage with the mount namespace `namespace`, until the with statement ends.
 
     Raises:
-        ConfextError: it is not what systemd has made for the service `unit`.
+        ConfextError: something else is at `/etc` of the stage, or it cannot be opened.
     """
     with Descriptors() as opened:
         try:
@@ -120,11 +116,11 @@ def open_stage(namespace: int) -> Iterator[int]:
 
 
 def is_etc(mounts: list[Mount], number: int) -> bool:
-    """Whether a mount can be what is seen at the `/etc` of a stage.
+    """Whether a mount can be the `/etc` that systemd made in a stage.
 
     Args:
-        mounts: those of the stage.
-        number: the ID of the mount that is seen there.
+        mounts: the mounts of the stage.
+        number: the ID of the mount that is seen at `/etc`.
     """
     by_number = {mount.id: mount for mount in mounts}
     above = []
@@ -136,5 +132,5 @@ def is_etc(mounts: list[Mount], number: int) -> bool:
     if not above or (stacks and not any(stack in above for stack in stacks)):
         return False
     below = [mount for mount in mounts if mount.point.startswith(f"{ETC}/") and mount.root == "/"]
-    # What is below the files of a layer cannot be exchanged with anything.
+    # Nobody can rename directories in the overlay of the layers, so the mounts below it need no look.
     return not any(mount.type in _API_TYPES for mount in (above if above[0] in stacks else above + below))

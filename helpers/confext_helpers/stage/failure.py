@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Why a stage could not be started, in systemd's own words, and which layer that is about."""
+"""Find out why systemd failed to start a stage, in its own words, and because of which layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from confext_helpers.stage import refusals
 if TYPE_CHECKING:
     from confext_helpers.system.manager import ServiceManager
 
-# What systemd means by the errors that it returns for an image (dissect-image.c), where strerror(3) is no help.
+# What systemd means by the errors that it returns for an image (dissect-image.c), if strerror(3) does not tell.
 _MEANINGS = {
     errno.ENOPKG: "no partition table or file system that systemd knows is in it",
     errno.ESTALE: "its extension-release file does not match this system",
@@ -30,12 +30,12 @@ _MEANINGS = {
     errno.ENOTUNIQ: "several of its extension-release files go with any name",
     errno.EBADMSG: "its dm-verity data does not match",
 }
-# What it says of a bad signature may be no more than that, where the kernel did not want it either.
+# If the kernel refuses a signature, too, systemd may log one of these errors, which do not mention the signature.
 _SAY_NOTHING = tuple(os.strerror(number) for number in (errno.EBUSY, errno.EINVAL, errno.EIO))
 _MOUNT_POINT = "/unit-extensions/"
 MOUNT_FAILED = "Failed to set up mount namespacing: "
 _MOUNT_FAILURE = re.compile(re.escape(MOUNT_FAILED) + r"/[/\w.-]*/unit-extensions/[0-9]+: (.+)")
-# What systemd says when a main process ends in a way that is a failure.
+# The message of systemd for a main process that failed.
 EXITED = "Main process exited, "
 _EXECUTOR = "systemd-executor"
 _NOTICE = 5
@@ -43,13 +43,12 @@ _IGNORED = re.compile(r"\b(?:ignoring|proceeding)\b")
 
 
 def numbers(properties: ServiceProperties, version: int) -> list[str]:
-    """The layers of a service in the order in which systemd numbers them; append_extensions() in its namespace.c.
+    """The layers of a service in the order in which systemd numbers them (append_extensions() in its namespace.c).
 
-    It mounts each at `.../unit-extensions/NUMBER`. Images keep their numbers if one of them is missing. Directories
-    follow, and those that are missing have none, but for 255, which cannot pass over them so early.
+    systemd mounts each layer at `.../unit-extensions/NUMBER`. Images come first; a missing image has a number, too.
+    Directories follow; a missing directory has a number only on 255, which ignores such directories later.
 
     Args:
-        properties: of the service.
         version: of systemd.
     """
     directories = (path for path in properties.directory_layers if version <= 255 or is_there(path))
@@ -57,20 +56,20 @@ def numbers(properties: ServiceProperties, version: int) -> list[str]:
 
 
 def is_mount_failure(text: str) -> bool:
-    """Whether a message of systemd's says no more than which layer could not be mounted, and by which error."""
+    """Whether a message of systemd only says which layer it failed to mount, and the error."""
     match = _MOUNT_FAILURE.fullmatch(text)
     return match is not None and match[1] in map(os.strerror, errno.errorcode)
 
 
 def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
-    """Say why a stage could not be started, from what was logged about it.
+    """Find the reason why a stage failed to start in the messages about it.
 
     Args:
         lines: systemd's messages, oldest first.
         layers: from numbers().
 
     Returns:
-        The reason, and the path of the layer that it is about, or an empty one.
+        The reason, and the path of the layer that caused it; empty if no layer did.
     """
     for line in lines:
         what, _, reason = line.partition(MOUNT_FAILED)
@@ -84,10 +83,10 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
         if _MOUNT_POINT in place and index.isdecimal() and int(index) < len(layers):
             return text, layers[int(index)]
         return (f"{place}: {text}" if place else text), ""
-    # Of an executor that ended before the journal could look at it, nobody knows whose words these were.
+    # If the executor ended before journald looked at its process, its messages cannot be attributed to it.
     if any(line.startswith(EXITED) and line.endswith("/NAMESPACE") for line in lines):
         return "systemd could not make its mounts, and why got lost", ""
-    # What systemd could do without is not why it did not go on.
+    # A message that says "ignoring" or "proceeding" is not the reason.
     failed = [line for line in lines if not _IGNORED.search(line) and not line.startswith(EXITED)]
     return (failed[0] if failed else "the stage ended before it was up"), ""
 
@@ -95,16 +94,15 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
 def messages_about(unit: str, since_usec: int) -> list[str]:
     """What systemd logged as a warning or worse about `unit`, and how its process ended, oldest first, each once.
 
-    Anybody can write entries with UNIT= in them. But it is the journal that says who did: PID 1, or root in the control
-    group of the unit, which is systemd's executor before it becomes the unit's process. systemd.journal-fields(7).
+    Anybody can log with UNIT=, but journald adds who did (systemd.journal-fields(7)). Believed are PID 1, and root in
+    the control group of the unit, which is systemd's executor before it becomes the unit's process.
 
-    Of a process that had ended before the journal could look, it knows no more than the user. From such a one that was
-    root's, nothing is taken but which layer could not be mounted, in systemd's own words, and that only if nobody else
-    said so at the time.
+    If the sender ended before journald looked at its process, journald knows its user and no more. A message of root's
+    is then believed only if it is systemd's own about a layer that failed to mount, and the only such message.
 
     Args:
         unit: a unit that failed.
-        since_usec: when it was begun, in microseconds since the epoch.
+        since_usec: when its start began, in microseconds since the epoch.
     """
     from systemd import journal
 
@@ -128,7 +126,7 @@ def messages_about(unit: str, since_usec: int) -> list[str]:
                 if not own and entry.get("UNIT", unit) == unit and is_mount_failure(text) and text not in lost:
                     lost.append(text)
                 continue
-            # It is missing where the process had ended before the journal could look.
+            # _EXE is missing if the process had ended before journald looked.
             if os.path.basename(str(entry.get("_EXE", _EXECUTOR))) not in (_EXECUTOR, "systemd"):
                 continue
             if entry.get("PRIORITY") == _NOTICE and not text.startswith(EXITED):
@@ -141,13 +139,13 @@ def messages_about(unit: str, since_usec: int) -> list[str]:
 
 
 def _begin_usec(stage: str) -> int:
-    """When a stage was begun, which its name says on the monotonic clock: microseconds since the epoch."""
+    """When a stage was begun, in microseconds since the epoch; its name has the time of the monotonic clock."""
     begin_ns = int(stage.removesuffix(".service").rpartition("-")[2])
     return (time.time_ns() - time.monotonic_ns() + begin_ns) // 1000
 
 
 def of_stage(manager: ServiceManager, name: str, properties: ServiceProperties) -> ConfextError:
-    """The error that tells why the stage `name` of the service `unit`, with these properties, could not be started."""
+    """The error that says why the stage `name` of a service with these properties failed to start."""
 
     reason, path = explain(messages_about(name, _begin_usec(name)), numbers(properties, manager.version()))
     if path and reason == os.strerror(errno.ENOENT) and is_there(path):

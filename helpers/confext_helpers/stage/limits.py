@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a reload cannot bring, though a restart could; said before anything is begun."""
+"""Refuse, before anything begins, what only a restart can bring."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from confext_helpers.system import patience
 
 
 def check(properties: ServiceProperties, processes: list[Process], last: LastSwap | None) -> None:
-    """Refuse the reload of a service that cannot be given what it would have after a restart.
+    """Refuse the reload of a service that cannot get the `/etc` which a restart would give it.
 
     Args:
-        properties: of it.
-        processes: of it.
-        last: what is noted about the last swap, if that was one of these processes.
+        last: the note of the last swap, if these processes are the same as then.
 
     Raises:
-        ConfextError: its `/etc` is a symbolic link, it could exchange that for something else meanwhile, or a block
-            device was written to while it is mounted.
+        ConfextError: the service's `/etc` is a symbolic link, the service could rename directories during the swap, or
+            a block device was written to while it is mounted.
     """
     etcmount.check(properties, processes)
     if any(_is_link(f"/proc/{process.pid}/root{ETC}") for process in processes):
@@ -51,16 +49,16 @@ def _is_link(path: str) -> bool:
 
 
 def was_written_to(path: str, since: int) -> bool:
-    """Whether a block device that is mounted may have other data than at `since` (ns since the epoch).
+    """Whether a mounted block device may have other data than at `since` (ns since the epoch).
 
-    As long as it is mounted anywhere, the kernel keeps what it has read of the file system. Writing through the node at
-    `path` sets its modification time; but so does udev, and then it counts whether anything was ever written.
+    As long as the device is mounted anywhere, the kernel keeps what it has read of the file system. A write through the
+    node at `path` sets the node's modification time. udev sets it, too, so the device's count of writes has to agree.
     """
     try:
         status = os.stat(path)
         if not stat.S_ISBLK(status.st_mode) or status.st_mtime_ns <= since or not _has_writes(path, status.st_rdev):
             return False
-        # Nobody can have it for himself as long as it is mounted: open(2), O_EXCL.
+        # O_EXCL fails with EBUSY as long as the device is mounted: open(2).
         os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         return error.errno == errno.EBUSY
@@ -68,7 +66,7 @@ def was_written_to(path: str, since: int) -> bool:
 
 
 def _has_writes(path: str, device: int) -> bool:
-    """Whether anything was written to a block device since it came: the kernel's block/stat.rst."""
+    """Whether anything was ever written to a block device since it appeared: the kernel's block/stat.rst."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a path in the stage leads where it should: see stage/transient.py.
+"""Check that only root can change where the path of the stage's program leads: see stage/transient.py.
 
-The stage's program is looked up below the service's root directory, once its mount namespace is complete. Whoever can
-change a directory on that way has the say over what is executed. That is worth nothing (stage/confinement.py), but a
-stage that is never up is worth nothing either, so where others than root have that say none is started.
+systemd looks up the stage's program below the service's root directory, once the mount namespace is complete. Whoever
+can change a directory on that path decides what is executed. Such a program can do no harm (stage/confinement.py), but
+the stage never comes up then. So no stage is started if others than root can change the path.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from confext_helpers.stage.targets import Places
 
 
 def check_path(properties: ServiceProperties, path: str, places: Places | None = None) -> None:
-    """Refuse a service of which others than root can change where `path` leads in its mount namespace.
+    """Refuse a service if others than root can change where `path` leads in its mount namespace.
 
     Args:
-        properties: those that it has.
-        path: below its root directory; need not be there yet.
+        path: below the service's root directory; need not exist yet.
         places: where the paths in the properties lead; None to find out.
 
     Raises:
-        ConfextError: they can.
+        ConfextError: others can change that.
     """
     root, image = properties.root_directory, properties.root_image
     ways = [(root, path)] if root else []
@@ -46,7 +45,7 @@ def check_path(properties: ServiceProperties, path: str, places: Places | None =
                 ways.append((entry.source, "" if name == "MountImages" else end.removeprefix(target.rstrip("/"))))
     if not ways:
         return
-    from confext_generator import access  # Most services have no such place.
+    from confext_generator import access  # Most services have neither a root nor mounts of their own.
     from confext_generator.constants import ROOTS_ALONE
     from confext_generator.tree import Tree
 

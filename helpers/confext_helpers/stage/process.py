@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The process of a stage: who it has to be before a namespace is taken from it, and how it ends.
+"""The process of a stage: what is checked before the hook takes its mount namespace, and how it ends.
 
 See stage/transient.py.
 """
@@ -20,22 +20,23 @@ from confext_helpers.system.descriptors import Descriptors
 if TYPE_CHECKING:
     from confext_helpers.system.manager import ServiceManager
 
-# Where the stage has the host's loader.
+# The path of the host's loader in the stage.
 LOADER = f"{RUN_DIRECTORY}/loader"
 TIMEOUT_SEC = 90
 
-# The program that the loader is told to run. It says the name twice, and no file can have it (path_resolution(7)).
+# The program that the loader is told to run. No file can have so long a name (path_resolution(7)), and the loader's
+# error message has it twice.
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PROGRAM = "/" * (PAGE + 1)
-# What is left to say for systemd if it could not execute the loader, or did, and it has ended.
+# systemd's last message if it failed to execute the loader, or if what it executed has ended.
 _FAILED_LATER = "Failed with result 'exit-code'"
-# As much of what it says as is looked at. It has to be less than what the pipe holds, or there would be space again.
+# How many bytes of the loader's message are read. Reading all that the pipe holds would let the loader go on writing.
 _HEAD = 64
 
 
 @functools.cache
 def host_loader() -> str:
-    """The path of the host's dynamic loader: that of this very process."""
+    """The path of the host's dynamic loader: the loader of this very process."""
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:
             path = "/" + line.rstrip("\n").partition("/")[2]
@@ -45,13 +46,13 @@ def host_loader() -> str:
 
 
 class Stage(NamedTuple):
-    """A stage that is up, to be closed: at the end of a with statement, or by close().
+    """A stage that is up. A with statement, or close(), ends it.
 
     Attributes:
-        name: its unit name.
+        name: the name of its unit.
         namespace: descriptor of its mount namespace.
         pidfd: of its process.
-        pipe: what that waits on.
+        pipe: the end of the pipe to read from; the process waits until it can write more.
     """
 
     name: str
@@ -66,22 +67,22 @@ class Stage(NamedTuple):
         self.close()
 
     def close(self) -> None:
-        """Have its process end, and let go; the rest of the stage goes by itself."""
+        """Terminate the process and close the descriptors; systemd then removes the stage."""
         _send_signal(self.pidfd, "SIGTERM")
-        # Root may have stopped it, even where it has no other power over it.
+        # Somebody with root's UID may have stopped the process, and a stopped process does not end.
         _send_signal(self.pidfd, "SIGCONT")
         for fd in (self.pipe, self.pidfd, self.namespace):
             os.close(fd)
 
 
 class Pending(NamedTuple):
-    """A stage that is being started; wait() has to be called.
+    """A stage that is being started. Call wait(), or `pipe` stays open.
 
     Attributes:
-        name: its unit name.
-        properties: those of the service that it is a stage of.
-        uid: of its process.
-        pipe: what its process will wait on.
+        name: the name of its unit.
+        properties: of the service.
+        uid: of the stage's process.
+        pipe: see Stage.
     """
 
     name: str
@@ -90,18 +91,18 @@ class Pending(NamedTuple):
     pipe: int
 
     def wait(self, manager: ServiceManager) -> Stage:
-        """Wait until the stage's `/etc` is there.
+        """Wait until the stage's `/etc` is complete.
 
         Raises:
-            ConfextError: it could not be started; the reason is what systemd logged about it.
+            ConfextError: systemd failed to start the stage; the error has the reason that systemd logged.
         """
         with Descriptors() as opened:
             opened.add(self.pipe)
             if not _is_up(self.pipe):
-                from confext_helpers.stage import failure  # It reads the journal, which only this one needs.
+                from confext_helpers.stage import failure  # Loads python-systemd, which only this error needs.
 
                 error = failure.of_stage(manager, self.name, self.properties)
-                # systemd has made the mounts, and has nothing to say about what came after them.
+                # With this message, systemd had made the mounts, and something else than the loader ran and ended.
                 raise self._replaced("was") if _FAILED_LATER in error.problem else error
             head = os.read(self.pipe, _HEAD).decode(errors="replace")
             said_the_right_words = PROGRAM.startswith(head) or head.startswith(LOADER)
@@ -110,11 +111,11 @@ class Pending(NamedTuple):
         return stage
 
     def _take_hold(self, pid: int, said_the_right_words: bool) -> Stage:
-        """Take hold of the stage's process and its namespace, if it is the loader."""
+        """Open the stage's process and its mount namespace, if the process is the loader."""
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
-            # What has ended already is not the loader, which waits for this hook.
+            # The loader waits for this hook. If it wrote what it should and has ended, it was killed.
             raise self._ended() if said_the_right_words else self._replaced() from None
         with Descriptors() as opened:
             opened.add(pidfd)
@@ -124,7 +125,7 @@ class Pending(NamedTuple):
                     process = looked_at.add(os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
                     if said_the_right_words and self._is_loader(process):
                         namespace = opened.add(os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process))
-                # As long as it has not ended, no other process can have its PID.
+                # If the process has not ended yet, no other process had its PID when /proc was read.
                 if select.select([pidfd], [], [], 0)[0]:
                     raise ProcessLookupError
                 if namespace is None:
@@ -136,15 +137,15 @@ class Pending(NamedTuple):
         return Stage(self.name, namespace, pidfd, self.pipe)
 
     def _is_loader(self, process: int) -> bool:
-        """Whether a process is the host's loader, in the control group of the stage, and its user's.
+        """Whether a process is the host's loader, in the control group of the stage, with the stage's UID.
 
         Args:
             process: descriptor of its directory in /proc.
 
         Raises:
-            OSError: it has ended.
+            OSError: the process has ended.
         """
-        # Opened, it is the file that is executed, wherever its path may lead by now.
+        # /proc/PID/exe opens the very file that is executed, wherever its path leads by now.
         executable = os.open("exe", os.O_PATH | os.O_CLOEXEC, dir_fd=process)
         try:
             same = os.path.samestat(os.fstat(executable), os.stat(host_loader()))
@@ -165,9 +166,9 @@ class Pending(NamedTuple):
 
 
 def _send_signal(pidfd: int, name: str) -> None:
-    import signal  # By now all that was urgent is done.
+    import signal  # Loaded late: nothing waits for the end of a stage.
 
-    # It may have been killed. Its mounts live on for as long as the descriptor of its namespace does.
+    # The process may have been killed. Its mounts stay for as long as the descriptor of its namespace is open.
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.Signals[name])
 
@@ -179,7 +180,7 @@ def _read(name: str, directory: int) -> str:
 
 
 def _is_up(pipe: int) -> bool:
-    """Wait until something was written to the pipe, or nobody can do so any more; return whether it was."""
+    """Wait until something was written to the pipe, or all writers are gone; return whether something was written."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     return any(event & select.POLLIN for _, event in poll.poll((TIMEOUT_SEC + 10) * 1000))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is refused of layers, as neither the kernel nor systemd looks at it.
+"""Refuse layers for reasons that neither the kernel nor systemd checks.
 
-The kernel mounts an erofs that has lost its end, and only reading from it fails then, in the service. The same is
-true of a GPT image whose last partition is cut short. So this compares the size that an image says it has with that
-of the file; it reads the first two sectors at most.
+The kernel mounts an erofs that has lost its end, and only when the service reads a file does that fail. The same is
+true of a GPT image whose last partition is cut short. So the size that an image claims is compared with that of the
+file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEAD = 4096
 
 
 def claimed_size(head: bytes) -> int:
-    """The size in bytes that an image says it has, by its first 4096 bytes; 0 if that is not known.
+    """The size in bytes that an image claims in its first 4096 bytes; 0 if not known.
 
     GPT: UEFI specification, "GPT Header" (AlternateLBA is the last sector).
     """
@@ -34,17 +34,16 @@ def claimed_size(head: bytes) -> int:
 
 
 def check_picked(unit: str, layers: Sequence[str]) -> None:
-    """Refuse to go on without a version that the generator has picked, where another one is there.
+    """Refuse a reload if a version that the generator picked is gone, and a daemon-reload would pick another one.
 
-    systemd passes over a layer that is missing. But this one is not: on 255, 258 and 259 it is for the generator to
-    say which version is the newest, and it has not been asked since.
+    systemd ignores a missing layer. But this layer is not missing: on 255, 258 and 259 the generator picks the newest
+    version, and without a daemon-reload it has not run since. The service would lose the layer.
 
     Args:
-        unit: the service.
-        layers: the paths that the manager has loaded for it.
+        layers: the paths that the manager has loaded for the service.
 
     Raises:
-        ConfextError: there is such a layer, and a daemon-reload would bring another version.
+        ConfextError: there is such a layer.
     """
     for layer in layers:
         directory, _, name = layer.rpartition("/")
@@ -56,7 +55,7 @@ def check_picked(unit: str, layers: Sequence[str]) -> None:
             picked = vpick.pick(Tree(), os.fsencode(directory), image=name.endswith(".raw"))
         except OSError:
             continue
-        from confext_helpers.service.entries import Disk  # Hardly ever needed.
+        from confext_helpers.service.entries import Disk  # Only needed if a version is gone.
 
         known = Disk().find(unit) if picked is not None else None
         if picked is not None and known is not None and known.stale:
@@ -73,13 +72,14 @@ def _is_odd(path: str) -> bool:
 
 
 def check_whole(path: str) -> None:
-    """Refuse an image file that has lost its end, and what is no file at all: systemd may wait for a FIFO for good.
+    """Refuse an image file that has lost its end, and a FIFO or the like, for which systemd may wait forever.
 
     Args:
-        path: what ExtensionImages= names. A directory, a device, or what cannot be read, is systemd's to judge.
+        path: from ExtensionImages=. Directories, devices, and what cannot be read, are left to systemd.
 
     Raises:
-        ConfextError: it says that it is larger than it is, or it or something beside it is no file.
+        ConfextError: the image claims to be larger than it is, or the image or a file that belongs to it is a FIFO, a
+            socket or a character device.
     """
     path = resolve(path)
     for part in (path, *sidecars(path)):
@@ -101,19 +101,19 @@ def check_whole(path: str) -> None:
 
 
 def check_releases(layers: list[str], namespace: int) -> None:
-    """Refuse a layer without a release file of its name that systemd has not looked at: systemd-confext(8).
+    """Refuse a layer without a release file of its name (systemd-confext(8)) if systemd did not check that.
 
     Args:
-        layers: of which has_strict_name() was not true when the stage was begun; what is not there is no layer.
+        layers: those for which has_strict_name() was false when the stage was begun; missing ones are ignored.
         namespace: descriptor of the stage's mount namespace, which has all layers in place.
 
     Raises:
-        ConfextError: a layer has none.
+        ConfextError: a layer has no such file.
     """
     if not layers:
         return
     from confext_helpers.service import releases
-    from confext_helpers.stage import etcmount  # Only a block device, or what came late, is looked at here.
+    from confext_helpers.stage import etcmount  # Only needed for block devices and for layers that came late.
 
     with etcmount.open_stage(namespace) as etc:
         seen = releases.of_etc(etc)
@@ -128,7 +128,7 @@ def check_releases(layers: list[str], namespace: int) -> None:
 
 
 def no_release(path: str) -> ConfextError:
-    """The error that the layer at `path` has no release file of its name."""
+    """The error for a layer at `path` without a release file of its name."""
     return ConfextError(
         f"the layer has no {RELEASE_PREFIX}{layer_name(path)} in its {RELEASES}",
         path=path,
@@ -137,8 +137,9 @@ def no_release(path: str) -> ConfextError:
 
 
 def wants_signature(policy: str) -> bool:
-    """Whether an image policy asks for a signature of an image's root file system: systemd.image-policy(7)."""
-    # What this needs takes longer to load than all else here. The policy for all other partitions has no name in front.
+    """Whether an image policy requires a signature for the root file system: systemd.image-policy(7)."""
+    # Parse only a policy that may require one: image/policy.py takes longer to load than all else here. A rule that
+    # begins with "=" is for all other partitions.
     rules = [rule for rule in policy.split(":") if rule.startswith(("root=", "="))]
     if not any("signed" in rule and "unprotected" not in rule for rule in rules):
         return False
@@ -148,16 +149,16 @@ def wants_signature(policy: str) -> bool:
 
 
 def check_directories(directories: list[str], policy: str) -> None:
-    """Refuse a directory as a layer where the image policy asks for a signature: a directory cannot have one.
+    """Refuse a directory layer if the image policy requires a signature: a directory cannot be signed.
 
-    systemd has no policy for directories; the generator leaves them out. Here are those that it could not know of.
+    systemd has no policy for directories. The generator leaves them out already, but does not know all of them.
 
     Args:
-        directories: what ExtensionDirectories= names; what is not there is no layer.
-        policy: its ExtensionImagePolicy=, systemd.image-policy(7).
+        directories: from ExtensionDirectories=; missing ones are ignored.
+        policy: the service's ExtensionImagePolicy=, systemd.image-policy(7).
 
     Raises:
-        ConfextError: there is one.
+        ConfextError: there is such a directory.
     """
     for path in directories:
         if os.path.exists(path) and wants_signature(policy):
@@ -169,21 +170,21 @@ def check_directories(directories: list[str], policy: str) -> None:
 
 
 def check_signers(layers: list[str], policy: str) -> bool:
-    """Refuse an image whose signature is not understood or out of its time, where the image policy asks for one.
+    """Refuse an image whose signature is expired or not understood, if the image policy requires a signature.
 
-    systemd has the signature verified by the kernel, or by OpenSSL without a look at the clock, and has mounted the
-    image by now. So a signer who is not trusted can only be one whose key the kernel has: that passes, and nothing
-    else does, or any change that hides an old certificate from here, but not from OpenSSL, would bring it back.
+    systemd has mounted the image by now: the kernel verified the signature, or OpenSSL did, which ignores the clock. So
+    a signer whom no certificate here knows must be one whose key the kernel has; only this finding passes. If others
+    passed, an image with an expired certificate could come back, changed so that only OpenSSL finds the certificate.
 
     Args:
-        layers: what ExtensionImages= and ExtensionDirectories= name.
-        policy: its ExtensionImagePolicy=, systemd.image-policy(7).
+        layers: from ExtensionImages= and ExtensionDirectories=.
+        policy: the service's ExtensionImagePolicy=, systemd.image-policy(7).
 
     Returns:
-        Whether they were looked at. That this is what was mounted is to be made sure of after that.
+        Whether the images were looked at. If so, the caller has to make sure afterwards that they are those mounted.
 
     Raises:
-        ConfextError: there is such an image, or one that cannot be read, or a policy that is not understood.
+        ConfextError: there is such an image, an image cannot be read, or the policy is not understood.
     """
     if not wants_signature(policy):
         return False
@@ -196,7 +197,7 @@ def check_signers(layers: list[str], policy: str) -> bool:
     for layer in layers:
         path = resolve(layer)
         if not os.path.exists(path) or (path.endswith(".v") and os.path.isdir(path)):
-            # It is no layer: the generator has systemd ignore what is missing.
+            # This is no layer: systemd ignores what is missing.
             continue
         hint = "have the image signed anew and reload again"
         try:
@@ -222,7 +223,7 @@ def check_signers(layers: list[str], policy: str) -> bool:
 
 
 def signature_problem(path: str) -> str:
-    """What is wrong with the signature of an image that systemd refused; empty if it is not the signature."""
+    """What is wrong with the signature of an image that systemd refused; empty if nothing is."""
     from confext_helpers.image import signers, trust
 
     try:

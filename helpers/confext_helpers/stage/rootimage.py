@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a stage can mount the root image of a service, and others that it mounts, without writing to them.
+"""Refuse a service if its stage would mount the service's root image, or one of MountImages=, writable.
 
-systemd opens a root image for reading alone where it can tell that the service cannot write to it. Otherwise a second
-mount of it is made, while the service has the first: two instances of a file system that know nothing of each other
-write to the same blocks, and what the second one shows may not be what the first has on its mind. No /etc is worth
-that, so such a service is refused. File systems that cannot be written at all are not concerned.
+systemd opens a root image read-only if the settings say that the service cannot write to it. Otherwise the stage would
+mount the file system a second time while the service has it mounted: two instances that know nothing of each other
+write to the same blocks and damage it, and the second may show old files. File systems that are always read-only are
+safe.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ def is_read_only(properties: ServiceProperties) -> bool:
 
 
 def check(properties: ServiceProperties, mounted: list[str] | None = None) -> None:
-    """Refuse a service of which a stage would mount an image writable.
+    """Refuse a service whose stage would mount an image writable.
 
     Args:
-        properties: those that it has.
-        mounted: the images that MountImages= has in its `/etc`.
+        mounted: the images that MountImages= mounts in the service's `/etc`.
 
     Raises:
-        ConfextError: so it is, or it cannot be told.
+        ConfextError: an image would be writable, or that cannot be known.
     """
     path = properties.root_image
     hashed = properties.has_root_hash or _has_hash_file(path)
@@ -67,8 +66,8 @@ def _writable(path: str, hashed: bool) -> str:
     """What in an image could be written to, in words; empty if nothing.
 
     Args:
-        path: of it.
-        hashed: whether it is said which hash it has.
+        path: of the image.
+        hashed: whether the image has a given root hash.
     """
     from confext_helpers.image import filesystems, gpt
     from confext_helpers.image.bytesource import open_source
@@ -78,7 +77,7 @@ def _writable(path: str, hashed: bool) -> str:
     try:
         source = open_source(resolve(path))
     except (OSError, ConfextError):
-        return ""  # That is systemd's to say.
+        return ""  # systemd will say why it cannot be opened.
     try:
         table, findings = gpt.read(source)
         found = [] if table is not None else [system.kind for system in filesystems.probe(source)]
@@ -104,5 +103,5 @@ def _writable(path: str, hashed: bool) -> str:
 
 
 def _has_hash_file(path: str) -> bool:
-    """Whether a file beside an image says which hash it has: what dm-verity guards cannot be written."""
+    """Whether an image has a `.roothash` file beside it: what dm-verity protects cannot be written."""
     return os.path.exists(beside(path, ".roothash"))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which of a service's mounts its `/etc` is made of: those at, below and above it, wherever their paths lead.
+"""Find which of a service's mounts shape its `/etc`: those at, below and above it, after following links.
 
-A stage gets no others. systemd makes the directory that a mount is to be on where it is missing, and it would do so in
-the host's own `/tmp`, where the service has one of its own, or follow a link that somebody has put there. What the
-sources of a mount are does not depend on the other mounts: they are the host's.
+A stage gets no other mounts. systemd creates a missing mount point, and without the service's own `/tmp` would create
+it in the host's, or follow a link that somebody has put there. The sources of mounts need no such care: systemd looks
+them up on the host.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 from confext_helpers.paths import ETC
 from confext_helpers.service.properties import Entry, ServiceProperties
 
-# As the kernel: more links than that are a loop.
+# As in the kernel: more links than this are a loop.
 _LINKS_MAX = 40
 
-# Settings that make mounts, and have systemd make the directories for them.
+# Settings that make mounts, and for which systemd creates the mount points.
 _BINDS = ("BindPaths", "BindReadOnlyPaths")
 _IMAGES = "MountImages"
 _TEMPORARY = "TemporaryFileSystem"
-# Settings that change what is mounted.
+# Settings that restrict what is mounted.
 _ACCESS = ("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths")
 NAMES = (*_BINDS, _IMAGES, _TEMPORARY, *_ACCESS)
 
@@ -37,8 +37,8 @@ class Place(NamedTuple):
     """Where a path leads.
 
     Attributes:
-        path: as seen in the mount namespace of the service, free of links.
-        through: the mounts that it leads through, by their own places.
+        path: as seen in the mount namespace of the service, without links.
+        through: the mount points of the mounts on the way.
     """
 
     path: str
@@ -49,20 +49,19 @@ class Places:
     """Follows paths as systemd does when it makes the mount namespace of a service.
 
     Args:
-        properties: those of the service.
-        root: its root directory; None if nothing is known about it.
+        root: the service's root directory; None if it cannot be looked at.
     """
 
     def __init__(self, properties: ServiceProperties, root: str | None) -> None:
         self._root = root
-        # By their places: the source of what is mounted there; None if there are no links in it yet.
+        # The source of each mount, by its mount point; None if what is mounted there has no links yet.
         self._mounted: dict[str, str | None] = {}
         for path, source in sorted(_mounts(properties), key=lambda item: item[0].split("/")):
             self._mounted[self.follow(path).path] = source
         self.etc = self.follow(ETC).path
 
     def follow(self, path: str) -> Place:
-        """Return where `path` leads; what is not there (yet) is taken as it stands.
+        """Return where `path` leads; a part that does not exist (yet) counts as no link.
 
         Raises:
             OSError: a loop of links.
@@ -91,11 +90,11 @@ class Places:
         return Place(here or "/", frozenset(through))
 
     def shapes(self, place: Place) -> bool:
-        """Whether what is mounted at a place can be seen in `/etc`."""
+        """Whether a mount at this place shapes `/etc`."""
         return is_within(place.path, self.etc) or is_within(self.etc, place.path)
 
     def _readlink(self, path: str, through: set[str]) -> str | None:
-        """The target of the link at `path`, of which all but the last part are free of links; None if it is none."""
+        """The target of the link at `path`, in which only the last part may be a link; None if it is none."""
         within = [mount for mount in self._mounted if is_within(path, mount)]
         real = None if self._root is None else f"{self._root}{path}"
         if within:
@@ -110,7 +109,7 @@ class Places:
 
 
 def _mounts(properties: ServiceProperties) -> Iterable[tuple[str, str | None]]:
-    """Every mount of a service that hides the links which are below it, and what is seen instead."""
+    """The mount points of a service below which other links are seen, and the source; None if it has no links yet."""
     if properties.private_tmp:
         yield "/tmp", None
         yield "/var/tmp", None
@@ -129,10 +128,6 @@ def _mounts(properties: ServiceProperties) -> Iterable[tuple[str, str | None]]:
 def select(properties: ServiceProperties, places: Places) -> dict[str, list[Entry]]:
     """The items of the settings in NAMES that shape `/etc`.
 
-    Args:
-        properties: those of the service.
-        places: of it.
-
     Raises:
         OSError: a loop of links.
     """
@@ -142,14 +137,14 @@ def select(properties: ServiceProperties, places: Places) -> dict[str, list[Entr
     for name in NAMES:
         for number, entry in enumerate(entries[name]):
             path = entry.target
-            # systemd.exec(5): without a "+", such a path is the host's, and counts if it is in the root directory.
+            # systemd.exec(5): without "+", such a path is one of the host's; it counts if it is in the root directory.
             if directory and name in _ACCESS and not entry.in_root:
                 if not is_within(path, directory):
                     continue
                 path = path.removeprefix(directory) or "/"
             found[name, number] = places.follow(path)
     needed = {key for key, place in found.items() if places.shapes(place)}
-    # A path that leads to /etc through a link in another mount needs that as well.
+    # If a path leads to /etc through a link in another mount, the stage needs that mount as well.
     while more := {
         key
         for key, place in found.items()

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The stage: a short-lived transient unit whose `/etc` is the one that a restart would give the service.
 
-systemd itself builds it, from the very properties that the service has: dissection, dm-verity, image policies,
-`.v/` directories, release files and every sandbox setting are its business. All that this module does is to hand
-those properties over, and to keep the mount namespace alive for as long as it is needed.
+systemd itself builds the stage, from the very properties that the service has: dissection, dm-verity, image policies,
+`.v/` directories, release files and every sandbox setting are systemd's business. This module only hands those
+properties over, and keeps the mount namespace alive for as long as it is needed.
 
-Its process is the dynamic loader of the host, which is told to run a program whose name is too long for any file. It
-says so on a pipe that the hook holds, and since its words are longer than what fits into that pipe, it waits there for
-as long as there is a hook. That there is something in the pipe shows that it runs, hence that the namespace is
-complete. If the hook dies, however it dies, the words cannot be written, the loader fails, the stage goes away and its
-OnFailure= unit finishes what was begun (swapping.finish()). To be told to end, it is sent a signal.
+The stage's process is the host's dynamic loader, which is told to run a program whose name is too long for any file.
+The loader complains about that to a pipe of the hook's. As the message is longer than what the pipe holds, the loader
+waits there for as long as the hook lives. The first bytes in the pipe show that the loader runs, so the namespace is
+complete. If the hook dies, the loader's write fails, the stage fails, and its OnFailure= unit completes the swap, if
+one had begun (exchange.finish()). When the hook is done, it sends the loader a signal.
 
-Nothing else is ever meant to be executed in a stage: whoever can write into the service's root directory could slip a
-library into any other program (ld.so(8), `/etc/ld.so.preload`). Where somebody succeeds in having something else
-executed in the loader's place, it can do nothing (stage/confinement.py), and no namespace is taken from it.
+No other program may run in a stage: whoever can write to the service's root directory could load a library into it
+(ld.so(8), `/etc/ld.so.preload`). If somebody has another program executed instead of the loader, that program can do
+nothing (stage/confinement.py), and the hook does not use its namespace.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ RECOVER_UNIT = "unit-confext-recover@{}.service"
 
 
 def _mounts(properties: ServiceProperties, places: Places | None) -> dict[str, list[Item]]:
-    """The settings with which the stage's mounts are made, but for images of layers."""
+    """The settings that make the stage's mounts, without those of the layers."""
     selected = {} if places is None else targets.select(properties, places)
     found = {name: [entry.item for entry in entries] for name, entries in selected.items()}
     found.setdefault("BindReadOnlyPaths", []).append((host_loader(), LOADER, False, 0))
     if found.get("NoExecPaths"):
         found["ExecPaths"].append(LOADER)
     if properties.has_root and not properties.mount_api_vfs:
-        # Else the place of the loader would be made in the service's own root directory, and left there.
+        # Otherwise systemd would create the loader's mount point in the service's root directory, and leave it there.
         found.setdefault("TemporaryFileSystem", []).append(("/run", "mode=0755,nosuid,nodev"))
     return found
 
@@ -67,10 +67,8 @@ def build_properties(
     """The properties of the stage of `unit`, for StartTransientUnit().
 
     Args:
-        unit: the service.
-        properties: those that it has.
-        stderr: where the stage's process writes to.
-        places: where the paths in these properties lead; not needed where there is none.
+        stderr: the end of the pipe that the stage's process writes to.
+        places: where the paths in the properties lead; None if there are no paths.
         is_root: see confinement.properties().
     """
     shaping = properties.shaping()
@@ -93,11 +91,11 @@ def build_properties(
         *confinement.properties(_images(properties), is_root=is_root, has_sys=has_sys),
     ]
     if rootimage.is_read_only(properties):
-        # It is what systemd decides by, and says nothing about /etc.
+        # systemd takes this into account to mount the root image read-only; /etc does not depend on it.
         stage.append(("ProtectHome", bus.text("yes")))
     mounts = _mounts(properties, places).items()
     stage += [(name, mount_setting(name, items)) for name, items in mounts if items]
-    # A layer that is there may not be missing, so that systemd looks at its release file: see image/naming.py.
+    # Without the "-" in front of a layer, systemd fails if the release file is missing: see image/naming.py.
     layers = properties.layer_settings(may_be_missing=lambda layer: not has_strict_name(layer))
     return [*stage, *(shaping | layers).items()]
 
@@ -106,19 +104,16 @@ def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, nam
     """Have the manager start the stage of the service `unit`.
 
     Args:
-        manager: who starts it.
-        unit: the service.
-        properties: those that it has.
-        namespace: the mount namespace that it has now, where its root directory can be looked at if that is an image.
+        namespace: the service's mount namespace, to look at the root directory in if that is an image.
 
     Raises:
-        ConfextError: the manager does not want to, or the service cannot have a stage.
+        ConfextError: the manager refuses, or the service cannot have a stage.
     """
     with Descriptors() as opened:
         root = _open_root(properties, namespace)
         if root is not None:
             opened.add(root)
-        # All but images can be changed.
+        # A root directory can be changed by others, a root image cannot.
         uid = confinement.uid(root, properties.root_directory + properties.root_mstack)
         try:
             places = _find_places(properties, root)
@@ -141,13 +136,13 @@ def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, nam
 
 
 def _open_root(properties: ServiceProperties, namespace: int | None) -> int | None:
-    """A descriptor of a service's own root directory; None if it has none, or nothing is known about it."""
+    """Open the service's own root directory (O_PATH); None if it has none, or that fails."""
     directory = properties.root_directory
     with contextlib.suppress(OSError):
         if directory:
             return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if namespace is not None and properties.has_root:
-            from confext_helpers.system.namespaces import Namespaces  # Hardly any service has a root image.
+            from confext_helpers.system.namespaces import Namespaces  # Only needed for root images.
 
             with Namespaces() as namespaces:
                 namespaces.enter(namespace)
@@ -156,7 +151,7 @@ def _open_root(properties: ServiceProperties, namespace: int | None) -> int | No
 
 
 def _find_places(properties: ServiceProperties, root: int | None) -> Places | None:
-    """Where the paths in a service's settings lead; None if there are no paths in them. Raises OSError."""
+    """Where the paths in a service's settings lead; None if the settings have no paths. Raises OSError."""
     if not properties.entries(*targets.NAMES):
         return None
     directory = None if properties.has_root else ""

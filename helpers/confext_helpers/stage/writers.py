@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who can write what a service gets as its configuration: asked when a layer is used.
+"""Check who can write the layers of a service, at the time when they are used.
 
-The generator asks that too (access.py there), but it runs before file systems are mounted, and what it has found out
-may be true no longer: a directory was given away, a file is gone and its name is another user's to take. So the hook
-asks before systemd builds the new stack and once more after it, and unit-confext-access@.service asks right before the
-service starts.
+The generator checks this, too (access.py there), but before file systems are mounted, and things may change later: a
+directory gets another owner, or a file is gone and another user may create one of that name. So the hook checks before
+and after systemd builds the new stack, and unit-confext-access@.service checks right before the service starts.
 """
 
 from __future__ import annotations
@@ -30,11 +29,10 @@ _ANSWER_SEC = 10.0
 
 
 def check(properties: ServiceProperties, root: str = "") -> None:
-    """Refuse layers that others than root can write, or put something else in the place of.
+    """Refuse layers that others than root can write or replace.
 
     Args:
-        properties: those that it has.
-        root: where its layers are; for tests.
+        root: the root directory below which the layers are; for tests.
 
     Raises:
         ConfextError: there is such a layer.
@@ -61,18 +59,16 @@ def _check(judge: Access, layer: str, path: str) -> None:
 
 
 def check_before_start(unit: str, manager: ServiceManager, timeout_sec: float) -> None:
-    """Do what check() does, once all file systems that the service waits for are mounted, or could not be.
+    """Do what check() does, once all mounts that the service is ordered after are done or have failed.
 
-    This runs before the service starts and after nothing at all: which file systems that service waits for is
-    something that a unit cannot say of another one.
+    unit-confext-access@.service cannot be ordered after these mounts: a unit cannot take over the dependencies of
+    another one.
 
     Args:
-        unit: the service.
-        manager: to ask.
-        timeout_sec: how long to wait for file systems.
+        timeout_sec: how long to wait for the mounts.
 
     Raises:
-        ConfextError: as check(), or the time is over, or storage does not answer.
+        ConfextError: as check(), or a mount takes too long, or storage does not answer.
     """
     deadline = time.monotonic() + timeout_sec
     mounts = {name for name in manager.ordered_after(unit) if name.endswith((".mount", ".automount"))}
