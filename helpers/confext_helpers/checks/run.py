@@ -109,8 +109,6 @@ def build_properties(
     """The properties of the unit that runs the checks of `unit`, for StartTransientUnit().
 
     Args:
-        unit: the service.
-        properties: those that it has.
         around: from context().
         settings: from read().
         output: where the checks write to.

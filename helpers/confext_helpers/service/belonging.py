@@ -53,7 +53,6 @@ class Belonging:
 
     Args:
         unit: its name.
-        properties: of it.
         group: the PIDs that are in its control group.
     """
 

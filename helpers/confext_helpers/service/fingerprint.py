@@ -78,7 +78,6 @@ def of(properties: ServiceProperties, files: Files | None = None) -> Fingerprint
     """Describe what the `/etc` of a service with these `properties` would be made of now.
 
     Args:
-        properties: of the service.
         files: gets all files that this depends on.
     """
     looked = file_clock_ns()

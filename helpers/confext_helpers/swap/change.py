@@ -77,7 +77,6 @@ def find(
     """Compare the `/etc` that a service has with that of its stage, and read all that is new to its end.
 
     Args:
-        properties: of it.
         process: one of its processes.
         new_namespace: descriptor of the stage's mount namespace.
         future: fingerprint of what the new `/etc` is made of.
@@ -116,7 +115,6 @@ def open_trees(properties: ServiceProperties, old: int, new: int) -> Iterator[Tr
     """Open the `/etc` of two mount namespaces, and the one that lies below the layers of both; close them in the end.
 
     Args:
-        properties: of it.
         old: descriptor of the service's mount namespace.
         new: descriptor of the stage's.
 

@@ -64,7 +64,6 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Iterator
     """Copy `/etc` as it is in the namespace `stage`, with every mount below it; let go of the copy in the end.
 
     Args:
-        namespaces: who moves us.
         stage: descriptor of the stage's mount namespace.
         nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see stage/transient.py).
 
@@ -90,7 +89,6 @@ class _Exchange:
     """A swap in one namespace, of which this process is in.
 
     Args:
-        namespaces: who has moved us.
         new: the tree to be put in place; used up, unless nothing has to be attached.
         point: for the old one, if it needs that.
     """
@@ -185,7 +183,6 @@ def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str
     """Give a process of the service the `/etc` of the stage.
 
     Args:
-        notes: about the service.
         process: one of the mount namespace that is to get it.
         stage: where it is from.
         nosuid: see copy_tree().
@@ -215,7 +212,6 @@ def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
     """Complete a swap that was cut off between its system calls; go home; return whether there was anything to do.
 
     Args:
-        namespaces: who moves us.
         service: descriptor of the service's mount namespace.
         swap: what was noted about it.
     """

@@ -91,7 +91,6 @@ def quiet(namespaces: Namespaces, mounts: list[Mount], number: int) -> Iterator[
     """For as long as this lasts, nothing that happens on a mount is propagated.
 
     Args:
-        namespaces: who has moved us.
         mounts: those of the namespace that this process is in.
         number: the ID of the mount.
 
@@ -141,7 +140,6 @@ def restore(namespaces: Namespaces, service: int | None, wanted: list[Propagatio
     """Let mounts of the namespace that this process is in propagate again as they did.
 
     Args:
-        namespaces: who has moved us.
         service: descriptor of that namespace, if a mount may have lost its master as well.
         wanted: how they did; those that are gone are passed over.
     """

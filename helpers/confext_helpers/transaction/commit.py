@@ -24,7 +24,6 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
     Args:
         manager: the listener gets it.
         prepared: what.
-        notes: about the unit.
         listener: is asked before, and told after.
 
     Returns:
