@@ -35,12 +35,13 @@ def place(output: str, *, anywhere: bool) -> str:
     if _is_ours(found):
         return found
     if not anywhere:
-        hint = "choose a place that nobody else can change with -o"
-        raise ConfextError("others could exchange the directory while it is built", path=found, hint=hint)
+        hint = "choose a directory that only you can change, with -o"
+        raise ConfextError("other users could replace files in here during the build", path=found, hint=hint)
     elsewhere = os.path.realpath(os.environ.get("TMPDIR", "/var/tmp"))
     if _is_ours(elsewhere):
         return elsewhere
-    raise ConfextError("others could exchange what is built there", path=elsewhere, hint="set $TMPDIR to another place")
+    hint = "set $TMPDIR to a directory that only you can change"
+    raise ConfextError("other users could replace files in here during the build", path=elsewhere, hint=hint)
 
 
 def _is_ours(directory: str) -> bool:

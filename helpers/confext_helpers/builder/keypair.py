@@ -31,11 +31,11 @@ def check(key: str, certificate: str) -> None:
     try:
         private = serialization.load_pem_private_key(secret, password=None)
     except TypeError:
-        hint = "take a copy without one: openssl pkey"
+        hint = "make a copy without one, with openssl pkey"
         raise ConfextError("the private key has a passphrase", path=key, hint=hint) from None
     except Exception as error:
         # The type of the exception depends on the versions of cryptography and OpenSSL.
-        raise ConfextError("no private key in PEM that is known", path=key, hint="name another file") from error
+        raise ConfextError("this is no supported private key in PEM", path=key, hint="name another file") from error
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != _load(certificate).public_key().public_bytes(*form):
         hint = "give the certificate that was issued for this key"
@@ -67,4 +67,4 @@ def _load(certificate: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(content)
     except Exception as error:
-        raise ConfextError("no certificate in PEM", path=certificate, hint="name another file") from error
+        raise ConfextError("this is no certificate in PEM", path=certificate, hint="name another file") from error

@@ -237,7 +237,7 @@ def _open_directory(name: str, parent: int, path: str) -> int:
 
 
 def _changed(path: str) -> ConfextError:
-    return ConfextError("the tree is being changed", path=path, hint="build it again when it is at rest")
+    return ConfextError("the tree is being changed", path=path, hint="build again when nobody changes it")
 
 
 def _copy_file(name: str, parent: int, copied: str, path: str, most: int) -> int:

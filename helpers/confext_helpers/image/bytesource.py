@@ -83,7 +83,7 @@ def open_source(path: str) -> Source:
         fd = opened.add(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
-            what = "a directory, in which nothing is signed" if stat.S_ISDIR(status.st_mode) else "no file"
+            what = "a directory, which cannot be signed" if stat.S_ISDIR(status.st_mode) else "no file or block device"
             raise ConfextError(f"this is {what}", path=path, hint="name an image")
         size = status.st_size if stat.S_ISREG(status.st_mode) else os.lseek(fd, 0, os.SEEK_END)
         opened.pop_all()

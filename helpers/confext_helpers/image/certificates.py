@@ -144,7 +144,7 @@ def _structure(raw: bytes) -> _Structure:
         der.integer(der.parse(fields.pop(0).content, der.INTEGER))
     # After the key, accept only extensions: the other two optional fields have not been in use for decades.
     if not 6 <= len(fields) <= 7:
-        raise DerError("a certificate with something in it that is not known")
+        raise DerError("a certificate with an unknown field")
     number, inner_algorithm, issuer, validity, subject, key = fields[:6]
     algorithm(inner_algorithm)
     folded(issuer.raw)

@@ -126,7 +126,7 @@ def _text(raw: bytes) -> list[str]:
 
 
 def _no_line(tool: str, line: str) -> ContentsError:
-    return _error(Code.CONTENTS, f"{tool} printed a line that is none of its own: {line[:200]!r}")
+    return _error(Code.CONTENTS, f"{tool} printed an unknown line: {line[:200]!r}")
 
 
 _SQUASHFS_LINE = re.compile(r"([-dlbcps])(\S{9}) +\S+ +\d+(?:, *\d+)? \d{4}-\d\d-\d\d \d\d:\d\d (/.*|)")
@@ -267,7 +267,7 @@ def _walk(
         if kind != "directory":
             continue
         if number in seen or len(seen) >= _DIRECTORIES_MAX:
-            raise _error(Code.CONTENTS, f"a directory is in two places, or there are too many: {path!r}")
+            raise _error(Code.CONTENTS, f"this directory appears twice, or is one too many: {path!r}")
         seen.add(number)
         pending += [
             (below, its_kind, f"{path}/{name}") for below, its_kind, name in listed(number) if name not in (".", "..")

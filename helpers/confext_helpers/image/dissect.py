@@ -236,7 +236,9 @@ def _take_signature(image: Image, partition: Partition) -> None:
         return
     root_hash, image.signature, image.fingerprint = said
     if image.root_hash is not None and image.root_hash != root_hash:
-        image.say(Code.VERITY_ROOT, f"stated is {image.root_hash.hex()}, signed is {root_hash.hex()}")
+        image.say(
+            Code.VERITY_ROOT, f"the stated root hash is {image.root_hash.hex()}, the signed one is {root_hash.hex()}"
+        )
     image.root_hash, image.root_hash_origin = root_hash, "signature"
 
 

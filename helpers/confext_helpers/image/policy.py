@@ -214,4 +214,4 @@ def describe(flags: Flag) -> str:
 
 
 def _error(text: str, problem: str) -> ConfextError:
-    return ConfextError(f"no image policy: {text!r}: {problem}", hint="see systemd.image-policy(7)")
+    return ConfextError(f"invalid image policy {text!r}: {problem}", hint="see systemd.image-policy(7)")

@@ -40,7 +40,7 @@ def name_of(output: str, *, image: bool) -> str:
         raise ConfextError(problem, path=output, hint="choose another name with -o")
     name = base.removesuffix(".raw")
     if image_name(f"{name}.raw") != name:
-        problem = "systemd would take more off this name than .raw"
+        problem = "systemd would strip more than .raw from this name"
         raise ConfextError(problem, path=output, hint="choose another name with -o")
     if not name or name.startswith(".") or not name.isprintable() or len(os.fsencode(RELEASE_PREFIX + name)) > 255:
         raise ConfextError("no confext can have this name", path=output, hint="choose another name with -o")

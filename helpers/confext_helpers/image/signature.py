@@ -133,13 +133,13 @@ def parse(raw: bytes) -> Signature:
     # OpenSSL computes every digest that is announced here, and fails for one that it does not know.
     digests = [_name(_digest(one)) for one in der.members(der.expect(fields[1], der.SET))]
     if der.fields(fields[2], 1, 1)[0].raw != _encoded_oid(_DATA):
-        raise DerError("content of its own, or of a kind that is no data")
+        raise DerError("included content, or content of a type other than data")
     brought: tuple[Certificate, ...] = ()
     rest = fields[3:]
     if rest[0].tag == der.CONTEXT | der.CONSTRUCTED:
         brought = tuple(certificates.parse(one.raw) for one in der.elements(rest.pop(0).content))
     if len(rest) != 1:
-        raise DerError("revocation lists, which are not evaluated, or something behind the signers")
+        raise DerError("revocation lists, which are not supported, or data after the signers")
     raw_signers = der.members(der.expect(rest[0], der.SET))
     if not 0 < len(raw_signers) <= _SIGNERS_MAX:
         raise DerError(f"{len(raw_signers)} signers")
@@ -187,13 +187,13 @@ def _untrusted(name: str, obstacle: Certificate | None) -> Finding:
     if obstacle is None:
         return Finding(Code.SIGNATURE_UNKNOWN_KEY, f"signed by {name}, which is not trusted")
     # systemd may be able to parse this anchor and consider it the signer's; systemd would not try another one then.
-    what = f"signed by {name}, which is not trusted for sure, since {obstacle.origin} is not understood"
+    what = f"signed by {name}, which may not be trusted, since the anchor {obstacle.origin} cannot be parsed"
     return Finding(Code.SIGNATURE_ANCHOR, f"{what}: {obstacle.problem}")
 
 
 def _check(signer: Signer, content: bytes, anchor: Certificate, now: datetime.datetime) -> Finding | None:
     if not signer.is_of(anchor):
-        what = f"the signature writes the issuer of {anchor.subject} in another way than its certificate"
+        what = f"the signature spells the issuer of {anchor.subject} differently than the certificate"
         return Finding(Code.SIGNATURE_MALFORMED, what)
     try:
         _verify_one(signer, content, anchor)
@@ -222,14 +222,14 @@ def _verify_one(signer: Signer, content: bytes, anchor: Certificate) -> None:
         if key.key_size < _RSA_BITS_MIN:
             raise AlgorithmError(f"an RSA key of {key.key_size} bits is too short")
         if signer.algorithm != certificates.RSA and _RSA_WITH.get(signer.algorithm) != signer.digest:
-            raise AlgorithmError(f"{signer.algorithm} with {signer.digest} is not for RSA, or not known to the kernel")
+            raise AlgorithmError(f"the kernel does not accept {signer.algorithm} with {signer.digest} for an RSA key")
         key.verify(signer.signature, content, padding.PKCS1v15(), digest)
     elif isinstance(key, ec.EllipticCurvePublicKey):
         if signer.algorithm != certificates.EC and _EC_WITH.get(signer.algorithm) != signer.digest:
-            raise AlgorithmError(f"{signer.algorithm} with {signer.digest} is not for an elliptic curve")
+            raise AlgorithmError(f"the kernel does not accept {signer.algorithm} with {signer.digest} for an EC key")
         key.verify(signer.signature, content, ec.ECDSA(digest))
     else:
-        raise AlgorithmError("the certificate has a key of a kind that the kernel does not know")
+        raise AlgorithmError("the kernel does not support the type of the certificate's key")
 
 
 def _check_attributes(signer: Signer, content: bytes) -> None:
@@ -263,14 +263,14 @@ def _signer(element: Element, digests: Sequence[str]) -> Signer:
     fields = der.fields(element, 5, 7)
     version = der.integer(fields[0])
     if version == 3:
-        raise DerError("a signer that is named by a key identifier, which systemd does not know")
+        raise DerError("a signer named by a key identifier, which systemd does not support")
     if version != 1:
         raise DerError(f"a signer of version {version}")
     issuer, number = der.fields(fields[1], 2, 2)
     certificates.folded(issuer.raw)
     digest = _name(_digest(fields[2]))
     if digest not in digests:
-        raise DerError("a signer with a hash function that is not announced")
+        raise DerError("a signer with a hash function that the signature's list lacks")
     rest = fields[3:]
     attributes = b""
     if rest[0].tag == der.CONTEXT | der.CONSTRUCTED:
@@ -278,15 +278,15 @@ def _signer(element: Element, digests: Sequence[str]) -> Signer:
         _attributes(der.parse(attributes, der.SET))
     # Unsigned attributes are checked for valid DER, and otherwise ignored.
     if not 2 <= len(rest) <= 3:
-        raise DerError("a signer with something in it that is not known")
+        raise DerError("a signer with an unknown field")
     for unsigned in rest[2:]:
         _attributes(der.expect(unsigned, der.CONTEXT | der.CONSTRUCTED | 1))
     algorithm, parameters = _algorithm(rest[0])
     signature = der.expect(rest[1], der.OCTET_STRING).content
     if algorithm == _PSS:
-        raise AlgorithmError("RSA-PSS is known neither to systemd nor to the kernel, which want PKCS#1 v1.5")
+        raise AlgorithmError("systemd and the kernel do not support RSA-PSS; sign with PKCS#1 v1.5")
     if parameters not in (b"", _NULL):
-        raise DerError("an algorithm with parameters that it has not")
+        raise DerError("an algorithm with unexpected parameters")
     return Signer(issuer.raw, der.integer(number), digest, algorithm, attributes, signature)
 
 
@@ -294,7 +294,7 @@ def _algorithm(element: Element) -> tuple[str, bytes]:
     """The object identifier and the encoded parameters of an AlgorithmIdentifier; raises AlgorithmError if weak."""
     identifier, parameters = certificates.algorithm(element)
     if identifier in _WEAK:
-        raise AlgorithmError(f"{_WEAK[identifier]} does not count as a signature any more")
+        raise AlgorithmError(f"{_WEAK[identifier]} is too weak for a signature")
     return identifier, parameters
 
 

@@ -84,7 +84,7 @@ def _base64(text: str) -> bytes:
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text} is nothing that belongs there")
+    raise ValueError(f"{text} is not valid JSON")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _check(value: object, depth: int) -> None:
     match value:
         case str():
             if any(_is_no_character(ord(character)) for character in value):
-                raise ValueError("there is a character in it that is none")
+                raise ValueError("there is an invalid character in it")
         case dict() | list():
             if depth == _DEPTH_MAX or len(value) > _MEMBERS_MAX:
                 raise ValueError("it is nested too deeply, or too large")

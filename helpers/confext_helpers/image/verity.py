@@ -115,22 +115,22 @@ def read_superblock(source: Source, sector_size: int = 512) -> Superblock:
     if magic != MAGIC:
         raise VerityError("there is no superblock")
     if version != 1 or kind != 1:
-        raise VerityError(f"version {version} with hash type {kind} is not known")
+        raise VerityError(f"version {version} with hash type {kind} is not supported")
     algorithm = name.rstrip(b"\0").decode("ascii", "replace")
     if algorithm not in _ALGORITHMS:
         raise VerityError(f"the hash function {algorithm!r} is not known")
     sizes_are_known = data_block in _DATA_BLOCK_SIZES and hash_block in _HASH_BLOCK_SIZES
     if not sizes_are_known or min(data_block, hash_block) < sector_size:
-        raise VerityError(f"blocks of {data_block} and {hash_block} bytes are not possible")
+        raise VerityError(f"data and hash blocks of {data_block} and {hash_block} bytes are not supported")
     if salt_size > 256:
-        raise VerityError(f"a salt of {salt_size} bytes is not possible")
+        raise VerityError(f"a salt of {salt_size} bytes is too long")
     if pad.strip(b"\0") or rest.strip(b"\0") or salt[salt_size:].strip(b"\0"):
-        raise VerityError("there is something in it where nothing may be")
+        raise VerityError("the padding in the superblock is not zero")
     if not 0 < blocks <= (1 << 63) // data_block:
-        raise VerityError(f"{blocks} blocks of data are not possible")
+        raise VerityError(f"{blocks} is no valid number of data blocks")
     superblock = Superblock(identifier.hex(), algorithm, data_block, hash_block, blocks, salt[:salt_size])
     if superblock.hash_block_size // superblock.slot_size < 2:
-        raise VerityError(f"{algorithm} does not go with blocks of {hash_block} bytes")
+        raise VerityError(f"hash blocks of {hash_block} bytes are too small for {algorithm}")
     return superblock
 
 
@@ -183,7 +183,7 @@ class Comparison:
         """
         block = self.superblock
         if len(root_hash) != block.digest_size:
-            return [Finding(Code.VERITY_ROOT, f"a root hash of {len(root_hash)} bytes is none of {block.algorithm}")]
+            return [Finding(Code.VERITY_ROOT, f"a root hash of {len(root_hash)} bytes is no {block.algorithm} hash")]
         if block.data_size > self.data.size:
             return [Finding(Code.SIZE, f"the hash tree is for {block.data_size} bytes, there are {self.data.size}")]
         if block.tree_size() > self.tree.size:
@@ -304,10 +304,10 @@ class Comparison:
             if self.tree_count:
                 findings.append(Finding(Code.VERITY_HASH, f"the hash tree is damaged{self._blocks()}"))
             return findings or [Finding(Code.VERITY_DATA, "the data differ from the root hash")]
-        what = f"the root hash of the data is {computed.hex()}, stated is {self._stated.hex()}"
+        what = f"the root hash of the data is {computed.hex()}, the stated one is {self._stated.hex()}"
         findings.append(Finding(Code.VERITY_ROOT, what))
         if self._levels and self._stored_top != computed:
-            findings.append(Finding(Code.VERITY_DATA, "the data and the hash tree do not go together either"))
+            findings.append(Finding(Code.VERITY_DATA, "the hash tree does not match the data either"))
         return findings
 
     def _blocks(self) -> str:

@@ -328,9 +328,9 @@ def test_keypair(tmp_path: Path) -> None:
         keypair.check(mine, certificate(tmp_path / "other.crt", other, 10))
     with pytest.raises(ConfextError, match="has a passphrase"):
         keypair.check(private(tmp_path / "closed.pem", one, b"secret"), belongs)
-    with pytest.raises(ConfextError, match="no private key in PEM"):
+    with pytest.raises(ConfextError, match="this is no supported private key in PEM"):
         keypair.check(belongs, belongs)
-    with pytest.raises(ConfextError, match="no certificate in PEM"):
+    with pytest.raises(ConfextError, match="this is no certificate in PEM"):
         keypair.check(mine, mine)
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     assert keypair.expiry(belongs, now) == ""

@@ -252,7 +252,7 @@ def test_others_exchange_what_is_built(tmp_path: Path, monkeypatch: pytest.Monke
         assert (victim.stat().st_mode & 0o7777, victim.read_text()) == (0o600, "secret")
         assert (built.size, built.mode) == ((place / "site.raw").stat().st_size, 0o644)
         assert os.listdir(place) == ["site.raw"]
-    with pytest.raises(ConfextError, match="others could exchange the directory while it is built"):
+    with pytest.raises(ConfextError, match="other users could replace files in here during the build"):
         make(Request(str(top), f"{place}/site", Format.DIRECTORY))
 
 

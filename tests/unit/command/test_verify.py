@@ -60,7 +60,7 @@ def test_errors(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert err == "unit-confext: 2 of 2 images refused\n"
     status, out, err = run(capsys, "verify", "--image-policy=root=x", image)
     assert (status, out) == (1, "")
-    assert err == "unit-confext: no image policy: 'root=x': 'x' is no flag; see systemd.image-policy(7)\n"
+    assert err == "unit-confext: invalid image policy 'root=x': 'x' is no flag; see systemd.image-policy(7)\n"
     status, out, err = run(capsys, "verify", "--trust=/nonexistent", image)
     assert (status, out) == (1, "")
     assert "/nonexistent" in err

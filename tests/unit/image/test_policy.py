@@ -60,7 +60,7 @@ def test_grammar(text: str, expected: Policy) -> None:
 def test_refused(text: str, problem: str) -> None:
     with pytest.raises(ConfextError) as raised:
         policy.parse(text)
-    assert raised.value.problem == f"no image policy: {text!r}: {problem}"
+    assert raised.value.problem == f"invalid image policy {text!r}: {problem}"
 
 
 @given(st.text(alphabet="rotsigned+=:-*~ \\\n\0x", max_size=30))
@@ -68,7 +68,7 @@ def test_nothing_else_is_raised(text: str) -> None:
     try:
         policy.parse(text)
     except ConfextError as error:
-        assert "no image policy" in str(error)
+        assert "invalid image policy" in str(error)
 
 
 def test_presets() -> None:

@@ -109,7 +109,7 @@ def test_signer_whom_only_the_kernel_knows(image: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(trust, "load", lambda _: [])
     assert refusals.check_signers([image], "root=signed")
     monkeypatch.setattr(trust, "load", lambda _: trust.first_certificate(b"-----BEGIN CERTIFICATE-----\n", "/x.crt"))
-    with pytest.raises(ConfextError, match=r"since /x\.crt is not understood"):
+    with pytest.raises(ConfextError, match=r"since the anchor /x\.crt cannot be parsed"):
         refusals.check_signers([image], "root=signed")
 
 
