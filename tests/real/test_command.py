@@ -300,7 +300,8 @@ systemctl daemon-reload; systemctl restart {UNIT}
     said = machine.run("unit-confext", "which", UNIT, "/etc/cmd/top").stdout
     assert said == (
         f"/etc/cmd/top: from {STORE}/cmd-other.raw\n  signed by CN=cmd-other, which is not trusted\n"
-        f"  nothing holds its data to that, since it runs without dm-verity\n  hidden below it: {STORE}/cmd-known.raw\n"
+        "  the signature does not protect its data, since it runs without dm-verity\n"
+        f"  hidden below it: {STORE}/cmd-known.raw\n"
     )
     machine.sh(f"systemctl stop {UNIT}; rm /etc/verity.d/cmd-known.crt")
 

@@ -192,8 +192,8 @@ def test_service_that_stops_takes_everything_with_it(machine: Machine) -> None:
         ([], "restack: one unit name is needed"),
         (["a.service", "b.service"], "restack: one unit name is needed"),
         (["--wrong", "a.service"], "restack: unknown option --wrong"),
-        (["a.socket"], "restack: 'a.socket' is no name of a service"),
-        (["../a.service"], "restack: '../a.service' is no name of a service"),
+        (["a.socket"], "restack: 'a.socket' is not a valid service name"),
+        (["../a.service"], "restack: '../a.service' is not a valid service name"),
     ],
 )
 def test_command_line_errors(machine: Machine, arguments: list[str], error: str) -> None:

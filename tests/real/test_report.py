@@ -206,7 +206,7 @@ def test_swapped_but_not_reloaded(machine: Machine, unit: str) -> None:
     done = machine.run("unit-confext", "status", UNIT, check=False)
     assert done.returncode == 5
     assert done.stdout.splitlines()[-2:] == [
-        "Failed: its last reload (exit-code), so that it may not have read what it has now",
+        "Failed: its last reload (exit-code), so the service may not have read its /etc",
         f"Run: systemctl reload {UNIT}",
     ]
     assert failed["MESSAGE"] == (

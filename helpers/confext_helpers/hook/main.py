@@ -102,7 +102,7 @@ def parse_options(argv: list[str]) -> Options:
         raise ValueError("one unit name is needed")
     unit = units[0] if "." in units[0] else f"{units[0]}.service"
     if "/" in unit or not unit.endswith(".service"):
-        raise ValueError(f"{unit!r} is no name of a service")
+        raise ValueError(f"{unit!r} is not a valid service name")
     return Options(unit, *(word in options for word in _FLAGS))
 
 

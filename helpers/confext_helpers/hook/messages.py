@@ -105,7 +105,7 @@ def left_alone(unit: str) -> Message:
 
 def superseded(unit: str) -> Message:
     """While the new `/etc` was prepared, the reload was cancelled, replaced or requested again."""
-    text = f"{unit}: /etc stays as it is, since its reload was asked for once more, or is not wanted any more"
+    text = f"{unit}: /etc stays as it is, since its reload was requested again, or cancelled"
     return Message(Id.UNCHANGED, Priority.DEBUG, text, {})
 
 
@@ -181,8 +181,8 @@ def detach_point_kept(unit: str, place: str) -> Message:
         place: the directory, as the service sees it.
     """
     text = (
-        f"{unit}: it keeps {place}, which this reload made for a moment, by what it put into it; nothing is mounted "
-        "there, remove it"
+        f"{unit}: failed to remove {place}, which this reload made, since the service put files into it; nothing is "
+        "mounted there, remove it"
     )
     return Message(Id.DETACH_POINT_KEPT, Priority.WARNING, text, {"CONFEXT_PLACE": place})
 
@@ -196,5 +196,5 @@ def strangers(unit: str, processes: dict[int, str]) -> Message:
     """
     (pid, why), *others = processes.items()
     more = f" (and {len(others)} more)" if others else ""
-    text = f"{unit}: its process {pid}{more} keeps the /etc that it has: it {why}"
+    text = f"{unit}: its process {pid}{more} keeps its old /etc: it {why}"
     return Message(Id.STRANGERS, Priority.WARNING, text, {"CONFEXT_PIDS": json.dumps({**processes})})

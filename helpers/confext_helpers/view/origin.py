@@ -158,7 +158,7 @@ def _open(place: Place) -> int:
     if place.mount is not None and _INACCESSIBLE in place.mount.root:
         raise ConfextError("the service cannot see it, InaccessiblePaths= hides it", path=ascii(place.path)[1:-1])
     if not stat.S_ISREG(place.status.st_mode):
-        raise ConfextError("it is no regular file", path=ascii(place.path)[1:-1])
+        raise ConfextError("this is not a regular file", path=ascii(place.path)[1:-1])
     return os.open(f"/proc/self/fd/{place.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from confext_helpers.system.manager import ServiceManager
 
 TEXT_MAX = 1 << 20
-_SILENT = "bring back the storage that it is on, or take it away"
+_SILENT = "repair the storage that it is on, or remove it"
 
 
 class Side(NamedTuple):

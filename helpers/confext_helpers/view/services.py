@@ -97,7 +97,7 @@ def unit_name(word: str) -> str:
     """
     name = word if word.endswith(".service") else f"{word}.service"
     if not names.is_valid_service(os.fsencode(name)):
-        raise ConfextError(f"{word!a} is no name of a service")
+        raise ConfextError(f"{word!a} is not a valid service name")
     return name
 
 
@@ -119,7 +119,7 @@ def find(manager: ServiceManager, word: str) -> Service:
     """
     name = unit_name(word)
     if names.is_template(os.fsencode(name)):
-        raise ConfextError("a template does not run", unit=name, hint="name one of its instances")
+        raise ConfextError("this is a template, which never runs", unit=name, hint="name one of its instances")
     about = UnitProperties(manager.unit_properties(name))
     name = about.id
     state = about.load_state

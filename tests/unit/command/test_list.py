@@ -222,7 +222,7 @@ def test_list_escapes_names(system: Path, capsys: pytest.CaptureFixture[str], mo
     [
         (("list", "--root=/nonexistent"), "this is no directory (/nonexistent); name another one with --root="),
         (("list", "bar"), "bar.service: has no .confext.d/ directory"),
-        (("list", "foo.socket/x"), "'foo.socket/x' is no name of a service"),
+        (("list", "foo.socket/x"), "'foo.socket/x' is not a valid service name"),
     ],
 )
 def test_list_errors(

@@ -261,19 +261,22 @@ PLACE = Place("/etc/a", -1, os.stat("/"), OVERLAY)
                 "/etc/a: from /b.raw",
                 "  it is not known who signed it",
                 "  hidden below it: /a.raw",
-                "  hidden below it: the one that is there without layers",
+                "  hidden below it: the file in the /etc below all layers",
             ],
         ),
         (
             Origin(Kind.LAYER, layer("/b\x1b.raw", image=False, changed=True), "inode", unsure=(layer("/a.raw"),)),
             [
                 "/etc/a: from /b\\x1b.raw",
-                "  it is not the same on disk any more; this is the one that runs",
+                "  the layer on disk is another one by now; this one runs",
                 "  not signed",
-                "  not known to have it or not: /a.raw",
+                "  these may have it, too: /a.raw",
             ],
         ),
-        (Origin(Kind.HOST, None, "inode", hides_host=True), ["/etc/a: no layer's; it is there without them"]),
+        (
+            Origin(Kind.HOST, None, "inode", hides_host=True),
+            ["/etc/a: not from a layer, but from the /etc below all layers"],
+        ),
         (
             Origin(Kind.MOUNT, None, "device", "BindPaths=", "/srv/b", (layer("/a.raw"),)),
             ["/etc/a: mounted over all layers at /etc/b by BindPaths=", "  hidden below it: /a.raw"],

@@ -201,7 +201,7 @@ def test_refused_too_late() -> None:
             Message(
                 Id.UNCHANGED,
                 Priority.DEBUG,
-                "a.service: /etc stays as it is, since its reload was asked for once more, or is not wanted any more",
+                "a.service: /etc stays as it is, since its reload was requested again, or cancelled",
                 {},
             ),
         ),
@@ -211,8 +211,8 @@ def test_refused_too_late() -> None:
             Message(
                 Id.DETACH_POINT_KEPT,
                 Priority.WARNING,
-                "a.service: it keeps /run/x, which this reload made for a moment, by what it put into it; nothing is "
-                "mounted there, remove it",
+                "a.service: failed to remove /run/x, which this reload made, since the service put files into it; "
+                "nothing is mounted there, remove it",
                 {"CONFEXT_PLACE": "/run/x"},
             ),
         ),
@@ -221,7 +221,7 @@ def test_refused_too_late() -> None:
             Message(
                 Id.STRANGERS,
                 Priority.WARNING,
-                "a.service: its process 7 (and 1 more) keeps the /etc that it has: it works",
+                "a.service: its process 7 (and 1 more) keeps its old /etc: it works",
                 {"CONFEXT_PIDS": '{"7": "works", "8": "sleeps"}'},
             ),
         ),

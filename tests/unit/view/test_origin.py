@@ -121,7 +121,7 @@ def test_walk_closes_what_it_opens(root: Path, here: View) -> None:
 def test_read_of_what_cannot_be_read(root: Path, here: View) -> None:
     os.mkfifo(root / "etc/fifo")
     with walk(here, "/etc/fifo", UNIT) as (place, _):
-        with pytest.raises(ConfextError, match="it is no regular file"):
+        with pytest.raises(ConfextError, match="this is not a regular file"):
             origin.read(place)
         hidden = OVERLAY._replace(root="/systemd/inaccessible/reg")
         with pytest.raises(ConfextError, match="InaccessiblePaths= hides it"):

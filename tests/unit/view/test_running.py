@@ -326,7 +326,7 @@ def test_unit_name(word: str, name: str) -> None:
 def test_no_unit_name(word: str) -> None:
     with pytest.raises(ConfextError) as caught:
         services.unit_name(word)
-    assert str(caught.value) == f"{word!a} is no name of a service"
+    assert str(caught.value) == f"{word!a} is not a valid service name"
 
 
 def test_nothing_to_see() -> None:

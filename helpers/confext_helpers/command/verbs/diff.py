@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     else:
         _show(service.name, found, output)
         if stale:
-            output.note(f"{PROGRAM}: {service.name}: changed on disk, which a reload alone does not bring; see status")
+            output.note(f"{PROGRAM}: {service.name}: changed on disk, which takes a daemon-reload first; see status")
     if found.refused is not None:
         return Exit.REFUSED
     return Exit.DIFFERS if found.differs else Exit.OK

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         if unit.replaced_by:
             output.note(f"{PROGRAM}: {unit.name}: {printable(unit.replaced_by)} is read instead of the drop-in")
         if unit.stale:
-            text = "a daemon-reload would make this of it now, the last one made something else of it"
+            text = "the last daemon-reload made something else of it; run systemctl daemon-reload"
             output.note(f"{PROGRAM}: {unit.name}: {text}")
     return Exit.OK
 

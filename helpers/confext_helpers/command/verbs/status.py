@@ -152,7 +152,7 @@ def _show(found: data.Service, output: Output) -> None:
         output.table(_COLUMNS, rows)
     if not found["complete"]:
         output.line()
-        output.line("Some layers cannot be told: their release files are hidden, or have other names.", Color.YELLOW)
+        output.line("Some layers cannot be identified: their release files are hidden or renamed.", Color.YELLOW)
     failed = found["reload_result"] not in (None, "success")
     output.line()
     if not found["reasons"] and not failed:
@@ -164,7 +164,7 @@ def _show(found: data.Service, output: Output) -> None:
         output.line(f"Differs: {printable(reason)}", Color.YELLOW)
     if failed:
         why = printable(found["reload_result"])
-        output.line(f"Failed: its last reload ({why}), so that it may not have read what it has now", Color.YELLOW)
+        output.line(f"Failed: its last reload ({why}), so the service may not have read its /etc", Color.YELLOW)
     if found["commands"]:
         output.line(f"Run: {printable(' && '.join(found['commands']))}")
 

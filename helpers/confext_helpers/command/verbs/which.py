@@ -115,13 +115,13 @@ def _show(found: data.Origin, output: Output) -> None:
     if layer is not None:
         output.line(f"{path}: from {_label(layer)}", Color.GREEN)
         if layer["changed"]:
-            output.line("  it is not the same on disk any more; this is the one that runs")
+            output.line("  the layer on disk is another one by now; this one runs")
         _show_signature(layer, output)
     elif mount is not None:
         by = mount["setting"] or "the service's sandbox"
         output.line(f"{path}: mounted over all layers at {printable(mount['point'])} by {printable(by)}")
     elif found["from"] == Kind.HOST:
-        output.line(f"{path}: no layer's; it is there without them")
+        output.line(f"{path}: not from a layer, but from the /etc below all layers")
     elif found["from"] == Kind.MERGED:
         output.line(f"{path}: a directory, merged from {_labels(found['merged']) or 'no layer'}")
     else:
@@ -129,9 +129,9 @@ def _show(found: data.Origin, output: Output) -> None:
     if found["hidden"]:
         output.line(f"  hidden below it: {_labels(found['hidden'])}")
     if found["host"] and layer is not None:
-        output.line("  hidden below it: the one that is there without layers")
+        output.line("  hidden below it: the file in the /etc below all layers")
     if found["unsure"]:
-        output.line(f"  not known to have it or not: {_labels(found['unsure'])}", Color.YELLOW)
+        output.line(f"  these may have it, too: {_labels(found['unsure'])}", Color.YELLOW)
 
 
 def _show_signature(layer: data.Layer, output: Output) -> None:
@@ -141,4 +141,4 @@ def _show_signature(layer: data.Layer, output: Output) -> None:
     }  # fmt: skip
     output.line(f"  {words.get(layer['signature'] or '', 'it is not known who signed it')}")
     if by and layer["enforced"] is False:
-        output.line("  nothing holds its data to that, since it runs without dm-verity", Color.YELLOW)
+        output.line("  the signature does not protect its data, since it runs without dm-verity", Color.YELLOW)
