@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How one `/etc` takes the place of another, and what that changes."""
+"""The swap: how a new `/etc` replaces the old one, and what changes by that."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the next swap changes, found out before it is made: which layers, and which files.
+"""Find out, before a swap, which layers and which files it changes.
 
-The new layers are those that the manager has loaded and the stage has. The old ones are those that were noted at the
-last swap, and a layer has other content if what was noted about it is not the same any more. Before the first swap they
-are those that the running `/etc` shows, if its release files leave no doubt (service/releases.py), and a layer has
-other content if a file of it came or changed since the service was started; nobody can set a change time back.
+The new layers are those that the manager has loaded and the stage has. The old layers are in the note of the last swap,
+and a layer has changed if its fingerprint differs from the one noted. Without a note, the old layers are read from the
+release files in the running `/etc`, if these leave no doubt (service/releases.py), and a layer has changed if the
+change time of a file is later than the start of the service; nobody can set a change time back.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from confext_helpers.system.namespaces import Namespaces
 _SHOWN_MAX = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-# How many paths a report of each kind has.
+# How many paths of each kind the report of a swap lists.
 FILES_MAX = 200
 
 
@@ -42,9 +42,9 @@ class Change(NamedTuple):
     """What the next swap changes.
 
     Attributes:
-        layers: in the layers.
-        files: in the files.
-        names: of layers, by the device numbers that only their files have in the new `/etc`.
+        layers: the layers that change.
+        files: the files that change.
+        names: the names of image layers, by the device number that only the files of the layer have in the new `/etc`.
     """
 
     layers: LayerChange
@@ -53,12 +53,12 @@ class Change(NamedTuple):
 
 
 class Trees(NamedTuple):
-    """The descriptors of what is compared.
+    """The descriptors of the trees that are compared.
 
     Attributes:
         old: the `/etc` of the service.
-        new: that of its stage.
-        base: what lies below the layers of both; None if that is within an image, or not there.
+        new: the `/etc` of the stage.
+        base: the `/etc` below the layers of both; None if it is in a root image, or cannot be opened.
     """
 
     old: int
@@ -74,13 +74,13 @@ def find(
     last: LastSwap | None,
     limit: int | None = FILES_MAX,
 ) -> Change:
-    """Compare the `/etc` that a service has with that of its stage, and read all that is new to its end.
+    """Compare the `/etc` of a service with that of its stage, and read every new file to its end.
 
     Args:
-        process: one of its processes.
+        process: one of the service's processes.
         new_namespace: descriptor of the stage's mount namespace.
         future: fingerprint of what the new `/etc` is made of.
-        last: what is noted about the last swap, if that was one of this process.
+        last: the note of the last swap, if this process is the same as then.
         limit: how many files of each kind to list; None for all.
 
     Raises:
@@ -112,14 +112,14 @@ def find(
 
 @contextlib.contextmanager
 def open_trees(properties: ServiceProperties, old: int, new: int) -> Iterator[Trees]:
-    """Open the `/etc` of two mount namespaces, and the one that lies below the layers of both; close them in the end.
+    """Open the trees that are compared; close them at the end of the with statement.
 
     Args:
         old: descriptor of the service's mount namespace.
-        new: descriptor of the stage's.
+        new: descriptor of the stage's mount namespace.
 
     Raises:
-        ConfextError: what is at the stage's `/etc` is not what systemd has made.
+        ConfextError: something else is at `/etc` of the stage, or it cannot be opened.
     """
     with etcmount.open_stage(new) as new_etc, Descriptors() as opened:
         with Namespaces() as namespaces:
@@ -133,7 +133,7 @@ def open_trees(properties: ServiceProperties, old: int, new: int) -> Iterator[Tr
 
 
 def _numbers(namespace: int) -> set[int]:
-    """The numbers of the layers that the `/etc` of a mount namespace has."""
+    """The numbers that systemd gave to the layers of the `/etc` in a mount namespace."""
     with Namespaces() as namespaces:
         namespaces.enter(namespace)
         found = chain(namespaces.mounts())
@@ -141,7 +141,7 @@ def _numbers(namespace: int) -> set[int]:
 
 
 def _of_etc(properties: ServiceProperties, numbers: set[int]) -> list[Layered]:
-    """The layers that are there and have anything for `/etc`, bottom to top; a unit may have sysexts by itself."""
+    """The layers that exist and have an `etc/`, bottom to top; the unit's own sysexts have none."""
     images = enumerate(properties.image_layers)
     found = [Layered(path, resolve(path), True) for number, path in images if number in numbers]
     trees = [Layered(path, resolve(path), False) for path in properties.directory_layers if is_there(path)]
@@ -149,7 +149,7 @@ def _of_etc(properties: ServiceProperties, numbers: set[int]) -> list[Layered]:
 
 
 def _directory_devices(layers: list[Layered], seen: list[Release]) -> set[int]:
-    """The device numbers of the files of directory layers."""
+    """The device numbers that files of directory layers have in the new `/etc`."""
     own = [one for layer in layers if not layer.image for one in of_directory(f"{layer.file}/etc")]
     return {one.device for one in seen if any((one.name, one.key[1:]) == (two.name, two.key[1:]) for two in own)}
 
@@ -179,14 +179,14 @@ def _since_last(layers: list[Layered], future: Fingerprint, last: LastSwap) -> L
 
 
 def _key(layer: Layer, group: list[Layer]) -> str:
-    """What another version of a layer has in common with it."""
+    """The key that all versions of a layer share: the name, or the path if several layers have this name."""
     return layer.name if sum(one.name == layer.name for one in group) == 1 else layer.path
 
 
 def _since_start(
     layers: list[Layered], was: list[Release], before: dict[str, Release] | None, start_usec: int
 ) -> LayerChange:
-    """As long as nothing is noted: nothing comes or goes that cannot be told."""
+    """The change of layers if there is no note of a swap: only what certainly came, went or changed."""
     now = [load_layer(layer.path) for layer in layers]
     known = set(before.values()) if before is not None else set(was)
     return LayerChange(
@@ -210,7 +210,7 @@ def _unreadable(error: UnreadableError, layers: list[Layered], here: dict[str, R
             found.append(layer.path)
     if not found and len(layers) == 1:
         found = [layers[0].path]
-    # Others than root may have made it as long as they like.
+    # Others than root may have made the path of any length.
     file = error.path if len(error.path) <= _SHOWN_MAX else f"{error.path[:_SHOWN_MAX]}..."
     return ConfextError(
         f"the new /etc/{file} cannot be read: {error.error.strerror}",

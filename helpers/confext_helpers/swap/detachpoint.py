@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where an old `/etc` is moved to as a whole, to be unmounted there as a whole.
+"""The detach point: the directory that an old `/etc` is moved to as a whole, and unmounted from as a whole.
 
-MNT_DETACH takes a tree apart. A process may be in a directory of the old `/etc`, or hold one open, and what
-InaccessiblePaths= hides would be there to be read in it. rmdir(2) of a mount point of another namespace (Linux 3.18)
-unmounts what is on it as well, but keeps the tree together for those who still use it. It takes an empty directory,
-and that is what a service which can write there could prevent.
+MNT_DETACH takes a tree apart: a process that works in a directory of the old `/etc`, or has one open, could then read
+what InaccessiblePaths= hid there. rmdir(2) of a mount point, called in another namespace (Linux 3.18), unmounts as
+well, but keeps the tree together for those who still use it. It fails if the directory is not empty, so the service
+must not be able to write to the directory.
 
-So the detach point is in a file system of its own, a tmpfs that the service never gets to write to. That is mounted
-on a directory in the service's own `/run`, of a new name each time, which is made by way of a private, writable copy of
-that mount: in the service's view it may be read-only. The point is removed through a writable copy of the tmpfs, from
-outside of the service's namespace; then the tmpfs is unmounted, and the directory removed. If the service was quick
-enough to put something into that, it stays behind, with nothing mounted on it.
+So the detach point is in a tmpfs of its own, which the service can never write to. The tmpfs is mounted on a directory
+in the service's own `/run`, with a new name each time; a private, writable copy of that mount is used to create the
+directory, since `/run` may be read-only in the service. The detach point is removed through a writable copy of the
+tmpfs, from outside of the service's namespace. Then the tmpfs is unmounted, and the directory in `/run` removed. If the
+service was quick enough to put something into that directory, it stays, with nothing mounted on it.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ _PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def new_name() -> str:
-    """A name that nobody can have foreseen."""
+    """A name that nobody can foresee."""
     return f".unit-confext-{os.urandom(8).hex()}"
 
 
 class DetachPoint:
-    """A directory that a tree can be moved to; at the end of the with statement it goes away, with what is in it.
+    """A directory to move a tree to; the end of the with statement removes it, and unmounts the tree.
 
     Args:
-        namespaces: who moves us; we are at home in the end.
-        service: descriptor of the mount namespace that it is in.
-        name: of it; see new_name().
+        namespaces: after the with statement, this process is in its own mount namespace again.
+        service: descriptor of the mount namespace that the directory is in.
+        name: of the directory, from new_name().
 
     Attributes:
-        name: of it.
-        target: descriptor of it; None if it was not made, or could not be.
-        left: what had to be left behind in that namespace, in the end; an empty text if nothing.
+        name: of the directory.
+        target: descriptor of the directory; None if it does not exist.
+        left: after the with statement, the path of a directory that could not be removed; empty if none.
     """
 
     def __init__(self, namespaces: Namespaces, service: int, name: str) -> None:
@@ -74,7 +74,7 @@ class DetachPoint:
         self.left = self._remove()
 
     def create(self, mounts: list[Mount]) -> None:
-        """Make it, in the mount namespace that this process is in and of which `mounts` are the mounts."""
+        """Create the directory in the mount namespace that this process is in; `mounts` are its mounts."""
         for parent in PARENTS:
             if self.target is None:
                 with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ class DetachPoint:
             os.close(point)
 
     def find(self, mounts: list[Mount]) -> None:
-        """Find what a process has made that was killed, whatever of it there is."""
+        """Find what is there of the directory that a killed hook created."""
         for parent in PARENTS:
             place = f"{parent}/{self.name}"
             with contextlib.suppress(OSError):
@@ -126,7 +126,7 @@ class DetachPoint:
         self.target = os.open(_TARGET, _PATH, dir_fd=tmpfs)
 
     def _remove(self) -> str:
-        """Go home, and remove it and what is mounted on it; return what had to be left behind."""
+        """Leave the service's mount namespace, remove the directory with what is mounted on it; return `left`."""
         self._namespaces.leave()
         self._close(self.target)
         try:
@@ -157,7 +157,7 @@ class DetachPoint:
 
 
 def _writable(place: str | int) -> int:
-    """A private copy of the mount at a path, or of the one that a descriptor is the root of, that can be written to."""
+    """A private, writable copy of the mount at a path, or of the mount whose root is a descriptor."""
     if isinstance(place, str):
         copy = syscalls.open_tree(syscalls.AT_FDCWD, place, OPEN_TREE_CLONE)
     else:

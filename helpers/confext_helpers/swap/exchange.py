@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One swap, from the stage into one mount namespace of the service, and what becomes of it if the hook is killed.
+"""Swap `/etc`, from the stage into one mount namespace of the service; complete the swap of a hook that was killed.
 
-The stage's topmost mount on `/etc` is copied with all that hangs on it (open_tree(2)), and what plan() says is done in
-the service's namespace. Whatever has to be attached is attached in one system call, beneath the old mount or on top of
-it, and whatever has to go goes in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH",
-Linux 6.5. Nothing of it reaches other namespaces, see swap/propagation.py, and a tree with anything mounted in it is
-moved aside as a whole, see swap/detachpoint.py.
+The stage's topmost mount on `/etc` is copied with all mounts below it (open_tree(2)), and put in place in the service's
+namespace as plan() decides. One system call attaches the new tree, beneath the old mount or on top of it, and one takes
+the old mount away, so a reader sees either the old tree or the new one (move_mount(2), "MOVE_MOUNT_BENEATH", Linux
+6.5). No change propagates to other namespaces, see swap/propagation.py. A tree with mounts in it is moved aside as a
+whole, see swap/detachpoint.py.
 
-From before the first of these calls to after the last there is a note that tells how to complete them. That is done by
-the recovery of the stage that lost its hook, or by the next hook, whichever comes first.
+A note tells how to complete the swap, from before the first of these system calls until after the last. If the hook is
+killed, the recovery that its stage starts completes the swap, or the next hook, whichever comes first.
 """
 
 from __future__ import annotations
@@ -46,29 +46,29 @@ _PATH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Tree(NamedTuple):
-    """A detached copy of a stage's `/etc`: the descriptor of it, and the mounts of the namespace it is from."""
+    """A detached copy of a stage's `/etc`: its descriptor, and the mounts of the stage's namespace."""
 
     fd: int
     mounts: list[Mount]
 
     @property
     def shared(self) -> bool:
-        """Whether its topmost mount propagates what is mounted on it."""
+        """Whether the root of the copy is a shared mount."""
         top = chain(self.mounts)
-        # Where nothing is mounted on /etc, it is a copy of a part of the root's mount.
+        # If nothing is mounted on /etc, the tree is a copy of a part of the root mount.
         return (top[-1] if top else _root(self.mounts)).shared
 
 
 @contextlib.contextmanager
 def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Iterator[Tree]:
-    """Copy `/etc` as it is in the namespace `stage`, with every mount below it; let go of the copy in the end.
+    """Copy the stage's `/etc` with every mount below it; close the copy at the end of the with statement.
 
     Args:
         stage: descriptor of the stage's mount namespace.
         nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see stage/transient.py).
 
     Raises:
-        OSError: it cannot be done, or something else is at `/etc` by now.
+        OSError: a system call fails, or something else is at `/etc` by now.
     """
     namespaces.enter(stage)
     for path in nosuid:
@@ -81,16 +81,16 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Iterator
 
 
 def _root(mounts: list[Mount]) -> Mount:
-    """The mount that is seen as the root directory."""
+    """The topmost mount on the root directory."""
     return chain(mounts, "/")[-1]
 
 
 class _Exchange:
-    """A swap in one namespace, of which this process is in.
+    """A swap in the mount namespace that this process is in.
 
     Args:
-        new: the tree to be put in place; used up, unless nothing has to be attached.
-        point: for the old one, if it needs that.
+        new: the tree to put in place. Once attached, it cannot be used again.
+        point: where the old tree is moved to, if there are mounts in it.
     """
 
     def __init__(self, namespaces: Namespaces, new: Tree, point: DetachPoint) -> None:
@@ -102,7 +102,7 @@ class _Exchange:
         self._point = point
 
     def run(self, announce: Callable[[PendingSwap], None]) -> None:
-        """Do it.
+        """Do the swap.
 
         Args:
             announce: called right before the first system call that changes something.
@@ -131,8 +131,8 @@ class _Exchange:
                 and self._replace(old, etc)
             ):
                 return
-            # As atomic, and all that there is before Linux 6.5, or where no detach point can be made. The old tree
-            # stays below, unseen and whole, until the service stops.
+            # Before Linux 6.5, or without a detach point, mount on top; a reader does not see a difference. The old
+            # tree stays below, hidden and whole, until the service stops.
             self.shape = Shape.ON_TOP
             with self._quiet(old.id):
                 syscalls.move_mount(self._new.fd, etc, 0)
@@ -152,10 +152,10 @@ class _Exchange:
         return found
 
     def _replace(self, old: Mount, etc: int) -> bool:
-        """Put the new tree beneath that at `etc`, and take that away; return whether this could be done."""
+        """Attach the new tree beneath the mount at `etc`, and take that mount away; False if this is not possible."""
         new = self._new
         with self._quiet(old.parent):
-            # No mount can be moved off a shared one.
+            # No mount can be moved away from a parent that is shared.
             if new.shared:
                 syscalls.mount_setattr(new.fd, "", propagation=MS_SLAVE)
             done = False
@@ -172,7 +172,7 @@ class _Exchange:
 
 
 def _move_aside(etc: int, point: DetachPoint) -> None:
-    """Take the topmost mount on `/etc`, whose root is `etc`, to its detach point, or away if it does not need one."""
+    """Move the topmost mount on `/etc`, whose root is `etc`, to the detach point; unmount it if there is none."""
     if point.target is not None:
         syscalls.move_mount(etc, point.target, 0)
     else:
@@ -180,18 +180,18 @@ def _move_aside(etc: int, point: DetachPoint) -> None:
 
 
 def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str:
-    """Give a process of the service the `/etc` of the stage.
+    """Give the mount namespace of one process of the service the `/etc` of the stage.
 
     Args:
-        process: one of the mount namespace that is to get it.
-        stage: where it is from.
+        process: any process in that namespace.
+        stage: the stage.
         nosuid: see copy_tree().
 
     Returns:
-        What had to be left behind in the namespace because the service kept it, or an empty text.
+        The directory that could not be removed because the service put something into it; empty if none.
 
     Raises:
-        OSError: it cannot be done; the process has its old `/etc`.
+        OSError: a system call failed; the service has its old `/etc`.
     """
 
     def announce(swap: PendingSwap) -> None:
@@ -209,11 +209,14 @@ def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str
 
 
 def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
-    """Complete a swap that was cut off between its system calls; go home; return whether there was anything to do.
+    """Complete a swap that was cut off between its system calls, and leave the service's mount namespace.
 
     Args:
         service: descriptor of the service's mount namespace.
-        swap: what was noted about it.
+        swap: the note about the swap.
+
+    Returns:
+        Whether the old `/etc` still had to be taken away.
     """
     with DetachPoint(namespaces, service, swap.detach_point) as point:
         namespaces.enter(service)
@@ -240,7 +243,7 @@ def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
 
 
 def complete(notes: Notes, processes: list[Process], swap: PendingSwap) -> bool:
-    """Complete a swap that was under way when a hook was killed; return whether there was anything to do."""
+    """Complete the swap of a hook that was killed; return whether the old `/etc` still had to be taken away."""
     done = False
     for process in processes:
         if process.key == swap.process:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is mounted on `/etc` in a mount namespace, and what has to happen for another `/etc` to take its place.
+"""Decide how the stage's `/etc` gets into the service's mount namespace, from what is mounted in both.
 
-Several mounts can sit on one directory; only the topmost is seen. They are called a *chain* here, bottom to top. In
-a service's namespace the chain at `/etc` is whatever the host has there (usually nothing: `/etc` is part of the root
-file system), then what systemd put there for the service: the overlay of its confexts, or a bind mount that makes
-it read-only. Everything that the sandbox mounted below `/etc` hangs on the topmost of them.
+The mounts on one directory, bottom to top, are called a *chain*; only the topmost is seen. In a service's namespace the
+chain at `/etc` begins with what the host has there (usually nothing: `/etc` is part of the root file system). What
+systemd mounted for the service follows: the overlay of its confexts, or a bind mount that makes `/etc` read-only. The
+mounts that the sandbox has below `/etc` are children of the topmost mount.
 
-The stage (stage/transient.py) has the chain that the service would have after a restart. Its topmost mount is copied
-with all that hangs on it (open_tree(2)), and then one of four things happens in the service's namespace (`Shape`).
-Whatever has to be attached is attached in one system call, beneath the old mount or on top of it, and whatever has to
-go goes in one; a reader sees the old tree or the new one. move_mount(2), "MOVE_MOUNT_BENEATH", Linux 6.5.
+The stage (stage/transient.py) has the chain that a restart would give the service. swap/exchange.py copies its topmost
+mount with all children, and then changes the service's namespace in one of four ways (`Shape`).
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from confext_helpers.system.mountinfo import Mount, chain
 
 
 class Shape(StrEnum):
-    """What has to happen in the service's namespace."""
+    """What has to be done in the service's namespace."""
 
     NOTHING = "nothing"
     ON_TOP = "on top"
@@ -30,10 +28,11 @@ class Shape(StrEnum):
 
 
 def tree(mounts: list[Mount], level: int, point: str = ETC) -> list[tuple[str, ...]]:
-    """What is seen at and below `point` when the first `level` mounts of its chain are all there are.
+    """What would be seen at and below `point` if its chain had only the first `level` mounts.
 
-    One tuple for each mount (place, device, root, options, file system type), sorted. Two equal trees show the same
-    files, since a device and a root within it name the same directory.
+    Returns:
+        A tuple for each mount: (mount point, device, root, options, file system type), sorted. Two equal trees show
+        the same files, since device and root name the same directory.
     """
     parents = {mount.id: mount.parent for mount in mounts}
     levels = {mount.id: position for position, mount in enumerate(chain(mounts, point), 1)}
@@ -51,15 +50,15 @@ def tree(mounts: list[Mount], level: int, point: str = ETC) -> list[tuple[str, .
 
 
 def plan(service: list[Mount], stage: list[Mount], point: str = ETC) -> Shape:
-    """Decide how the stage's tree at `point` gets into the service's namespace."""
+    """Decide how the stage's tree at `point` replaces the service's."""
     have, want = chain(service, point), chain(stage, point)
     wanted = tree(stage, len(want), point)
     if tree(service, len(have), point) == wanted:
         return Shape.NOTHING
     if len(have) < len(want) or not have:
         return Shape.ON_TOP
-    # What was there before any of our swaps may be just what is wanted now: then nothing new is needed over it.
-    # Not where something is mounted in the old tree: it cannot be moved off a mount that is not ours, see swap().
+    # If the tree below the topmost mount is the wanted one, unmounting the topmost is enough. But a topmost mount with
+    # mounts in it has to be moved aside, which is only possible from a mount that the swap itself attached.
     bare = len(tree(service, len(have), point)) == 1
     if bare and len(have) == len(want) + 1 and tree(service, len(want), point) == wanted:
         return Shape.TAKE_AWAY

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How mounts propagate, and how to keep a change of them to the service's own namespace.
+"""Keep a change of mounts from propagating out of the service's own mount namespace.
 
-What is mounted on a shared mount is propagated to its peers and slaves: mount_namespaces(7). In other namespaces,
-which processes of the service have made for themselves, these are not to get a new `/etc`. It would pile up in there,
-keep images in use, and could be unmounted: the kernel locks what a namespace has from its beginning, and nothing that
-comes later (user_namespaces(7)).
+A mount on a shared mount propagates to its peers and slaves: mount_namespaces(7). Processes of the service may have
+made other namespaces, and these must not get the new `/etc`. One more would pile up there with each reload and keep
+images in use. It could also be unmounted: the kernel locks only the mounts that a namespace has from its beginning
+(user_namespaces(7)).
 
-So for the moment of a change the mount is a slave. A detached copy takes its place in the peer group, which therefore
-goes on, with whoever is a slave of it; from the group, the mount still gets what the host mounts. Afterwards it joins
-the group again: move_mount(2), "MOVE_MOUNT_SET_GROUP", Linux 5.15. A mount can only join if it is private, as it is
-between two system calls.
+So during a change the mount is made a slave. A detached copy takes its place in the peer group, so the group and its
+slaves stay, and the mount still gets what the host mounts. Afterwards the mount joins the group again: move_mount(2),
+"MOVE_MOUNT_SET_GROUP", Linux 5.15. Only a private mount can join a group, so between two system calls it is private.
 
-A mount that another one covers cannot be named. Where one of these would propagate (the host has a mount of its own
-on `/etc`), all mounts are made slaves, and shared again. Then there are new peer groups, of which nobody is a slave.
+A mount below another one on the same directory cannot be reached by a path. If such a mount would propagate (the host
+has its own mount on `/etc`), all mounts are made slaves, and then shared again. That makes new peer groups, without
+slaves.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def of(mount: Mount) -> Propagation:
-    """How `mount` propagates now."""
+    """The propagation of `mount` now."""
     return Propagation(mount.id, mount.shared, mount.master)
 
 
 @contextlib.contextmanager
 def withheld(fd: int) -> Iterator[None]:
-    """For as long as this lasts, nothing that happens on the shared mount whose root is `fd` is propagated.
+    """Within the with statement, no change on the shared mount whose root is `fd` propagates.
 
     Raises:
-        OSError: the kernel cannot do it, and nothing has been done.
+        OSError: the kernel does not support this; nothing was changed.
     """
     _check_support(fd)
     peer = syscalls.open_tree(fd, "", OPEN_TREE_CLONE)
@@ -63,7 +63,7 @@ def withheld(fd: int) -> Iterator[None]:
 
 
 def _check_support(fd: int) -> None:
-    """See whether a mount can join a group, with copies that nobody else sees."""
+    """Try whether a mount can join a peer group, with copies that nobody else sees. Raises OSError."""
     with contextlib.ExitStack() as stack:
         copies = []
         for _ in range(2):
@@ -88,14 +88,14 @@ def _withheld_everywhere(namespaces: Namespaces, mounts: list[Mount]) -> Iterato
 
 @contextlib.contextmanager
 def quiet(namespaces: Namespaces, mounts: list[Mount], number: int) -> Iterator[None]:
-    """For as long as this lasts, nothing that happens on a mount is propagated.
+    """Within the with statement, no change on a mount propagates.
 
     Args:
-        mounts: those of the namespace that this process is in.
+        mounts: the mounts of the namespace that this process is in.
         number: the ID of the mount.
 
     Raises:
-        OSError: the kernel cannot do it, and nothing has been done.
+        OSError: the kernel does not support this; nothing was changed.
     """
     mount = next((mount for mount in mounts if mount.id == number and mount.shared), None)
     if mount is None:
@@ -114,7 +114,7 @@ def quiet(namespaces: Namespaces, mounts: list[Mount], number: int) -> Iterator[
 
 
 def touched(namespaces: Namespaces, mounts: list[Mount], numbers: list[int]) -> list[Propagation]:
-    """What quiet() changes for a moment if it is called for each of the mounts `numbers`."""
+    """The present propagation of each mount that quiet() would change, if called for each of `numbers`."""
     found = [mount for mount in mounts if mount.id in numbers and mount.shared]
     for mount in found:
         fd = open_root(namespaces, mount)
@@ -125,7 +125,7 @@ def touched(namespaces: Namespaces, mounts: list[Mount], numbers: list[int]) -> 
 
 
 def open_root(namespaces: Namespaces, mount: Mount) -> int | None:
-    """Open (O_PATH) the root of a mount of this namespace; None if something else is seen where it is."""
+    """Open (O_PATH) the root of a mount of this namespace; None if another mount hides it."""
     try:
         fd = os.open(mount.point, _PATH | os.O_NOFOLLOW)
     except OSError:
@@ -137,11 +137,11 @@ def open_root(namespaces: Namespaces, mount: Mount) -> int | None:
 
 
 def restore(namespaces: Namespaces, service: int | None, wanted: list[Propagation]) -> None:
-    """Let mounts of the namespace that this process is in propagate again as they did.
+    """Restore the propagation of mounts in the namespace that this process is in.
 
     Args:
-        service: descriptor of that namespace, if a mount may have lost its master as well.
-        wanted: how they did; those that are gone are passed over.
+        service: descriptor of that namespace, if a mount may have lost its master as well; otherwise None.
+        wanted: the propagation to restore; mounts that are gone are ignored.
     """
     mounts = {mount.id: mount for mount in namespaces.mounts()}
     changed = [(mounts[old.mount], old) for old in wanted if old.mount in mounts]
@@ -153,7 +153,7 @@ def restore(namespaces: Namespaces, service: int | None, wanted: list[Propagatio
             if fd is not None:
                 stack.callback(os.close, fd)
         if any(root is None for root in roots.values()):
-            # All, and then those are taken back that were not.
+            # Some cannot be reached by a path: make all mounts shared, then undo that where a mount was not.
             root = os.open("/", _PATH)
             stack.callback(os.close, root)
             syscalls.mount_setattr(root, "", propagation=MS_SHARED, flags=AT_RECURSIVE)
@@ -175,7 +175,7 @@ def restore(namespaces: Namespaces, service: int | None, wanted: list[Propagatio
 
 
 def _enslave(namespaces: Namespaces, service: int, fd: int, master: int) -> None:
-    """Make the private mount whose root is `fd` a slave of the group `master`, which a mount of the host's is in."""
+    """Make the private mount whose root is `fd` a slave of the peer group `master` of a mount of the host's."""
     namespaces.leave()
     host = None
     for mount in namespaces.mounts():
@@ -185,7 +185,7 @@ def _enslave(namespaces: Namespaces, service: int, fd: int, master: int) -> None
     if host is None:
         return
     try:
-        # By way of a copy, so that nothing is mounted on the host's in between.
+        # A copy joins the host's group, not the mount itself, which could propagate to the host in between.
         copy = syscalls.open_tree(fd, "", OPEN_TREE_CLONE)
         try:
             syscalls.move_mount(host, copy, MOVE_MOUNT_SET_GROUP)

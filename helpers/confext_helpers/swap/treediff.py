@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which files differ between the `/etc` that a service has and the one that it is about to get.
+"""Find the files that differ between the old `/etc` of a service and its new one.
 
-Both are there, the old one in the service and the new one in the stage, so the answer is not derived from what images
-are said to contain: it is what the service will see. Both mostly consist of the host's own `/etc`, which is therefore
-looked at as well: what is the host's in both is passed over, whole directories at a time. A file in an overlay has the
-inode number that it has in its layer. A directory has not, see _is_host_s_directory().
+Both trees are mounted, the old one in the service and the new one in the stage, so the comparison finds what the
+service will see, not what images claim to contain. Both trees mostly consist of the host's own `/etc`. So the host's is
+looked at as well, and what both have from the host is skipped, whole directories at a time. A file in an overlay has
+the inode number of its layer's file. A directory does not, see _is_host_s_directory().
 
-Every file of a new image is read to its end here. dm-verity, and the kernel's file systems, notice damage when they
-read a block; if nobody reads it now, the service will. Nothing of that kind can be found in the file of a directory
-layer, which may be anybody's and of any size. It is read only to be compared with another one. No hole of a file is
-read at all (lseek(2), SEEK_DATA), and no path is listed that is longer than the kernel takes.
+Every file of a new image is read to its end. dm-verity and the kernel's file systems notice damage when they read a
+block: if nobody reads it now, the service will. In a file of a directory layer there is no such damage to find, and the
+file may be anybody's and of any size, so it is read only to compare it with another one. Holes are not read (lseek(2),
+SEEK_DATA), and a path longer than the kernel accepts is not listed.
 
-The old tree may not show yet what happened in the host's `/etc` since it was stacked, not even where a directory in it
-looks like the host's. So where anything did, no directory is passed over.
+The old tree may not show yet what changed in the host's `/etc` since it was stacked, even if a directory in it looks
+like the host's. So if anything changed there, no directory is skipped.
 
-A directory counts if it is in both with another mode or owner. What a sandbox mounts below `/etc` does not count, nor
-do extended attributes, nor the images themselves that lie in the host's `/etc/systemd/system`: no service reads them.
+A directory in both trees counts as changed if mode or owner differ. Not compared are what a sandbox mounts below
+`/etc`, extended attributes, and the images in the host's `/etc/systemd/system`, which no service reads.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CHUNK = 1 << 15
 _PATH_MAX = 4096
-# Where layers may lie below the host's /etc.
+# Directories below /etc that may hold layers.
 _UNIT_DIRECTORY = "systemd/system/"
 _SUFFIX = ".confext.d"
 
 
 class Files:
-    """Paths relative to `/etc`: as many as are wanted, and how many there are.
+    """A count of files, and the paths of the first of them, relative to `/etc`.
 
     Args:
         limit: how many paths to keep; None for all.
@@ -51,14 +51,14 @@ class Files:
         self._limit = limit
 
     def add(self, path: str) -> None:
-        """Count one more; a path that is too long is not kept."""
+        """Count a file, and keep its path unless that is too long or one too many."""
         self.count += 1
         if (self._limit is None or self.count <= self._limit) and len(path) < _PATH_MAX:
             self.paths.append(path)
 
 
 class Difference(NamedTuple):
-    """What differs; in the order of the tree.
+    """The files that differ, in the order of the tree.
 
     Attributes:
         added: files that are in the new tree only.
@@ -80,7 +80,7 @@ class UnreadableError(Exception):
     Args:
         path: relative to `/etc`.
         device: the device number of the file, see service/releases.py.
-        error: why not.
+        error: the error of the system call.
     """
 
     def __init__(self, path: str, device: int, error: OSError) -> None:
@@ -91,17 +91,17 @@ class UnreadableError(Exception):
 
 
 def _key(status: os.stat_result) -> tuple[int, ...]:
-    """What tells a file from any other, without what an overlay makes up: devices, and numbers of directories."""
+    """What identifies a file, without what an overlay makes up: device numbers, and inode numbers of directories."""
     number = status.st_nlink if stat.S_ISDIR(status.st_mode) else status.st_ino
     return number, status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_mode
 
 
 def _is_host_s_directory(status: os.stat_result) -> bool:
-    """Whether a directory that looks like the host's has nothing from a layer in it.
+    """Whether a directory that looks like the host's has no files of a layer in it.
 
-    One that several layers of an overlay have looks like the topmost of them, but has one link only (ovl_getattr() in
-    the kernel's fs/overlayfs/inode.c). On btrfs, and where the host's `/etc` is an overlay itself, all have one; but
-    then a change time to the nanosecond is not one that an image could have by chance.
+    A directory that several layers of an overlay have looks like the topmost one, but has a single link (ovl_getattr()
+    in the kernel's fs/overlayfs/inode.c). On btrfs, and if the host's `/etc` is an overlay itself, every directory has
+    a single link; there, the change time tells: an image cannot have the same nanoseconds by chance.
     """
     return status.st_nlink > 1 or status.st_ctime_ns % 1_000_000_000 != 0
 
@@ -111,7 +111,7 @@ def _names(directory: int | None) -> list[str]:
 
 
 def _names_if_readable(directory: int | None) -> list[str]:
-    # What is wrong with the old tree must not keep the service from a better one.
+    # An error in the old tree must not keep the service from getting the new one.
     try:
         return _names(directory)
     except OSError:
@@ -135,16 +135,16 @@ def _stat_if_readable(name: str, directory: int | None) -> os.stat_result | None
 
 
 class _Directory(NamedTuple):
-    """One directory, in the trees where it is one: None for the others.
+    """A directory that is compared.
 
     Attributes:
-        path: it ends in a slash, or is empty; cut off where it is too long.
-        old: descriptor in the old tree.
-        new: descriptor in the new one.
-        base: descriptor in the base.
-        names: what is still to be compared, from the end.
-        old_device: device number of the old one.
-        new_device: device number of the new one.
+        path: ends in a slash, or is empty; cut off if too long.
+        old: descriptor in the old tree; None if it is no directory there.
+        new: likewise in the new tree.
+        base: likewise in the base.
+        names: the names that are still to be compared, last one first.
+        old_device: device number in the old tree.
+        new_device: device number in the new tree.
     """
 
     path: str
@@ -171,7 +171,7 @@ class _Walk:
 
     def trees(self, old: int, new: int, base: int | None) -> None:
         """Compare the trees with these descriptors."""
-        # Not by recursion: others than root may nest directories as deep as they like.
+        # A list instead of recursion: others than root may nest directories as deep as they like.
         way = [self._list("", os.dup(old), os.dup(new), None if base is None else os.dup(base))]
         try:
             while way:
@@ -197,7 +197,7 @@ class _Walk:
         return _Directory(path[:_PATH_MAX], old, new, base, names, *devices)
 
     def _name(self, here: _Directory, name: str) -> _Directory | None:
-        """Compare what has this name in all trees; return it if it is a directory to go into."""
+        """Compare what has this name in both trees; return a directory to compare next, or None."""
         path, old, new = here.path + name, here.old, here.new
         if here.path == _UNIT_DIRECTORY and name.endswith(_SUFFIX):
             return None
@@ -211,7 +211,7 @@ class _Walk:
             return None
         in_old = before is not None and stat.S_ISDIR(before.st_mode)
         in_new = after is not None and stat.S_ISDIR(after.st_mode)
-        # What is mounted there is the sandbox's.
+        # Another device is a mount of the sandbox.
         if in_old and before is not None and before.st_dev != here.old_device:
             return None
         if in_new and after is not None and after.st_dev != here.new_device:
@@ -269,7 +269,7 @@ class _Walk:
             is_tree_s = after.st_dev in self._directories
             try:
                 if before is not None and same and is_tree_s and _key(before) == _key(after):
-                    return  # The very same file: it is not copied into an overlay.
+                    return  # The very same file: overlays do not copy it.
                 if same or not is_tree_s:
                     same = self._read(name, old if same else None, new)
             except OSError as error:
@@ -282,7 +282,7 @@ class _Walk:
             self.found.changed.add(path)
 
     def _read(self, name: str, old: int | None, new: int | None) -> bool:
-        """Read the new file to its end; return whether the old one has the same content, if that is to be read."""
+        """Read the new file to its end; return whether the old one, unless None, has the same content."""
         fd = os.open(name, _FILE, dir_fd=new)
         other = -1
         try:
@@ -309,7 +309,7 @@ class _Walk:
                 os.close(other)
 
     def _has_zeros(self, fd: int, start: int, end: int) -> bool:
-        """Whether a part of a file has nothing but zeros, as a hole has."""
+        """Whether a part of a file has only zeros, like a hole."""
         try:
             for position, until in _data(fd, start, end):
                 while position < until and (count := os.preadv(fd, [self._old_buffer], position)):
@@ -328,7 +328,7 @@ def _close(*descriptors: int | None) -> None:
 
 
 def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a file between two offsets that are no holes, lseek(2); all of it where that cannot be told."""
+    """The parts of a file between two offsets that are no holes (lseek(2)); all of it if that is not supported."""
     if end - start <= _CHUNK:
         if start < end:
             yield start, end
@@ -337,7 +337,7 @@ def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         try:
             begin = os.lseek(fd, start, os.SEEK_DATA)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # There is no data any more.
+            if error.errno != errno.ENXIO:  # ENXIO: no data follows.
                 yield start, end
             return
         if begin >= end:
@@ -383,13 +383,13 @@ def compare(
     """Compare two `/etc` trees, and read every file of the new one that comes from an image.
 
     Args:
-        old: descriptor of the service's.
-        new: descriptor of the stage's.
-        base: descriptor of the one that lies below all layers; None if it cannot be had.
-        layers: the device numbers that files of layers have in the new one, see service/releases.py.
-        directories: those of them that are of directory layers.
-        same_base: whether the base is as it was when the old one was stacked.
-        limit: how many paths of each kind to keep.
+        old: descriptor of the service's `/etc`.
+        new: descriptor of the stage's `/etc`.
+        base: descriptor of the `/etc` below all layers; None if it cannot be opened.
+        layers: the device numbers that files of layers have in the new tree, see service/releases.py.
+        directories: those device numbers that belong to directory layers.
+        same_base: whether the base is unchanged since the old tree was stacked.
+        limit: how many paths of each kind to keep; None for all.
 
     Raises:
         UnreadableError: a file of the new tree cannot be read.
