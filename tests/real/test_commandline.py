@@ -49,7 +49,7 @@ def get(path, kind, name):
 def ours(unit, fragment, version):
     specifiers = specifiers_for(unit, fragment)
     try:
-        found = read_settings([fragment], specifiers, version=version, unit=unit)
+        found = read_settings([fragment], specifiers, version=version)
         return [[[c.path, c.argv, c.flags] for c in found.commands], found.warnings]
     except ConfextError as error:
         return str(error)

@@ -57,8 +57,8 @@ def exchange():
     assert ctypes.CDLL(None).renameat2(-100, *names, 2) == 0
 def look():
     for function in (
-        lambda: refusals.check_releases(unit, [layer], there.namespace),
-        lambda: change.open_trees(unit, properties, there.namespace, there.namespace).__enter__(),
+        lambda: refusals.check_releases([layer], there.namespace),
+        lambda: change.open_trees(properties, there.namespace, there.namespace).__enter__(),
     ):
         try:
             function()

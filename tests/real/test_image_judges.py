@@ -136,7 +136,7 @@ from confext_helpers.stage import refusals
 from confext_helpers.errors import ConfextError
 for path in sys.argv[1:]:
     try:
-        print(refusals.check_signers("foo.service", [path], "root=signed"))
+        print(refusals.check_signers([path], "root=signed"))
     except ConfextError as error:
         print(error.problem)
 """
