@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the mount namespace of a process is one that systemd made for this very run of this very service.
+"""Decide whether systemd made the mount namespace of a process, for this run of this service.
 
-A process in the service's control group proves nothing. A container manager in there has containers, with an `/etc` of
-their own. A service that runs as root, however confined, can move any process into its control group, by its owner's
-right to write to cgroup.procs, and name it as its main process (sd_notify(3), `MAINPID=`). To be given the `/etc` of
-such a service would take another one its sandbox.
+A process in the service's control group proves nothing. A container manager has containers there, which have their own
+`/etc`. A service that runs as root, however confined, can move any process into its control group, since root may write
+to cgroup.procs, and name it as its main process (sd_notify(3), `MAINPID=`). If a process of another service then got
+this service's `/etc`, it would lose its sandbox.
 
-What systemd makes has the root that the unit's settings say, and propagates as they say (systemd.exec(5),
-`MountFlags=`). A container has another root; whoever makes a namespace by hand cuts it off from the host. Where that is
-not so, as with a plain unshare(2), the copy has the same peer groups, and of two of them the older one is systemd's.
+A namespace that systemd made has the root directory of the unit's settings, and propagates as they say
+(systemd.exec(5), `MountFlags=`). A container has another root. A namespace made by hand is usually cut off from the
+host; after a plain unshare(2) it is a copy with the same peer groups, and the older of the two is systemd's.
 
-Whose it is: up to version 257, systemd mounts a directory of the unit's name in it. Otherwise a process has the
-service's invocation ID in its environment; another one there is that of a stranger. Some programs write over their
-environment, and none of their processes may have it any more. This is then believed of a service that needs no lie, as
-its processes can be root without any limits. For others the manager and the kernel are asked who else claims the
-namespace, and whether the process has more power than the unit has. `User=` does not count there: commands with a `!`
-are root all the same, and programs that are setuid may be.
+To find the service of a namespace: up to version 257, systemd mounts a directory of the unit's name in it. Otherwise, a
+process of the service has the service's invocation ID in its environment; a process with another one is a stranger's.
+Some programs overwrite their environment, so maybe no process has the ID any more. Then a service is believed if its
+processes can be root without limits, since it gains nothing by a lie. For another service, the manager and the kernel
+are asked who else claims the namespace, and whether the process has more power than the unit gives. `User=` does not
+count as a limit: a command with a `!` runs as root all the same, and so may a setuid program.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DELETED = " (deleted)"
 # capabilities(7)
 _CAP_SYS_PTRACE = 1 << 19
 _CAP_SYS_ADMIN = 1 << 21
-# CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SETUID: what is as good as being root where files are concerned.
+# CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SETUID: as good as root where files are concerned.
 _AS_ROOT = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 7
 
 ANOTHER_ROOT = "has another root directory than systemd gave to the service, as in a container"
@@ -49,11 +49,11 @@ ANOTHER_RUN = "was not started by this run of the service, by its INVOCATION_ID=
 
 
 class Belonging:
-    """What there is to know about the namespaces of a service.
+    """Decides which mount namespaces belong to a service.
 
     Args:
-        unit: its name.
-        group: the PIDs that are in its control group.
+        unit: the name of the service.
+        group: the PIDs in its control group.
     """
 
     def __init__(self, unit: str, properties: ServiceProperties, group: list[int]) -> None:
@@ -70,7 +70,7 @@ class Belonging:
 
     @cached_property
     def _root(self) -> tuple[str, str] | None:
-        """Device and root of the mount that has to be the root directory; None if that is in an image."""
+        """Device and root that the mount on the root directory must have; None for a root image."""
         root = self._properties.root
         if root is None:
             return None
@@ -82,15 +82,15 @@ class Belonging:
         return mount.device, "/" + f"{mount.root.strip('/')}/{inside}".strip("/")
 
     def stranger(self, pid: int, namespace: int) -> str:
-        """Why the namespace of a process is none that systemd made for this run of the service, or an empty text.
+        """Why the namespace of a process was not made by systemd for this run of the service; empty if it was.
 
         Args:
-            pid: of the process, which is held.
+            pid: of the process. The caller holds its pidfd.
             namespace: descriptor of its mount namespace.
         """
         number = os.fstat(namespace).st_ino
         if number not in self._seen:
-            # It is looked at from inside, as the process may have a root directory of its own. Nothing there is opened.
+            # Look from inside the namespace, as the process may have a root directory of its own. Open nothing there.
             with Namespaces() as namespaces:
                 namespaces.enter(namespace)
                 mounts = namespaces.mounts()
@@ -102,7 +102,7 @@ class Belonging:
         return reason or self._by_owner(pid, number, mounts)
 
     def copies(self) -> set[int]:
-        """Which of the namespaces that were asked for are copies of others of them: their inode numbers."""
+        """The inode numbers of those namespaces asked for so far that are copies of others among them."""
         groups: dict[int, list[tuple[int, int]]] = {}
         for number, (group, unique) in self._roots.items():
             if group and unique:
@@ -116,14 +116,14 @@ class Belonging:
                 return ANOTHER_ROOT
         elif self._properties.root_image and not _is_image(root, self._properties.root_image):
             return ANOTHER_ROOT
-        # "0" stands for what is not set, which is "shared".
+        # MountFlags= is 0 if not set, which means "shared".
         propagates = self._properties.mount_flags in (0, syscalls.MS_SHARED)
         if propagates and not root.shared and not self._is_withheld(root):
             return CUT_OFF
         return ""
 
     def _is_withheld(self, root: Mount) -> bool:
-        """Whether it was a swap that made this root a slave, and did not come to its end (swap/propagation.py)."""
+        """Whether a swap that was cut off has made this root mount a slave (swap/propagation.py)."""
         swap = swap_under_way(self._unit)
         return swap is not None and any(old.mount == root.id and old.shared for old in swap.propagation)
 
@@ -137,14 +137,14 @@ class Belonging:
             return "" if own == self._invocation else ANOTHER_RUN
         if names:
             return ""
-        # It has written over its environment. Others that are in the same namespace may not have.
+        # The process has overwritten its environment. Another one in the same namespace may still have the ID.
         others = (other for other in self._group if other != pid and _namespace_of(other) == number)
         if any(_invocation_of(other) == self._invocation for other in others) or not _is_limited(self._properties):
             return ""
         return ANOTHER_UNIT if self._is_claimed(pid, number) else ""
 
     def _is_claimed(self, pid: int, number: int) -> bool:
-        """Whether another service has a process in the namespace, or `pid` has more power than this one gives."""
+        """Whether another service has a process in the namespace, or `pid` has more power than this service gives."""
         with Manager() as manager:
             mains = manager.main_pids()
         if any(unit != self._unit and _namespace_of(main) == number for unit, main in mains.items()):
@@ -162,16 +162,16 @@ class Belonging:
 
 
 def is_confined(properties: ServiceProperties) -> bool:
-    """Whether a service may write to what is root's, and yet may not do all that root may."""
+    """Whether a service may write to root's files, but may not do all that root may."""
     return _is_root(properties) and _is_limited(properties)
 
 
 def _is_root(properties: ServiceProperties) -> bool:
-    """Whether any command of a service runs as root, or as good as that where files are concerned."""
+    """Whether any command of a service runs as root, or as good as root where files are concerned."""
     user = properties.user
     if user in ("root", "0") or (properties.ambient_capabilities or 0) & _AS_ROOT or properties.has_command_as_root:
         return True
-    import pwd  # Few services come that far.
+    import pwd  # Only needed for services with User=.
 
     try:
         return pwd.getpwnam(user).pw_uid == 0
@@ -180,7 +180,7 @@ def _is_root(properties: ServiceProperties) -> bool:
 
 
 def _is_limited(properties: ServiceProperties) -> bool:
-    """Whether a process of a service that is root may not do all that root may."""
+    """Whether a process that runs as root in this service may not do all that root may."""
     bounding = properties.capability_bounding_set
     everything = _CAP_SYS_ADMIN | _CAP_SYS_PTRACE
     limited = bounding is not None and bounding & everything != everything
@@ -195,7 +195,7 @@ def _namespace_of(pid: int) -> int:
 
 
 def _invocation_of(pid: int) -> str | None:
-    """The invocation ID in the environment of a process, as that is now; None if there is none."""
+    """The invocation ID that is in the environment of a process now; None if there is none."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             words = file.read(_ENVIRON_MAX).split(b"\0")
@@ -214,7 +214,7 @@ def _bounding_set(pid: int) -> int:
 
 
 def _system_unit(pid: int) -> str:
-    """The unit of the system manager that a process is in, by its control group."""
+    """The system unit of a process, by its control group; empty if there is none."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
         for line in file:
             for part in line.rstrip("\n").split(":", 2)[2].split("/"):
@@ -224,7 +224,7 @@ def _system_unit(pid: int) -> str:
 
 
 def _is_image(root: Mount, image: str) -> bool:
-    """Whether the mount `root` is of the file or block device `image`, or of one whose place that has taken."""
+    """Whether the mount `root` is of the file or block device `image`, or of one that `image` has replaced."""
     if root.source == os.path.realpath(image):
         return True
     device = os.path.realpath(f"/sys/dev/block/{root.device}")
@@ -232,13 +232,13 @@ def _is_image(root: Mount, image: str) -> bool:
     with contextlib.suppress(OSError):
         places += [os.path.realpath(f"{device}/slaves/{slave}") for slave in os.listdir(f"{device}/slaves")]
     for place in places:
-        # That of a partition is the whole device's.
+        # For a partition, the whole device has the backing file.
         for loop in (place, os.path.dirname(place)):
             with (
                 contextlib.suppress(OSError),
                 open(f"{loop}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file,
             ):
-                # Its directory is as the root directory of whoever asks has it.
+                # Compare the names only: the kernel shows the path as seen from the reader's root directory.
                 backing = file.read().removesuffix("\n").removesuffix(_DELETED)
                 return os.path.basename(backing) == os.path.basename(os.path.realpath(image))
     return False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the manager says about a unit beyond properties.py: what only checks and the command ask.
+"""Properties of a unit that only checks and the command need; properties.py has the others.
 
-A module of its own, since most reloads have no checks, and the hook loads as little as it can.
+This is a module of its own since most reloads have no checks, and the hook loads as little as it can.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from confext_helpers.system.bus import Value
 
 # ExecDirectoryFlags in systemd's execute.h
 _READ_ONLY = 1
-# Of NFTSet=: a set that the control group is put into.
+# In NFTSet=: a set of control groups.
 _NFT_CGROUP = 3
 
 
@@ -23,8 +23,8 @@ class CommandEnd(NamedTuple):
 
     Attributes:
         flags: such as "ignore-failure".
-        code: CLD_EXITED and the like, waitid(2); 0 if it never began, or never ended.
-        status: with which exit status, or by which signal.
+        code: CLD_EXITED and the like, waitid(2); 0 if the command never began, or never ended.
+        status: the exit status, or the number of the signal.
     """
 
     flags: list[str]
@@ -33,13 +33,13 @@ class CommandEnd(NamedTuple):
 
 
 class UnitProperties(Answer):
-    """What every unit has: the interface org.freedesktop.systemd1.Unit, from Manager.unit_properties().
+    """The properties of every unit: the interface org.freedesktop.systemd1.Unit, from Manager.unit_properties().
 
     Attributes:
-        id: its name, no alias.
+        id: the name of the unit, not an alias.
         load_state: such as "loaded".
         active_state: such as "active".
-        need_daemon_reload: whether systemd itself finds its files changed.
+        need_daemon_reload: whether systemd finds that files of the unit changed.
     """
 
     __slots__ = ()
@@ -51,19 +51,19 @@ class UnitProperties(Answer):
 
     @property
     def drop_ins(self) -> list[str]:
-        """The paths of its drop-ins, in order."""
+        """The paths of the unit's drop-ins, in order."""
         return [str(path) for path in self._list("DropInPaths")]
 
     def settings(self, names: Iterable[str]) -> dict[str, Value]:
-        """Those of `names` that are not empty lists, as StartTransientUnit() takes them."""
+        """Those properties in `names` that are not empty lists, for StartTransientUnit()."""
         return {name: self._raw[name] for name in names if self._value(name, []) != []}
 
 
 class CheckProperties(ServiceProperties):
-    """The properties of a service that a check is made from, or those of the check's own unit.
+    """The properties of a service that a check copies, or those of the check's own unit.
 
     Attributes:
-        result: what came of its last run, likewise.
+        result: Result=, such as "success".
     """
 
     __slots__ = ()
@@ -77,7 +77,7 @@ class CheckProperties(ServiceProperties):
 
     @property
     def start_commands(self) -> list[CommandEnd]:
-        """How its ExecStart= commands ended, in order."""
+        """How the ExecStart= commands ended, in order."""
         commands = self._raw["ExecStartEx"][1]
         assert isinstance(commands, list)
         return [CommandEnd(flags, code, status) for _, _, flags, *_, code, status in commands]
@@ -90,23 +90,23 @@ class CheckProperties(ServiceProperties):
 
     @property
     def names(self) -> KeysView[str]:
-        """The names of all properties that are told."""
+        """The names of all properties that the manager reports."""
         return self._raw.keys()
 
     def beside(self, unsaid: ServiceProperties) -> dict[str, Value]:
-        """All properties that are otherwise than those of a service that says nothing, as they were read."""
+        """All properties that differ from those of `unsaid`, a service without settings, as they were read."""
         return {name: value for name, value in self._raw.items() if value != unsaid._raw.get(name)}
 
     def as_written(self, name: str) -> Value:
-        """What was read, in the form in which StartTransientUnit() takes it; the two are the same for nearly all."""
+        """A property in the form that StartTransientUnit() takes, which for nearly all is the form that was read."""
         match name, self._raw[name]:
             case "SELinuxContext", (_, (_, str(label))):
-                return "s", label  # That it may be missing cannot be said. If it is, the check fails.
+                return "s", label  # The "-" for a label that may be missing cannot be set: then the check fails.
             case "WorkingDirectory", (_, str(path)) if path.startswith("!"):
                 return "s", f"-{path[1:]}"
         return self._raw[name]
 
     @property
     def has_nft_set_of_users(self) -> bool:
-        """Whether NFTSet= names sets that its user or group is put into."""
+        """Whether NFTSet= names sets of users or groups."""
         return any(item[0] != _NFT_CGROUP for item in self._list("NFTSet"))

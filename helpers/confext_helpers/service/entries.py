@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What lies in the `.confext.d/` directories, and what the next daemon-reload would make of each entry.
+"""The entries of the `.confext.d/` directories, and what the next daemon-reload would make of each.
 
-The generator decides, here as there: this is one of its runs (`confext_generator.cli.Run`), which sees what it would
-see and has its patience, and of which what it returns and complains about is kept. All that is added is a word for what
-it passes over without one. The files are those of now; nothing is written.
+The generator itself decides: this module runs it (`confext_generator.cli.Run`) without writing anything, and keeps what
+it returns and complains about. Only a reason is added for entries that the generator ignores without a complaint.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Verdict(StrEnum):
     IGNORED = "ignored"
 
 
-# Where the generator has nothing to complain about.
+# The reasons for verdicts about which the generator does not complain.
 _REASONS = {
     Verdict.IMAGE: "",
     Verdict.DIRECTORY: "",
@@ -59,10 +58,10 @@ class Entry(NamedTuple):
     Attributes:
         name: in the directory.
         path: of the entry itself.
-        verdict: what became of it.
-        layer: the path that systemd is given; empty if it is no layer.
-        reason: why it is none, or what is odd about it; empty if there is nothing to say.
-        code: the generator's code for the reason; empty if it has no complaint.
+        verdict: what becomes of the entry.
+        layer: the path that systemd gets; empty if the entry is no layer.
+        reason: why the entry is no layer, or what is wrong with the layer; empty if nothing.
+        code: the code of the generator's complaint; empty if it has none.
     """
 
     name: str
@@ -77,15 +76,15 @@ class Unit(NamedTuple):
     """A unit with `.confext.d/` directories.
 
     Attributes:
-        name: its name, a template's perhaps; empty where a directory's name means none.
-        directories: its `.confext.d/` directories, the first one first.
-        entries: the layers from bottom to top, then what is none, by name.
-        problem: why it is left alone; empty if it gets a drop-in.
-        code: the generator's code for the problem; empty if it has no complaint.
-        dropin: the text of that; None if it gets none.
-        warnings: what is odd about the whole of it.
+        name: of the unit, which may be a template; empty for a directory whose name means no unit.
+        directories: the `.confext.d/` directories, in the generator's order.
+        entries: the layers from bottom to top, then the other entries by name.
+        problem: why the generator leaves the unit alone; empty if the unit gets a drop-in.
+        code: the code of the generator's complaint; empty if it has none.
+        dropin: the text of the drop-in; None if the unit gets none.
+        warnings: complaints that are not about a single entry.
         replaced_by: a file of the drop-in's name that systemd reads instead; empty if there is none.
-        stale: whether the last daemon-reload came to another result; None for another system than the running one.
+        stale: whether the last daemon-reload wrote another drop-in; None for another system than the running one.
     """
 
     name: str
@@ -105,7 +104,7 @@ class Unit(NamedTuple):
 
 
 class _Listener(Reporter):
-    """Keeps what the generator says instead of printing it."""
+    """Keeps the generator's complaints instead of printing them."""
 
     __slots__ = ("complaints",)
 
@@ -121,14 +120,14 @@ class Disk:
     """The units with `.confext.d/` directories of one system.
 
     Args:
-        root: where that system is; empty for the running one.
-        environ: $SYSTEMD_UNIT_PATH and $UNIT_CONFEXT_SYSTEMD_VERSION count, as for the generator.
+        root: the root directory of that system; empty for the running one.
+        environ: as for the generator, $SYSTEMD_UNIT_PATH and $UNIT_CONFEXT_SYSTEMD_VERSION count.
 
     Attributes:
-        units: all of them, by name, and last the directories that are for no unit.
+        units: the units by name, and last the directories that belong to no unit.
 
     Raises:
-        ConfextError: this systemd knows no confexts of services.
+        ConfextError: the system's systemd does not support confexts for services.
     """
 
     def __init__(self, root: str = "", environ: Mapping[str, str] | None = None) -> None:
@@ -152,7 +151,7 @@ class Disk:
         self._tree.close()
 
     def find(self, name: str) -> Unit | None:
-        """The unit called `name`, which may be an alias or an instance of a template; None if there is none."""
+        """The unit `name`, which may be an alias or an instance of a template; None if there is none."""
         asked = os.fsencode(name)
         unit = self._dirs.unit_id(asked) or asked
         for candidate in (unit, names.template_of(unit)):
@@ -181,7 +180,7 @@ class Disk:
         )
 
     def _replacement(self, unit: bytes) -> str:
-        """The first file that hides the drop-in: in a directory that comes before the generator's, systemd.unit(5)."""
+        """The file that hides the drop-in, in a directory with precedence over the generator's: systemd.unit(5)."""
         for directory in self._dirs.dropin_dirs(unit):
             try:
                 self._tree.lstat(self._tree.directory(directory) + b"/" + constants.DROPIN)
@@ -193,7 +192,7 @@ class Disk:
 
 
 def _in_order(dropin: Dropin) -> list[Entry]:
-    """What became of the entries: the layers from bottom to top, then what is none, by name."""
+    """The entries: the layers from bottom to top, then the others by name."""
     entries = [_entry(path, name, *known) for path, name, known in dropin.entries.outcomes()]
     layers = {entry.layer: entry for entry in entries if entry.verdict in LAYERS}
     others = sorted((entry for entry in entries if entry.verdict not in LAYERS), key=lambda entry: entry[:2])
@@ -215,7 +214,7 @@ def _entry(
 
 
 def _masked(path: bytes, is_mask: bool) -> Unit:
-    """A directory that nobody looks into, since a link to /dev/null has its name, or is it."""
+    """A directory that is not read, since it is a link to /dev/null, or masked by one of the same name."""
     reason = "masks the directories of this name" if is_mask else "masked by a link to /dev/null"
     unit = path.rpartition(b"/")[2].removesuffix(unitdirs.CONFEXT_SUFFIX)
     unit = unit if unit.endswith(names.SERVICE) else unit + names.SERVICE
@@ -223,7 +222,7 @@ def _masked(path: bytes, is_mask: bool) -> Unit:
 
 
 def _written(unit: str) -> bytes | None:
-    """The drop-in that the last daemon-reload has written for a unit."""
+    """The drop-in that the last daemon-reload wrote for a unit; None if there is none."""
     try:
         with open(f"{GENERATED}/{unit}.d/{constants.DROPIN.decode()}", "rb") as file:
             return file.read()

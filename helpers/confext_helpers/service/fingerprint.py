@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the `/etc` of a service is made of, as digests that change when any of it does.
+"""The fingerprint: what the `/etc` of a service is made of, as digests that change when any of it changes.
 
-Equal digests mean that a re-stack would give the `/etc` that is there already, so that it can be left out. What
-counts is what the kernel vouches for: device, inode, mode and change time of every image (and of what lies beside it:
-`.verity`, `.roothash`, `.roothash.p7s`), of every file of a directory layer, of every source of a bind mount, of
-every file of the host's own `/etc` (or of that of the service's root directory), and the settings themselves. The
-change time (ctime) cannot be set by anybody, so an image written in place, or one with its modification time set back,
-is seen.
+If the digests are equal, a re-stack would give the `/etc` that is there already, and is skipped. Digests cover what the
+kernel vouches for: device, inode, mode and change time of every image (and of its `.verity`, `.roothash` and
+`.roothash.p7s`), of every file of a directory layer, of every source of a bind mount, and of every file of the host's
+own `/etc` (or that of the service's root directory); and the settings themselves. Nobody can set a change time (ctime),
+so an image that was written in place is noticed, even if its modification time was set back.
 
-An overlay does not take in what happens below it: it keeps the names that it has looked up, so that a file of the
-host that was replaced by a rename is the old one until the overlay is made anew, and of each file the owner and the
-mode that it had when it was looked up, by which it goes on to grant and to refuse (ovl_permission() in the kernel's
-fs/overlayfs/inode.c). The change times of the host's files tell both. What is mounted below the host's `/etc` is not
-seen through an overlay at all.
+An overlay does not notice changes below it. It keeps the names that it has looked up: a host's file that was replaced
+by a rename stays the old one until the overlay is mounted anew. It also keeps the owner and the mode of each file, and
+grants access by these (ovl_permission() in the kernel's fs/overlayfs/inode.c). The change times of the host's files
+tell both. Mounts below the host's `/etc` are not seen through an overlay at all.
 
-Three things make a digest no proof of anything (`Fingerprint.settled`). A file system's clock ticks every few
-milliseconds only, so that a file which changed within the last tick before it was looked at could change once more
-without a trace. Who can write a file of a directory layer may have it in memory and change it there, which moves no
-clock (mmap(2), "MAP_SHARED"). And what cannot be looked at may be anything.
+Equal digests are no proof in three cases (`Fingerprint.settled`). The clock of a file system ticks every few
+milliseconds only, so a file that changed within the last tick before it was looked at could change again unnoticed. Who
+can write a file of a directory layer may have mapped it, and a write to the mapping moves no clock (mmap(2),
+"MAP_SHARED"). And what cannot be looked at may be anything.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from confext_helpers.system.filewords import Files, has_writer, sha256
 
 TICK_NS = 50_000_000
 
-# Which of the settings name files whose identity matters, beside those of the root file system and the layers.
+# The settings whose files count, besides those for the root file system and the layers.
 _ACCESS = ("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths")
 _BINDS = ("BindPaths", "BindReadOnlyPaths")
 _IMAGES = "MountImages"
@@ -42,13 +40,13 @@ class Fingerprint(NamedTuple):
     """What an `/etc` is made of.
 
     Attributes:
-        layers: by their paths, bottom to top, digests that are equal if and only if nothing changed in that layer.
-        settings: likewise for the settings that shape it.
+        layers: a digest for each layer, by path, bottom to top; equal if and only if nothing changed in the layer.
+        settings: likewise for the settings that shape the `/etc`.
         places: likewise for the other files that these settings name.
-        base: likewise for the `/etc` that lies below all layers; empty if that is within an image.
-        newest: the latest change time in it, in nanoseconds since the epoch.
-        looked: when all of it was looked at, likewise.
-        certain: whether nothing of it could change without a trace after that.
+        base: likewise for the `/etc` below all layers; empty if it is in an image.
+        newest: the latest change time, in nanoseconds since the epoch.
+        looked: when the files were looked at, likewise.
+        certain: whether no file could change unnoticed after that.
     """
 
     layers: dict[str, str]
@@ -60,25 +58,25 @@ class Fingerprint(NamedTuple):
     certain: bool = True
 
     def is_same(self, other: Fingerprint) -> bool:
-        """Whether both are one and the same `/etc`, order of the layers included."""
+        """Whether both are of the same `/etc`, including the order of the layers."""
         return (list(self.layers.items()), *self[1:4]) == (list(other.layers.items()), *other[1:4])
 
     @property
     def settled(self) -> bool:
-        """Whether every change that came after it was looked at can be seen."""
+        """Whether every change since the files were looked at would be noticed."""
         return self.certain and self.newest < self.looked - TICK_NS
 
 
 def named_paths(properties: ServiceProperties) -> list[str]:
-    """The files and directories that settings bring into a service's file system, its layers left aside."""
+    """The files and directories that settings other than those for layers bring into a service's file system."""
     return [*properties.root_paths, *(entry.source for entry in properties.entries(*_BINDS, _IMAGES))]
 
 
 def of(properties: ServiceProperties, files: Files | None = None) -> Fingerprint:
-    """Describe what the `/etc` of a service with these `properties` would be made of now.
+    """Make the fingerprint that the `/etc` of a service with these `properties` would have now.
 
     Args:
-        files: gets all files that this depends on.
+        files: gets all files that the fingerprint depends on.
     """
     looked = file_clock_ns()
     files = files if files is not None else Files()
@@ -92,7 +90,7 @@ def of(properties: ServiceProperties, files: Files | None = None) -> Fingerprint
     for entry in properties.entries(_IMAGES):
         files.add(entry.source)
     if properties.root_mstack:
-        files.certain = False  # Many images and directories, which are systemd's to find.
+        files.certain = False  # An mstack has many images and directories, and only systemd knows which.
     places = files.part()
     base = properties.base
     if base is not None:
@@ -108,7 +106,7 @@ def of(properties: ServiceProperties, files: Files | None = None) -> Fingerprint
 
 
 def base(properties: ServiceProperties) -> Fingerprint:
-    """Describe only what lies below all layers; everything else of the answer is empty."""
+    """Make a fingerprint of the `/etc` below all layers alone; all other digests are empty."""
     files = Files()
     path = properties.base
     if path is not None:
@@ -118,17 +116,17 @@ def base(properties: ServiceProperties) -> Fingerprint:
 
 
 def is_held_open(properties: ServiceProperties) -> bool:
-    """Whether somebody has a file of a directory layer open for writing, or in memory to write to, or may have.
+    """Whether any file of a directory layer is open for writing or mapped so, or whether that is unknown.
 
-    It may be somebody who could write the file once, and cannot any more. To be asked after of(): from then on
-    nobody gets hold of a file but by what changes its digest, or as root. An image is held open by systemd itself.
+    The writer may be somebody who could open the file once, and cannot any more. Call this after of(): from then on,
+    only root can open a file for writing without changing its digest. Images are not asked: systemd holds them open.
     """
     trees = [tree for path in properties.layers for tree in _trees(path)]
     return bool(trees) and has_writer(trees)
 
 
 def _trees(path: str) -> list[str]:
-    """The directories that a layer is, or that are in its `.v/` directory."""
+    """The layer itself if it is a directory; for a `.v/` directory, all directories in it."""
     names = [path]
     if path.endswith(".v"):
         try:
@@ -139,7 +137,7 @@ def _trees(path: str) -> list[str]:
 
 
 def last_change_ns(path: str) -> int:
-    """When a layer, with all that is in it, changed last: nanoseconds since the epoch, or 0 if it is not there."""
+    """The latest change time in a layer, in nanoseconds since the epoch; 0 if the layer does not exist."""
     layer = Files()
     layer.add_layer(path)
     return layer.newest

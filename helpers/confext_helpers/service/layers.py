@@ -20,10 +20,10 @@ class Layer(NamedTuple):
 
     Attributes:
         name: of the confext, without a version.
-        path: as ExtensionImages= or ExtensionDirectories= has it; empty if that is not known any more.
-        file: the image or directory that systemd picks for it, see systemd.v(7).
-        version: what the name of that file says; empty if it says nothing.
-        root_hash: that of dm-verity, in hexadecimal; empty if there is none.
+        path: as in ExtensionImages= or ExtensionDirectories=; empty if not known any more.
+        file: the image or directory that systemd picks for the path, see systemd.v(7).
+        version: from the name of that file; empty if the name has none.
+        root_hash: of dm-verity, in hexadecimal; empty if there is none.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What people call it: the name of the image, where that is known."""
+        """The name to show: that of the file if known, otherwise that of the confext."""
         return os.path.basename(self.file.rstrip("/")) or self.name
 
 
@@ -48,26 +48,26 @@ def load_layer(path: str) -> Layer:
 
 
 def loaded(properties: ServiceProperties) -> list[Layer]:
-    """The layers of a service with these `properties` that are there, bottom to top; read from disk now."""
+    """The layers of a service with these `properties` that exist, bottom to top; read from disk now."""
     return [load_layer(path) for path in properties.layers if is_there(path)]
 
 
 def _root_hash(file: str) -> str:
-    """The root hash that is stated for an image, by a file beside it or by its partition table."""
+    """The root hash of an image, from a file beside the image or from its partition table; empty if neither has one."""
     try:
         return regular.read(beside(file, ".roothash"), 4096).decode("ascii").strip()
     except (OSError, ValueError):
         pass
     try:
         head = regular.read(file, 4104, block=True)
-        # Behind the first sector, which has 512 or 4096 bytes.
+        # The GPT header is in the second sector; sectors have 512 or 4096 bytes.
         return _stated_hash(file) if _GPT in (head[512:520], head[4096:4104]) else ""
     except OSError:
         return ""
 
 
 def _stated_hash(file: str) -> str:
-    """Discoverable Partitions Specification: the UUIDs of the two partitions are the halves of the root hash."""
+    """The root hash, half of which is in each of two partition UUIDs: Discoverable Partitions Specification."""
     # Only images with partitions need this.
     from confext_helpers.image import bytesource, gpt
     from confext_helpers.image.partitiontypes import Designator
@@ -87,13 +87,13 @@ def _stated_hash(file: str) -> str:
 
 
 class LayerChange(NamedTuple):
-    """What a swap changed in the layers.
+    """What a swap changes in the layers.
 
     Attributes:
-        all: the new stack, bottom to top.
-        added: those of them that are new.
-        replaced: those of them that were there, but with other content.
-        removed: those of the old stack that are gone.
+        all: the layers of the new stack, bottom to top.
+        added: the new layers among them.
+        replaced: the layers among them that were in the old stack with other content.
+        removed: the layers of the old stack that are gone.
     """
 
     all: Sequence[Layer]

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the hook has to know from one reload to the next: short files for each service in /run/unit-confext.
+"""The notes: what the hook keeps from one reload to the next, in short files for each service in /run/unit-confext.
 
-`UNIT.swap` is there between the two system calls of a swap, and says how to complete it if it was cut off. `UNIT.stack`
-says what the `/etc` that is in place was made of. Both are void as soon as the service's main process is another
-one, and losing either costs no more than a reload that does more than it had to. `UNIT.paths` and `UNIT.found` are for
-helpers/restack-if-changed.in: as long as what find(1) says about the former has the digest that is in the latter,
-nothing has to be done. None of them grows with the files that a layer has: /run is small, and others than root may make
-those files.
-`UNIT.done` says that the hook came to its end; unit-confext-restack@.service takes it away again. It is empty, so as to
-need no space. `UNIT.warnings` has what was said about the unit's settings, so that it is said once. `UNIT.lock` keeps
-two hooks apart. `UNIT.owed` has the number of the job for which the last swap was made.
+`UNIT.swap` exists between the two system calls of a swap, and says how to complete the swap. `UNIT.stack` has the
+fingerprint of the `/etc` in place. Both are void if the service's main process has changed since. If one is lost, the
+next reload only does more than necessary. `UNIT.paths` and `UNIT.found` are for helpers/restack-if-changed.in: as long
+as the output of find(1) for these paths has this digest, nothing is to be done. No note grows with the number of files
+in a layer: /run is small, and others than root may make those files.
+
+`UNIT.done` says that the hook finished; unit-confext-restack@.service removes it. The file is empty, and so can be made
+even if /run is full. `UNIT.warnings` has the warnings about the unit's settings that were logged, so that each is
+logged once. `UNIT.lock` keeps two hooks apart. `UNIT.owed` has the number of the job for which the last swap was made.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Propagation(NamedTuple):
     """How a mount propagates.
 
     Attributes:
-        mount: its ID.
-        shared: whether it is.
-        master: the peer group that it is a slave of, or 0.
+        mount: the ID of the mount.
+        shared: whether the mount is shared.
+        master: the peer group that the mount is a slave of, or 0.
     """
 
     mount: int
@@ -45,12 +45,12 @@ class PendingSwap(NamedTuple):
     """A swap that is under way.
 
     Attributes:
-        process: identifies the service's process, see hook/main.py.
-        old_top: mount ID of the topmost mount on `/etc` before, or of the one that `/etc` is a part of.
-        length: how many mounts there were on `/etc` before.
-        detach_point: the name of the directory that the old one is moved to, or empty.
-        shared: whether the new one propagates what is mounted on it.
-        propagation: how those mounts did that stop it for as long as the swap takes.
+        process: the key of the service's process, see service/processes.py.
+        old_top: the ID of the old topmost mount on `/etc`, or of the mount that `/etc` is a part of.
+        length: the number of mounts on `/etc` before the swap.
+        detach_point: the name of the directory that the old `/etc` is moved to; empty if it is not moved.
+        shared: whether the new mount is shared.
+        propagation: the old propagation of those mounts that do not propagate during the swap.
     """
 
     process: str
@@ -62,14 +62,14 @@ class PendingSwap(NamedTuple):
 
 
 class LastSwap(NamedTuple):
-    """What was put in place last.
+    """The `/etc` that was put in place last.
 
     Attributes:
-        processes: identify the service's processes, see service/processes.py.
-        usec: when, in microseconds since the epoch.
+        processes: the keys of the service's processes, see service/processes.py.
+        usec: the time of the swap, in microseconds since the epoch.
         layers: bottom to top.
-        fingerprint: of what it was made of.
-        settled: whether `fingerprint` is a proof that nothing changed since, see service/fingerprint.py.
+        fingerprint: of that `/etc`.
+        settled: whether an equal fingerprint proves that nothing changed since, see service/fingerprint.py.
     """
 
     processes: list[str]
@@ -88,7 +88,7 @@ def _parse_swap(text: str) -> PendingSwap | None:
 
 
 def swap_under_way(unit: str) -> PendingSwap | None:
-    """What the note says about a swap of `unit` that is under way, or was cut off; takes no lock."""
+    """The note about a swap of `unit` that is under way, or was cut off; takes no lock."""
     try:
         with open(f"{RUN_DIRECTORY}/{unit}.swap", encoding="utf-8", errors="surrogateescape") as file:
             return _parse_swap(file.read())
@@ -97,16 +97,16 @@ def swap_under_way(unit: str) -> PendingSwap | None:
 
 
 class Notes:
-    """The notes about one unit; use as a context manager, which takes the lock.
+    """The notes about one unit. The with statement takes the lock.
 
     Args:
-        unit: a valid unit name, which is a valid file name.
+        unit: a valid unit name, and so a valid file name.
     """
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
         os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
-        # Notes are written while this process is in a mount namespace that may show another /run, or none.
+        # Notes are written while this process is in the service's mount namespace, which may have another /run or none.
         self._directory = os.open(RUN_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock = os.open(f"{unit}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._directory)
 
@@ -115,7 +115,7 @@ class Notes:
         return self
 
     def try_lock(self, seconds: float = 0.0) -> bool:
-        """Take the lock if nobody else has it, or lets go of it in time; return whether it was taken."""
+        """Take the lock, if it is free or becomes free within `seconds`; return whether it was taken."""
         end = time.monotonic() + seconds
         while True:
             try:
@@ -128,7 +128,7 @@ class Notes:
                 return True
 
     def unlock(self) -> None:
-        """Let go of the lock, also for a child that has inherited it and cannot do so any more."""
+        """Release the lock, also for a child that has inherited it and does not answer any more."""
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def __exit__(self, *exc: object) -> None:
@@ -136,7 +136,7 @@ class Notes:
         os.close(self._directory)
 
     def read_swap(self) -> PendingSwap | None:
-        """The swap that was under way, if any."""
+        """The swap that was cut off; None if there is no note of one."""
         return _parse_swap(self._read("swap"))
 
     def write_swap(self, swap: PendingSwap) -> None:
@@ -148,7 +148,7 @@ class Notes:
         self._remove("swap")
 
     def read_stack(self) -> LastSwap | None:
-        """What the stack was made of; None if there is no note about it."""
+        """The note of the last swap; None if there is none."""
         try:
             processes, usec, layers, fingerprint, settled = json.loads(self._read("stack"))
             return LastSwap(processes, usec, [Layer(*layer) for layer in layers], Fingerprint(*fingerprint), settled)
@@ -156,7 +156,7 @@ class Notes:
             return None
 
     def write_stack(self, stack: LastSwap | None) -> None:
-        """Note what the stack is made of; None takes the note away, and that of write_files() with it."""
+        """Write the note of the last swap; None removes it, and the one of write_files() as well."""
         if stack is None:
             self._remove("found")
             self._remove("stack")
@@ -164,38 +164,38 @@ class Notes:
             self._write("stack", json.dumps(stack))
 
     def write_files(self, paths: Sequence[str], digest: str) -> None:
-        """Note which files must be what they are now for nothing to have changed.
+        """Note the files whose state decides whether the next reload has anything to do.
 
         Args:
-            paths: where they are, or would be.
-            digest: the SHA-256 of what find(1) says about those that there are.
+            paths: of the files, including those that do not exist.
+            digest: the SHA-256 of the output of find(1) for those that exist.
         """
         self._remove("found")
         self._write("paths", "".join(f"{path}\0" for path in paths))
-        self._write("found", f"{digest}  -\n")  # As sha256sum(1) reads it.
+        self._write("found", f"{digest}  -\n")  # In the format that sha256sum(1) reads.
 
     def read_warnings(self) -> list[str]:
-        """The warnings about the unit's settings that were said last."""
+        """The warnings about the unit's settings that were logged last."""
         return self._read("warnings").split("\n")[:-1]
 
     def write_warnings(self, warnings: Sequence[str]) -> None:
-        """Note which warnings were said, each a line."""
+        """Note the warnings that were logged, each a line."""
         if warnings:
             self._write("warnings", "".join(f"{line}\n" for line in warnings))
         else:
             self._remove("warnings")
 
     def read_owed(self) -> int:
-        """The number of the job which was to reload the service when its last swap was made."""
+        """The number of the service's reload job at its last swap; 0 if there is no note."""
         text = self._read("owed")
         return int(text) if text.isdecimal() else 0
 
     def write_owed(self, job: int) -> None:
-        """Note that a swap was made for a job, so that the service has to be reloaded even if that is cancelled."""
+        """Note that a swap was made for a job: the service has to be reloaded even if the job is cancelled."""
         self._write("owed", str(job))
 
     def write_done(self, done: bool) -> None:
-        """Note that this hook came to its end, whatever that was, or that none has yet."""
+        """Note that this hook finished, successfully or not; False removes the note."""
         if done:
             self._write("done", "")
         else:

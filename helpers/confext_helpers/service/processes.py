@@ -16,18 +16,18 @@ from confext_helpers.service.properties import ServiceProperties
 
 SETUP_TIMEOUT_SEC = 10
 _EXIT_TIMEOUT_SEC = 1
-# ioctl_ns(2); some architectures have another _IO() than all others (<asm/ioctl.h>).
+# ioctl_ns(2); a few architectures have a different _IO() (<asm/ioctl.h>).
 _NS_GET_USERNS = 0x2000B701 if os.uname().machine.startswith(("alpha", "mips", "ppc", "sparc")) else 0xB701
 
 
 class Process(NamedTuple):
-    """A process of the service, which is held until it is closed.
+    """A process of the service with its descriptors, which close() closes.
 
     Attributes:
-        pid: its PID.
+        pid: the PID.
         pidfd: pidfd_open(2).
-        namespace: descriptor of its mount namespace.
-        key: tells it from every other process since boot.
+        namespace: descriptor of the mount namespace.
+        key: from key_of().
     """
 
     pid: int
@@ -37,11 +37,11 @@ class Process(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended; its PID may be another's then."""
+        """Whether the process has ended; if so, another process may have its PID."""
         return _has_ended(self.pidfd, 0)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptors."""
         os.close(self.pidfd)
         os.close(self.namespace)
 
@@ -50,15 +50,15 @@ def start_ticks(pid: int) -> int:
     """When a process started, in clock ticks since boot: proc_pid_stat(5), field 22.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such process.
     """
     with open(f"/proc/{pid}/stat", "rb") as file:
-        # The name of the program is anybody's, and may have blanks and brackets in it.
+        # The process chooses the name of its program, which may have blanks and brackets: split after the last one.
         return int(file.read().rpartition(b")")[2].split()[19])
 
 
 def key_of(pid: int, ticks: int) -> str:
-    """What tells a process from all others since boot."""
+    """The key of a process, which no other process since boot has."""
     return f"{pid}:{ticks}"
 
 
@@ -67,9 +67,10 @@ def _has_ended(pidfd: int, timeout_sec: float) -> bool:
 
 
 def _is_executor(pid: int) -> bool:
-    """Whether the process `pid` is still the program with which systemd sets up what is going to be executed.
+    """Whether the process `pid` is still systemd-executor, which sets up the process of a command.
 
-    The manager keeps that file open. A name would be anybody's, and another file of it comes with each upgrade.
+    The manager keeps the executor's file open, so the files are compared: any program can have the name, and an upgrade
+    replaces the file at the path.
     """
     if "/systemd-executor" not in os.readlink(f"/proc/{pid}/exe"):
         return False
@@ -83,14 +84,15 @@ def _is_executor(pid: int) -> bool:
 
 
 def _open_process(pid: int, deadline: float) -> Process | None:
-    """Take hold of the process `pid` once it is what it is going to be, or return None if there is none.
+    """Open the process `pid` once systemd has set it up; return None if there is no such process.
 
     Args:
         pid: of the process.
-        deadline: until when systemd is given time to set it up, on the clock of time.monotonic().
+        deadline: how long to wait for systemd, on the clock of time.monotonic().
 
     Raises:
-        OSError: it runs, and cannot be looked into. This is so if its first thread has ended before the others.
+        OSError: the process runs, but its namespace cannot be opened. This happens if its first thread has ended before
+            the others.
     """
     try:
         pidfd = os.pidfd_open(pid)
@@ -98,8 +100,8 @@ def _open_process(pid: int, deadline: float) -> Process | None:
         return None
     namespace = None
     try:
-        # A service of Type=simple counts as started while systemd is still setting up its namespace. Nothing tells
-        # when that is over but the program that runs, so this looks a few times if it comes that early.
+        # A service of Type=simple counts as started while systemd still sets up its namespace. Only the program that
+        # runs tells when this is over, so a reload this early has to poll.
         start = start_ticks(pid)
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK")
         deadline = min(deadline, time.monotonic() + SETUP_TIMEOUT_SEC - age)
@@ -107,7 +109,7 @@ def _open_process(pid: int, deadline: float) -> Process | None:
             select.select([pidfd], [], [], 0.005)
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        # What is about to end has no namespace any more shortly before it has ended.
+        # A process that is about to end loses its namespace shortly before.
         ended = _has_ended(pidfd, _EXIT_TIMEOUT_SEC)
         os.close(pidfd)
         if namespace is not None:
@@ -119,7 +121,7 @@ def _open_process(pid: int, deadline: float) -> Process | None:
 
 
 def _is_in(group: str, pid: int) -> bool:
-    """Whether the process is in the control group `group`, or below it.
+    """Whether the process `pid` is in the control group `group`, or below it.
 
     A service that runs as root can name any process of the system as its main process (sd_notify(3), `MAINPID=`).
     """
@@ -129,9 +131,9 @@ def _is_in(group: str, pid: int) -> bool:
 
 
 def _is_its_own(namespace: int) -> bool:
-    """Whether a mount namespace was made by one who is root in a user namespace only, such as the service itself.
+    """Whether a mount namespace belongs to another user namespace than the host's, such as one made by the service.
 
-    The owner of a mount namespace can unmount what is mounted in it later, whatever the sandbox hides there.
+    The owner of that user namespace can unmount whatever is mounted later, including what the sandbox hides by mounts.
     """
     owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
     try:
@@ -141,7 +143,7 @@ def _is_its_own(namespace: int) -> bool:
 
 
 def _group_pids(properties: ServiceProperties) -> list[int]:
-    """Every process of the service but this one."""
+    """The PIDs of all processes of the service except this one."""
     group = properties.control_group
     pids = []
     if group:
@@ -155,14 +157,14 @@ def _group_pids(properties: ServiceProperties) -> list[int]:
 
 
 def _pids(properties: ServiceProperties) -> list[int]:
-    """The main process, or where there is none, every process of the service but this one."""
+    """The PID of the main process; without one, the PIDs of all processes of the service except this one."""
     main = properties.main_pid
     return [main] if main else _group_pids(properties)
 
 
 @contextlib.contextmanager
 def held(processes: Iterable[Process]) -> Iterator[None]:
-    """Let go of all processes that `processes` has in the end."""
+    """Close all processes that are in `processes` at the end of the with statement."""
     try:
         yield
     finally:
@@ -175,16 +177,16 @@ def _close(processes: Iterable[Process]) -> None:
 
 
 def find_processes(unit: str, properties: ServiceProperties) -> list[Process]:
-    """One process for each mount namespace of the service that systemd made for it; to be let go of, see held().
+    """Open one process for each mount namespace that systemd made for the service. The caller closes them, see held().
 
     Raises:
-        ConfextError: the service runs, but in no such namespace.
+        ConfextError: the service runs, but not in such a namespace.
     """
     return _find(unit, properties, _pids(properties), {})
 
 
 def _find(unit: str, properties: ServiceProperties, pids: list[int], strangers: dict[int, str]) -> list[Process]:
-    """As find_processes(), for these `pids`; `strangers` gets those that are left alone, and why."""
+    """Do what find_processes() does, for these `pids`; `strangers` gets the PIDs that are left alone, and why."""
     found: dict[int, Process] = {}
     with contextlib.ExitStack() as failed:
         failed.callback(_close, found.values())
@@ -196,14 +198,14 @@ def _find(unit: str, properties: ServiceProperties, pids: list[int], strangers: 
 def _search(
     unit: str, properties: ServiceProperties, pids: list[int], found: dict[int, Process], strangers: dict[int, str]
 ) -> None:
-    """As _find(); `found` gets the processes, by the inode numbers of their namespaces."""
+    """Do what _find() does; `found` gets the processes, by the inode numbers of their namespaces."""
     ours = os.stat("/proc/self/ns/mnt").st_ino
     group = properties.control_group
     main = properties.main_pid
     left: dict[int, str] = {}
     problem = hint = ""
     belonging = None
-    # One for all of them: a service whose program really is the manager's executor costs no more than this.
+    # One deadline for all: if a service really runs the manager's executor, waiting must not take this long for each.
     deadline = time.monotonic() + SETUP_TIMEOUT_SEC
     for pid in pids:
         with contextlib.ExitStack() as opened:
@@ -246,7 +248,7 @@ def _search(
                     continue
                 problem = f"its {'main ' if pid == main else ''}process {pid} {reason}, and is left alone"
                 if properties.root_ephemeral:
-                    # Its root directory is a copy that no setting names.
+                    # The root directory is a copy that no setting names, so every process looks like a stranger.
                     problem = "RootEphemeral=yes services cannot be re-stacked"
                 hint = "restart it instead"
                 left.setdefault(number, f"{pid} {reason}")
@@ -263,10 +265,10 @@ def _search(
 
 
 def strangers(unit: str, properties: ServiceProperties, processes: list[Process]) -> dict[int, str]:
-    """Those in the service's control group that are in other mount namespaces than `processes`: one of each, and why.
+    """One process of each other mount namespace in the service's control group: the PID, and why it is left alone.
 
     Raises:
-        ConfextError: the main process is in a namespace that another process has made a copy of for it.
+        ConfextError: the namespace of the main process turns out to be a copy that another process has made.
     """
     known = {os.fstat(process.namespace).st_ino for process in processes}
     known.add(os.stat("/proc/self/ns/mnt").st_ino)
@@ -295,13 +297,13 @@ def strangers(unit: str, properties: ServiceProperties, processes: list[Process]
 
 
 def check_directories(properties: ServiceProperties, processes: list[Process]) -> list[int]:
-    """The processes of the service that work in a directory of the `/etc` of one of `processes`, or have it as root.
+    """The PIDs of the service whose working or root directory is below the `/etc` of one of `processes`.
 
-    Such a process keeps the directory, and finds by relative paths what was there before. A daemon that goes there by
-    itself mostly has absolute paths for what it reads (unbound, for one), and goes there anew.
+    Such a process keeps the old directory, and by relative paths finds the old files. A daemon that changes to such a
+    directory by itself (unbound, for one) mostly opens files by absolute paths, and changes to the directory anew.
 
     Raises:
-        ConfextError: the main process does, by the unit's WorkingDirectory=.
+        ConfextError: the main process is one of them, and the unit's WorkingDirectory= is below `/etc`.
     """
     told_to = f"{properties.working_directory}/".startswith("/etc/")
     namespaces = {os.fstat(process.namespace).st_ino for process in processes}

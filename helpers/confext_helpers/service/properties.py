@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the manager says about a service, typed: org.freedesktop.systemd1(5).
+"""The manager's properties of a service, typed: org.freedesktop.systemd1(5).
 
-Here alone it is known what the manager's answers are made of: which signature a property has, what an item of a list
-is, and what a version of systemd means that does not tell a property. Everybody else asks an object of this module.
-What is handed on to another unit, the settings that shape `/etc` and the context of a check, leaves it as it came.
+Only this module knows what the manager's answers look like: the signature of a property, the items of a list, and the
+value to assume if a version of systemd does not have a property. All other modules use the objects of this one. What
+is handed to another unit (the settings that shape `/etc`, and the context of a check) is passed on unchanged.
 
-An answer has some three hundred properties, of which an unchanged reload needs thirty. So each is looked at when it is
-asked for, and nothing before.
+An answer has some three hundred properties, of which an unchanged reload needs thirty. So a property is only looked at
+when it is asked for.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import NamedTuple, NoReturn
 from confext_helpers.paths import ETC
 from confext_helpers.system.bus import Properties, Value
 
-# Every property that shapes /etc, and nothing that has an effect beyond the mounts of the stage: RuntimeDirectory=,
-# StateDirectory= and their like are removed or change owner with the unit that has them. ConfigurationDirectory= does
-# neither (systemd.exec(5)). NoNewPrivileges= makes every mount nosuid. See build_properties() in stage/transient.py for
-# those that need a word more.
+# Every property that shapes /etc, but none that has an effect beyond the stage's mounts. The directories of
+# RuntimeDirectory=, StateDirectory= and the like would be removed with the stage, or change owner; those of
+# ConfigurationDirectory= would not (systemd.exec(5)). NoNewPrivileges= makes every mount nosuid. build_properties() in
+# stage/transient.py treats some of them specially.
 SHAPING_PROPERTIES = (
     "RootDirectory", "RootImage", "RootImageOptions", "RootImagePolicy", "RootHash", "RootHashPath",
     "RootHashSignature", "RootHashSignaturePath", "RootVerity", "RootMStack", "MountAPIVFS", "MountFlags",
@@ -28,13 +28,13 @@ SHAPING_PROPERTIES = (
     "BindReadOnlyPaths", "TemporaryFileSystem", "ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths",
     "NoExecPaths", "ProtectSystem", "NoNewPrivileges", "ConfigurationDirectory", "ConfigurationDirectoryMode",
 )  # fmt: skip
-# Of these, those that name layers, in the order of the stack.
+# Those of them with layers, in the order of the stack.
 _LAYERS = ("ExtensionImages", "ExtensionDirectories")
-# Those that name one file or directory each, which the root file system is made of.
+# Those of them with one file or directory of the root file system each.
 _ROOT_PATHS = ("RootDirectory", "RootImage", "RootVerity", "RootHashPath", "RootHashSignaturePath")
 _UNSET: tuple[object, ...] = ("", [], b"", False, "no", 0)
 
-# What the items are of settings that make mounts. Those of settings that change what may be done there are paths.
+# The signatures of the settings that make mounts. Settings that restrict access are lists of paths, "as".
 _ITEMS = {
     "BindPaths": "a(ssbt)",
     "BindReadOnlyPaths": "a(ssbt)",
@@ -45,12 +45,12 @@ Item = tuple[object, ...] | str
 
 
 class Entry(NamedTuple):
-    """An item of a setting that makes mounts, or that changes what may be done there.
+    """An item of a setting that makes mounts, or that restricts access.
 
     Attributes:
-        source: the path of what is mounted, on the host; empty if that is nothing of the host's.
-        target: where in the service's file system, as it is written.
-        in_root: whether there is a `+` in front of it: systemd.exec(5), ReadWritePaths=.
+        source: the path on the host of what is mounted; empty if this is nothing of the host's.
+        target: the path in the service's file system, as written in the setting.
+        in_root: whether the path has a `+` in front: systemd.exec(5), ReadWritePaths=.
         item: as it was read, and as StartTransientUnit() takes it.
     """
 
@@ -61,7 +61,7 @@ class Entry(NamedTuple):
 
 
 def mount_setting(name: str, items: list[Item]) -> Value:
-    """The value of a setting of which entries() has the items, for StartTransientUnit()."""
+    """The value of a setting with these items, which are from entries(), for StartTransientUnit()."""
     return _ITEMS.get(name, "as"), items
 
 
@@ -75,7 +75,7 @@ def _entry(name: str, item: Item) -> Entry:
 
 
 class Answer:
-    """All properties of an object of the manager's, as it told them: never changed."""
+    """All properties of an object of the manager, as received; frozen."""
 
     __slots__ = ("_raw",)
     _raw: Properties
@@ -103,8 +103,8 @@ class Text:
     """A property that is a text.
 
     Args:
-        name: of it.
-        untold: what it is if this version of systemd does not tell it.
+        name: of the property.
+        untold: the value to assume if this version of systemd does not have the property.
     """
 
     __slots__ = ("_name", "_untold")
@@ -129,7 +129,7 @@ class Flag:
 
 
 class _Number:
-    """A property that is a number, or a mask; None if this version of systemd does not tell it."""
+    """A property that is a number, or a mask; None if this version of systemd does not have it."""
 
     __slots__ = ("_name",)
 
@@ -142,26 +142,26 @@ class _Number:
 
 
 class ServiceProperties(Answer):
-    """What services have: the interface org.freedesktop.systemd1.Service, from Manager.service_properties().
+    """The properties of a service: the interface org.freedesktop.systemd1.Service, from Manager.service_properties().
 
-    A property that this version of systemd does not tell is as if it was not set, if nothing else is said.
+    A property that this version of systemd does not have counts as not set, unless stated otherwise.
 
     Attributes:
-        reload_result: what came of its last reload, such as "success".
-        root_directory: RootDirectory=, or an empty text.
+        reload_result: ReloadResult=, such as "success".
+        root_directory: RootDirectory=; empty if not set.
         root_image: RootImage=, likewise.
         root_mstack: RootMStack=, likewise.
-        root_ephemeral: whether each run has a root file system of its own, which goes with it.
-        extension_image_policy: ExtensionImagePolicy=, systemd.image-policy(7), or an empty text.
-        mount_api_vfs: whether a root file system of its own gets /proc, /sys, /dev and /run.
-        mount_flags: MountFlags=, mount(2); 0 if none is set, and None if it is not told.
+        root_ephemeral: RootEphemeral=: whether each run gets its own copy of the root file system.
+        extension_image_policy: ExtensionImagePolicy=, systemd.image-policy(7); empty if not set.
+        mount_api_vfs: whether the service's own root file system gets /proc, /sys, /dev and /run.
+        mount_flags: MountFlags=, mount(2); 0 if not set, None if systemd does not have the property.
         protect_system: such as "strict".
         protect_home: such as "tmpfs".
-        private_tmp: whether it has a /tmp of its own.
-        private_users: whether it has a user namespace of its own.
-        capability_bounding_set: as a mask, capabilities(7); None if it is not told.
+        private_tmp: whether the service has its own /tmp.
+        private_users: whether the service has its own user namespace.
+        capability_bounding_set: a mask, capabilities(7); None if systemd does not have the property.
         ambient_capabilities: likewise.
-        restrict_namespaces: those that it may make, as a mask, clone(2); None if it is not told.
+        restrict_namespaces: a mask of the namespaces that the service may make, clone(2); None likewise.
     """
 
     __slots__ = ()
@@ -184,56 +184,56 @@ class ServiceProperties(Answer):
 
     @property
     def main_pid(self) -> int:
-        """The PID of its main process; 0 if there is none."""
+        """The PID of the main process; 0 if there is none."""
         main = self._raw["MainPID"][1]
         assert isinstance(main, int)
         return main
 
     @property
     def control_group(self) -> str:
-        """The path of its control group, as in /proc/PID/cgroup; empty if it has none."""
-        # There is no default: every process is below the group with the empty name.
+        """The path of the control group, as in /proc/PID/cgroup; empty if there is none."""
+        # An empty default would be dangerous: every process is below the group with the empty name.
         return str(self._raw["ControlGroup"][1])
 
     @property
     def start_usec(self) -> int:
-        """When its main process was started, in microseconds since the epoch; 0 if that is not known."""
+        """When the main process was started, in microseconds since the epoch; 0 if not known."""
         started = self._value("ExecMainStartTimestamp")
         return started if isinstance(started, int) else 0
 
     @property
     def has_root(self) -> bool:
-        """Whether it has a root file system of its own."""
+        """Whether the service has its own root file system."""
         return any((self.root_directory, self.root_image, self.root_mstack))
 
     @property
     def root_paths(self) -> list[str]:
-        """The files and directories that its root file system is made of, as far as settings name them."""
+        """The files and directories of the root file system that are in settings."""
         return [path for path in (str(self._value(name, "")) for name in _ROOT_PATHS) if path]
 
     @property
     def has_root_hash(self) -> bool:
-        """Whether it is said which hash its root image has."""
+        """Whether the settings have the root hash of the root image."""
         return any(self._value(name) for name in ("RootHash", "RootHashPath"))
 
     @property
     def root(self) -> str | None:
-        """The directory that its root file system is, maybe the host's; None if it is in an image."""
+        """The root directory of the service, which may be the host's; None if it is in an image."""
         return None if self.root_image or self.root_mstack else self.root_directory or "/"
 
     @property
     def base(self) -> str | None:
-        """The `/etc` that lies below all layers; None if it is in an image that only systemd mounts."""
+        """The `/etc` below all layers; None if it is in an image, which only systemd mounts."""
         return f"{self.root.rstrip('/')}{ETC}" if self.root is not None else None
 
     @property
     def image_layers(self) -> list[str]:
-        """The paths that ExtensionImages= names, bottom to top."""
+        """The paths in ExtensionImages=, bottom to top."""
         return self._layers("ExtensionImages")
 
     @property
     def directory_layers(self) -> list[str]:
-        """The paths that ExtensionDirectories= names, bottom to top."""
+        """The paths in ExtensionDirectories=, bottom to top."""
         return self._layers("ExtensionDirectories")
 
     def _layers(self, name: str) -> list[str]:
@@ -241,14 +241,14 @@ class ServiceProperties(Answer):
 
     @property
     def layers(self) -> list[str]:
-        """The layers of its stack, bottom to top."""
+        """The paths of all layers, bottom to top."""
         return [*self.image_layers, *self.directory_layers]
 
     def layer_settings(self, may_be_missing: Callable[[str], bool]) -> dict[str, Value]:
-        """The settings that name layers, as far as they are set, as StartTransientUnit() takes them.
+        """The settings with layers that are set, for StartTransientUnit().
 
         Args:
-            may_be_missing: whether a layer may go on to be missing, of one that has a `-` in front.
+            may_be_missing: tells for the path of a layer whether a `-` in front of it stays.
         """
 
         def rewritten(item: Item) -> Item:
@@ -260,25 +260,25 @@ class ServiceProperties(Answer):
         return {name: (self._raw[name][0], [*map(rewritten, items)]) for name, items in set_ones if items}
 
     def entries(self, *names: str) -> list[Entry]:
-        """The items of settings that make mounts, or that change what may be done there."""
+        """The items of settings that make mounts, or that restrict access."""
         return [_entry(name, item) for name in names for item in self._list(name)]
 
     @property
     def configuration_directories(self) -> list[str]:
-        """The directories that ConfigurationDirectory= names, relative to `/etc`."""
+        """The directories in ConfigurationDirectory=, relative to `/etc`."""
         return [str(item) for item in self._list("ConfigurationDirectory")]
 
     @property
     def nosuid_directories(self) -> list[str]:
-        """The mounts below `/etc` that systemd makes nosuid for a dynamic user only.
+        """The mounts below `/etc` that systemd makes nosuid because of DynamicUser=.
 
-        The stage has no DynamicUser= (see SHAPING_PROPERTIES), so its ConfigurationDirectory= mounts lack that flag.
+        The stage has no DynamicUser= (see SHAPING_PROPERTIES), so its ConfigurationDirectory= mounts lack this flag.
         """
         return [f"/etc/{name}" for name in self.configuration_directories] if self._value("DynamicUser") else []
 
     @property
     def working_directory(self) -> str:
-        """WorkingDirectory=, without what may be in front of the path."""
+        """WorkingDirectory=, without a prefix."""
         return str(self._value("WorkingDirectory", "")).lstrip("!-")
 
     @property
@@ -288,7 +288,7 @@ class ServiceProperties(Answer):
 
     @property
     def has_system_call_filter(self) -> bool:
-        """Whether SystemCallFilter= forbids it anything."""
+        """Whether SystemCallFilter= forbids anything."""
         found = self._value("SystemCallFilter")
         return bool(isinstance(found, tuple) and found[1])
 
@@ -299,13 +299,13 @@ class ServiceProperties(Answer):
 
     @property
     def has_command_as_root(self) -> bool:
-        """Whether any command has a `!` in front: User= is not for it, and all else that confines the service is."""
+        """Whether any command has a `!` in front: User= does not apply to it, while all other confinement does."""
         return any(name.endswith("Ex") and "'no-setuid'" in repr(value) for name, (_, value) in self._raw.items())
 
     def shaping(self) -> dict[str, Value]:
-        """All settings that its `/etc` depends on, as far as they are set, as StartTransientUnit() takes them."""
+        """All settings that shape `/etc` and are set, for StartTransientUnit()."""
         told = ((name, self._raw[name]) for name in SHAPING_PROPERTIES if name in self._raw)
-        # The default of one is not False: what the manager says is what it does, where it does anything at all.
+        # MountAPIVFS= is true by default, so False counts as set; it only has an effect with an own root file system.
         return {
             name: value for name, value in told if (self.has_root if name == "MountAPIVFS" else value[1] not in _UNSET)
         }

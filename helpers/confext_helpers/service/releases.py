@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Release files: which layers an `/etc` shows, and what that proves.
+"""Release files: which layers an `/etc` shows, and whether this is certain.
 
-Every confext has a file `/etc/extension-release.d/extension-release.NAME`, or systemd would not mount it
-(systemd-confext(8)). But whoever makes a layer can put more of them in it, under the names of other layers, and hide
-those of the layers below. What a layer cannot change is the device number of its files: overlayfs gives the files of
-each lower file system one of their own (Documentation/filesystems/overlayfs.rst, "Inode properties"). So names say
-which layer is which only if there is one name for each layer, each on a device of its own: the topmost layer cannot
-hide its own name and has no other, hence cannot hide that of the next, and so on. A directory may share its device
-with others; there it is the inode that has to be the same.
+Every confext has a file `/etc/extension-release.d/extension-release.NAME`, or systemd would refuse to mount it
+(systemd-confext(8)). But a layer may also have such files with the names of other layers, and hide those of the layers
+below. A layer cannot change the device number of its files: overlayfs gives the files of each lower file system a
+number of their own (Documentation/filesystems/overlayfs.rst, "Inode properties"). So names are certain only if there is
+one name for each layer, each on a device of its own: the topmost layer has its own name and no other, so it cannot hide
+the name of the next layer, and so on. A directory layer may share its device with others; there, the inode must be the
+same.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Release(NamedTuple):
     Attributes:
         name: what follows `extension-release.`.
         device: the device number of the file, which in an overlay is that of the layer.
-        key: what tells it from another file: inode, size, times.
-        lax: whether it goes with an image of any name.
+        key: identifies the file: inode, size, times.
+        lax: whether the file is valid for an image of any name.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Release(NamedTuple):
 
 
 class Layered(NamedTuple):
-    """A layer that may be among those of an `/etc`.
+    """A layer that an `/etc` may have.
 
     Attributes:
-        path: as ExtensionImages= or ExtensionDirectories= has it.
-        file: what systemd picks for it.
-        image: whether it is one, and not a directory.
+        path: as in ExtensionImages= or ExtensionDirectories=.
+        file: the image or directory that systemd picks for the path.
+        image: whether the layer is an image, not a directory.
     """
 
     path: str
@@ -59,12 +59,12 @@ class Layered(NamedTuple):
 
 
 def lower_numbers(super_options: str) -> set[int]:
-    """The numbers of the layers in an overlay of systemd's, by its options in mountinfo; see failure.numbers()."""
+    """The numbers of an overlay's layers, from its options in mountinfo; see failure.numbers()."""
     return {int(number) for number in _LOWER.findall(super_options)}
 
 
 def of_etc(etc: int) -> list[Release]:
-    """The release files in the `/etc` with this descriptor, by name."""
+    """The release files in the `/etc` with the descriptor `etc`, sorted by name."""
     found = []
     try:
         directory = os.open(_NAME, _DIRECTORY, dir_fd=etc)
@@ -97,16 +97,16 @@ def of_directory(etc: str) -> list[Release]:
 
 
 def not_the_host_s(seen: Sequence[Release], below: Sequence[Release]) -> list[Release]:
-    """Those that are seen in a stack, without what is the host's own: it may have confexts for the whole system.
+    """The release files seen in a stack, without the host's own: the host may have confexts for the whole system.
 
-    A file of the host is seen through an overlay with its own inode and times.
+    Through an overlay, a file of the host has the same inode and times.
     """
     theirs = {(one.name, one.key) for one in below}
     return [one for one in seen if (one.name, one.key) not in theirs]
 
 
 def match(paths: Sequence[str], seen: Sequence[Release]) -> dict[str, Release]:
-    """Which release file has the name of which layer: the name itself counts first, then the one without a version."""
+    """Match release files with layers by name: first the full name, then the name without a version."""
     files = {path: layer_name(resolve(path)) for path in paths}
     found: dict[str, Release] = {}
     left = list(seen)
@@ -121,7 +121,7 @@ def match(paths: Sequence[str], seen: Sequence[Release]) -> dict[str, Release]:
                     found[path] = release
                     left.remove(release)
                     break
-    # Of several that go with any name, none can be told.
+    # A file that is valid for any name belongs to the one layer without a file, if there is only one of each.
     any_name = [release for release in left if release.lax]
     nameless = [path for path in files if path not in found]
     if len(any_name) == len(nameless) == 1:
@@ -130,15 +130,15 @@ def match(paths: Sequence[str], seen: Sequence[Release]) -> dict[str, Release]:
 
 
 def told(layers: Sequence[Layered], seen: Sequence[Release], count: int) -> dict[str, Release] | None:
-    """Which release file is which layer's, where that is beyond doubt.
+    """Match release files with layers, and make sure that the result is certain.
 
     Args:
-        layers: those that may be there.
-        seen: without what is the host's own.
-        count: how many layers there are.
+        layers: the layers that the `/etc` may have.
+        seen: the release files, without the host's own.
+        count: the number of layers that the `/etc` has.
 
     Returns:
-        The release files by the paths of the layers, without those that are not there; None if anything is in doubt.
+        The release files by the paths of the layers, without layers that the `/etc` does not have; None if uncertain.
     """
     if len(seen) != count or any(one.lax for one in seen):
         return None
@@ -153,7 +153,7 @@ def told(layers: Sequence[Layered], seen: Sequence[Release], count: int) -> dict
         release = found.get(layer.path)
         if release is not None and not layer.image and not patience.is_silent(layer.path):
             own = of_directory(f"{layer.file}/etc")
-            # If it is another directory by now, nothing about it is known.
+            # The directory has several release files, one of them this. If it was replaced, none of them matches.
             if len(own) > 1 and any(one.key[1:] == release.key[1:] for one in own):
                 return None
     return found

@@ -95,7 +95,7 @@ def build_properties(
         stage.append(("ProtectHome", bus.text("yes")))
     mounts = _mounts(properties, places).items()
     stage += [(name, mount_setting(name, items)) for name, items in mounts if items]
-    # Without the "-" in front of a layer, systemd fails if the release file is missing: see image/naming.py.
+    # A layer that exists loses its "-", with which systemd accepts a missing release file: see image/naming.py.
     layers = properties.layer_settings(may_be_missing=lambda layer: not has_strict_name(layer))
     return [*stage, *(shaping | layers).items()]
 

@@ -65,7 +65,7 @@ def copy_tree(namespaces: Namespaces, stage: int, nosuid: list[str]) -> Iterator
 
     Args:
         stage: descriptor of the stage's mount namespace.
-        nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see stage/transient.py).
+        nosuid: paths of mounts below `/etc` that get MOUNT_ATTR_NOSUID first (see service/properties.py).
 
     Raises:
         OSError: a system call fails, or something else is at `/etc` by now.
