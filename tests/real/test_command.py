@@ -379,7 +379,7 @@ def test_errors(stack: Machine) -> None:
     stack.systemctl("stop", UNIT)
     for verb, *operands in (("which", "/etc/cmd/top"), ("cat", "/etc/cmd/top"), ("diff",)):
         assert failing(stack, verb, UNIT, *operands) == (
-            1, f"unit-confext: {UNIT}: no process of it is running; run 'systemctl start {UNIT}'\n",
+            1, f"unit-confext: {UNIT}: no process of the service is running; run 'systemctl start {UNIT}'\n",
         )  # fmt: skip
     # Everybody may look at what lies in directories that everybody can read.
     done = stack.run("setpriv", "--reuid=65534", "--clear-groups", "unit-confext", "list", "--no-legend", UNIT)

@@ -140,7 +140,7 @@ def plan(request: Request) -> Plan:
     name = releasefile.name_of(request.output, image=request.format is not Format.DIRECTORY)
     if os.path.lexists(request.output):
         if request.format is Format.DIRECTORY:
-            hint = "choose another name with -o, or remove it first: a directory is not replaced at one blow"
+            hint = "choose another name with -o, or remove it first: a directory is not replaced atomically"
             raise ConfextError("the output is there already", path=request.output, hint=hint)
         if not request.force:
             raise ConfextError("the output is there already", path=request.output, hint="replace it with --force")

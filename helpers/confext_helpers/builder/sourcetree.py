@@ -103,7 +103,7 @@ def scan(tree: str, allow: Collection[Allow] = ()) -> Scan:
     left_out = sorted(set(os.listdir(tree)) - {"etc"}, key=os.fsencode)
     if Allow.OUTSIDE not in allow:
         hint = "move it below etc/, or build with --allow=outside, which leaves it out"
-        offences = [Offence(name, "is outside etc/, and a confext is nothing else", hint) for name in left_out]
+        offences = [Offence(name, "is outside etc/, and a confext has nothing but etc/", hint) for name in left_out]
     files = size = 0
     secrets = []
     for path, status in _walk(top):

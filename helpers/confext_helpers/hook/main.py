@@ -300,7 +300,7 @@ def run(options: Options) -> int:
 
 def _as_confext_error(error: Exception, unit: str) -> ConfextError:
     if isinstance(error, OSError):
-        return ConfextError(f"it cannot be re-stacked: {error}", unit=unit)
+        return ConfextError(f"failed to re-stack it: {error}", unit=unit)
     return (error if isinstance(error, ConfextError) else unexpected(error)).with_unit(unit)
 
 

@@ -172,4 +172,4 @@ def view_of(service: Service) -> Iterator[View]:
 def not_running(service: Service) -> ConfextError:
     """The error for a service without a process."""
     hint = "" if service.state == "active" else f"run 'systemctl start {service.name}'"
-    return ConfextError("no process of it is running", unit=service.name, hint=hint)
+    return ConfextError("no process of the service is running", unit=service.name, hint=hint)

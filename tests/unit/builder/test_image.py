@@ -77,8 +77,8 @@ def test_every_offence_is_told(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(top / "etc/socket"))
     assert offences(top) == {
-        "README": "is outside etc/, and a confext is nothing else",
-        "usr": "is outside etc/, and a confext is nothing else",
+        "README": "is outside etc/, and a confext has nothing but etc/",
+        "usr": "is outside etc/, and a confext has nothing but etc/",
         "etc/fifo": "is a FIFO",
         "etc/run": "is executable, and confexts are mounted noexec",
         "etc/socket": "is a socket",
@@ -391,7 +391,7 @@ def test_verb_lists_offences(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert call(str(top), output=str(tmp_path / "site")) == Exit.REFUSED
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "unit-confext: usr: is outside etc/, and a confext is nothing else; move it below etc/, or build with "
+        "unit-confext: usr: is outside etc/, and a confext has nothing but etc/; move it below etc/, or build with "
         "--allow=outside, which leaves it out",
         "unit-confext: etc/\\x1b[31m: is executable, and confexts are mounted noexec; chmod -x it, or build with "
         "--allow=executables",

@@ -214,7 +214,7 @@ def times_of_image(told: dict[str, str]) -> float:
 
 @pytest.mark.parametrize("mode", ["", "rw", "0", "600 ", "1600", "04600", "0755", "0200", "0o600", "-600"])
 def test_verb_takes_no_such_mode(tmp_path: Path, mode: str) -> None:
-    with pytest.raises(ConfextError, match="is no mode of an image; give what chmod"):
+    with pytest.raises(ConfextError, match="is not a valid mode of an image; give an octal mode"):
         call(str(tree(tmp_path / "t")), output=f"{tmp_path}/site.raw", format="squashfs", mode=mode)
 
 

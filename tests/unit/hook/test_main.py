@@ -47,7 +47,7 @@ def test_an_error_is_said_in_the_unit_s_journal(error: Exception, monkeypatch: p
     texts = {
         TypeError: f"foo.service: {unexpected(error)}",
         ConfextError: "foo.service: is wrong; mend it",
-        FileNotFoundError: "foo.service: it cannot be re-stacked: [Errno 2] No: '/x'",
+        FileNotFoundError: "foo.service: failed to re-stack it: [Errno 2] No: '/x'",
     }
     assert message.text == texts[type(error)]
 

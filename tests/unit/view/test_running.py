@@ -333,12 +333,12 @@ def test_nothing_to_see() -> None:
     stopped = service({})._replace(processes=[], state="inactive")
     with pytest.raises(ConfextError) as caught, services.view_of(stopped):
         pass
-    assert str(caught.value) == f"{UNIT}: no process of it is running; run 'systemctl start {UNIT}'"
+    assert str(caught.value) == f"{UNIT}: no process of the service is running; run 'systemctl start {UNIT}'"
     hosted = service({})._replace(namespace_problem=ConfextError("shared"))
     with pytest.raises(ConfextError, match="shared"), services.view_of(hosted):
         pass
     # A PID that is another process's by now.
-    with pytest.raises(ConfextError, match="no process of it is running"):
+    with pytest.raises(ConfextError, match="no process of the service is running"):
         wrong = Process(os.getpid(), -1, -1, f"{os.getpid()}:0")
         with services.view_of(service({})._replace(processes=[wrong])):
             pass

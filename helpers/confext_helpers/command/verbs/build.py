@@ -75,8 +75,8 @@ def _mode(text: str | None) -> int | None:
     if text is None:
         return None
     if not re.fullmatch("0?[0-7]{3}", text) or int(text, 8) & ~0o666 or not int(text, 8) & 0o400:
-        hint = "give what chmod(1) takes for a file that its owner may read and nobody execute, such as --mode=0600"
-        raise ConfextError(f"--mode={printable(text)} is no mode of an image", hint=hint)
+        hint = "give an octal mode that lets the owner read and nobody execute, such as --mode=0600"
+        raise ConfextError(f"--mode={printable(text)} is not a valid mode of an image", hint=hint)
     return int(text, 8)
 
 
