@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The grammar of systemd's command lines, systemd.service(5), "Command lines".
+"""Parse systemd's command lines: systemd.service(5), "Command lines".
 
-A Check= is written as an ExecStartPre= is, and handed to systemd over D-Bus as the ExecStartEx= of the stage. So all
-that config_parse_exec() of systemd's load-fragment.c does has to be done here, to the letter: words, quotes and C
-escapes, then prefixes and specifiers in what those have become. `$VARIABLES` are left alone, since systemd expands
-them when it executes the command.
+A Check= is written like an ExecStartPre=, and handed to systemd over D-Bus as the ExecStartEx= of the check's unit. So
+this module has to do exactly what config_parse_exec() in systemd's load-fragment.c does: first split words and resolve
+quotes and C escapes, then take off prefixes and expand specifiers in the result. `$VARIABLES` are left alone, since
+systemd expands them when it executes the command.
 
-There is one difference, and it is deliberate. systemd logs a command line that it cannot accept and goes on without
-it, or without the rest of the line. A check must not be skipped for a typing error, so here everything that systemd
-would log as ignored is an error, as is what D-Bus cannot carry. An escape sequence that nobody knows is none: systemd
-takes it as it stands, and `grep "\\d"` counts on that.
+There is one deliberate difference. systemd logs a command line that it does not accept, and ignores it or the rest of
+it. A check must not be skipped because of a typing error, so everything that systemd would ignore is an error here, and
+so is what D-Bus cannot carry. An unknown escape sequence is no error: systemd takes it literally, and `grep "\\d"`
+relies on that.
 
-The text is gone over twice, since systemd does, and what comes out of the first pass (a prefix written as `\\x2d`, say)
-means in the second what it would mean if it stood there. Every character remembers where it came from, so that an error
-of either pass has a column.
+There are two passes over the text, as in systemd. What the first pass has unescaped (a prefix written as `\\x2d`, say)
+counts in the second pass like a plain character. Every character keeps its position in the text, so that an error in
+either pass has a column.
 
-pyparsing takes longer to import than all the rest of the hook. Import this module where there is something to parse.
+pyparsing takes longer to load than all the rest of the hook. Import this module only if there is something to parse.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import pyparsing as pp
 
 from confext_generator import words
 
-SHELL_PREFIX_SYSTEMD = 258  # knows "|", and has forgotten what "!!" meant
-STRICT_PATH_SYSTEMD = 261  # takes no "*", "?" or "[" in the path of a command
+SHELL_PREFIX_SYSTEMD = 258  # The first version with "|", and without the special meaning of "!!".
+STRICT_PATH_SYSTEMD = 261  # The first version that refuses "*", "?" and "[" in the path of a command.
 
-# The specifiers of systemd.unit(5). One that is none of them is a mistake for sure.
+# The specifiers of systemd.unit(5). Any other letter is a mistake.
 SPECIFIERS = frozenset("aAbBcCdDEfgGhHiIjJlLmMnNopPqrRsStTuUvVwWyY")
 
 _PATH_MAX = 4096
@@ -41,11 +41,11 @@ _SHELL = "/bin/sh"
 
 
 class CommandLineError(Exception):
-    """A text that is not what it should be.
+    """A command line that cannot be parsed.
 
     Args:
         problem: what is wrong, without a full stop.
-        column: where, the first character being 1.
+        column: the column in the text, counted from 1.
     """
 
     def __init__(self, problem: str, column: int) -> None:
@@ -56,11 +56,11 @@ class CommandLineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command, as ExecStartEx= of org.freedesktop.systemd1(5) has it.
+    """One command, as in ExecStartEx= of org.freedesktop.systemd1(5).
 
     Attributes:
-        path: the program: an absolute path, or a file name that systemd looks up when it executes it.
-        argv: its arguments, the first one being what it sees as its own name.
+        path: the program: an absolute path, or a file name that systemd looks up when it executes the command.
+        argv: the arguments; the first one is the name that the program sees as its own.
         flags: "ignore-failure", "privileged", "no-setuid", "ambient", "no-env-expand" and "via-shell", in this order.
     """
 
@@ -71,7 +71,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a word: characters taken as they stand (`step` 1), or what an escape sequence stands for (0)."""
+    """A part of a word: literal characters (`step` 1), or the value of an escape sequence (`step` 0)."""
 
     text: str
     start: int
@@ -90,7 +90,7 @@ class _Word:
         return "".join(piece.text for piece in self.pieces)
 
     def source(self, index: int) -> int:
-        """Where the character number `index` of `text` comes from."""
+        """The position in the text that the character number `index` of the word comes from."""
         for piece in self.pieces:
             if index < len(piece.text):
                 return piece.start + index * piece.step
@@ -104,8 +104,8 @@ class _Word:
 # ---- Grammar ----
 
 _HEX = "[0-9A-Fa-f]"
-# cunescape_one() of systemd's escape.c. NUL has no place in a C string, and no code point is above 10FFFF; what does
-# not fit is no escape sequence at all, and taken as it stands.
+# As cunescape_one() in systemd's escape.c. C strings have no NUL, and no code point is above 10FFFF: such an escape
+# sequence is none, and taken literally.
 _ESCAPE = (
     rf"\\(?:[abfnrtvs\\\"']|x(?!00){_HEX}{{2}}|(?!000)[0-3][0-7]{{2}}"
     rf"|u(?!0000){_HEX}{{4}}|U(?!0{{8}})00(?:0{_HEX}|10){_HEX}{{4}})"
@@ -141,7 +141,7 @@ def _unclosed(text: str, start: int, _: pp.ParseResults) -> None:
 
 
 def _quoted(*escapes: pp.ParserElement) -> pp.ParserElement:
-    """What stands in quotes of either kind, in which `escapes` are what a backslash can begin."""
+    """A text in quotes of either kind, in which `escapes` are the sequences that a backslash begins."""
     parts: list[pp.ParserElement] = []
     for quote in "\"'":
         plain = pp.Regex(rf"[^{quote}\\]+").set_parse_action(_verbatim)
@@ -152,21 +152,21 @@ def _quoted(*escapes: pp.ParserElement) -> pp.ParserElement:
 
 
 def _command_lines() -> pp.ParserElement:
-    """extract_first_word() with EXTRACT_UNQUOTE|EXTRACT_CUNESCAPE, and what config_parse_exec() makes of `;`."""
+    """As extract_first_word() with EXTRACT_UNQUOTE|EXTRACT_CUNESCAPE, and as config_parse_exec() for `;`."""
     space = pp.Regex(r"[ \t\n\r]*").suppress()
     escape = pp.Regex(_ESCAPE).set_parse_action(_unescaped)
     unknown = pp.Regex(r"(?s)\\.").set_parse_action(_verbatim)
     trailing = pp.Regex(r"\\\Z").set_parse_action(_verbatim)
     plain = pp.Regex(r"[^ \t\n\r\"'\\]+").set_parse_action(_verbatim)
     word = pp.OneOrMore(plain | escape | unknown | trailing | _quoted(escape, unknown)).set_parse_action(_word)
-    # A word of its own that is not quoted ends a command. Where a command begins quotes make no difference.
+    # An unquoted ";" as a word ends a command. At the beginning of a command, ";" is ignored even in quotes.
     separator = pp.Regex(r";(?=[ \t\n\r]|\Z)").suppress()
     semicolon = pp.Regex(r"\\;(?=[ \t\n\r]|\Z)")
     semicolon.set_parse_action(lambda _, start, __: _Word((_Piece(";", start, 0),), start))
     lone = word.copy().add_condition(lambda tokens: tokens[0].text == ";").suppress()
     arguments = pp.ZeroOrMore(~separator + (semicolon | word) + space)
     command = pp.Group(word + space + arguments) + pp.Optional(separator + space)
-    # Tabs are data here, and so is all whitespace but that between words.
+    # Keep tabs, and all whitespace that is not between words.
     return (space + pp.ZeroOrMore(lone + space | command) + pp.StringEnd()).leave_whitespace().parse_with_tabs()
 
 
@@ -177,7 +177,7 @@ _COMMAND_LINES = _command_lines()
 
 
 def _expand(word: _Word, specifiers: Mapping[str, str], skip: int = 0) -> str:
-    """specifier_printf() of systemd's specifier.c, on the text of `word` without its first `skip` characters."""
+    """Expand the text of `word` after its first `skip` characters, as specifier_printf() in systemd's specifier.c."""
 
     def resolve(match: re.Match[str]) -> str:
         name = match[1]
@@ -194,7 +194,7 @@ def _expand(word: _Word, specifiers: Mapping[str, str], skip: int = 0) -> str:
 
 
 def _finish(word: _Word, text: str) -> str:
-    """Make a string for D-Bus of `text`, in which bytes from escape sequences are surrogates."""
+    """Turn `text`, in which bytes from escape sequences are surrogates, into a string for D-Bus."""
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -205,7 +205,7 @@ def _finish(word: _Word, text: str) -> str:
 
 
 def _simplify(path: str) -> str:
-    """path_simplify() of systemd's path-util.c, for a valid path."""
+    """Simplify a valid path as path_simplify() in systemd's path-util.c."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not path.startswith("/"):
         return "/".join(parts)
@@ -219,7 +219,7 @@ def _is_too_long(path: str) -> bool:
 
 
 def _split_prefixes(text: str, version: int) -> tuple[str, str]:
-    """The prefixes of a command and what follows, which is where a character is none, or not for a second time."""
+    """Split the prefixes from a command; they end at the first character that is no prefix, or not allowed again."""
     seen = ""
     for character in text:
         match character:
@@ -250,7 +250,7 @@ def _flags(prefixes: str, version: int) -> tuple[str, ...]:
 
 
 def _program(word: _Word, skip: int, specifiers: Mapping[str, str], version: int) -> str:
-    """The path of a command, as it is written; raises CommandLineError where config_parse_exec() accepts none."""
+    """The path of a command, not simplified; raises CommandLineError for one that config_parse_exec() refuses."""
     path = _finish(word, _expand(word, specifiers, skip))
     unsafe = "\"'\\*?[" if version >= STRICT_PATH_SYSTEMD else "\"'\\"
     if not path:
@@ -270,7 +270,7 @@ def _command(first: _Word, rest: list[_Word], specifiers: Mapping[str, str], ver
     prefixes, remainder = _split_prefixes(first.text, version)
     arguments = [_finish(word, _expand(word, specifiers)) for word in rest]
     if "|" in prefixes:
-        # systemd puts the user's shell in place of this one. It resolves no specifiers in the first word.
+        # systemd replaces _SHELL by the user's shell, and expands no specifiers in the first word.
         argv = ["-sh" if "@" in prefixes else "sh", *([_finish(first, remainder)] if remainder else []), *arguments]
         path = _SHELL
     else:
@@ -285,13 +285,13 @@ def parse_commands(text: str, specifiers: Mapping[str, str], *, version: int) ->
     """Parse the value of a setting such as ExecStartPre=.
 
     Args:
-        text: the value, continuation lines joined. An empty one has no commands; that it resets a list is for the
-            caller to know.
-        specifiers: what each specifier stands for, by its letter. One that is not there is an error.
-        version: that of the systemd which is to execute the commands.
+        text: the value, with continuation lines joined. An empty value has no commands; the caller has to reset the
+            list.
+        specifiers: the value of each specifier, by its letter. A specifier without a value is an error.
+        version: of the systemd that is to execute the commands.
 
     Raises:
-        CommandLineError: systemd would not accept it, or not all of it.
+        CommandLineError: systemd would ignore the text, or a part of it.
     """
     try:
         found = list(_COMMAND_LINES.parse_string(text))

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A service's own opinion of its future configuration, asked before it is in place.
+"""Run the service's own checks of its future configuration, before it is in place.
 
-`Check=` commands run in a transient unit that has the service's settings, all of them but what would have an effect
-beyond the check (checks/settinglists.py), and so the `/etc` that the service would have after a restart. systemd gives
-each command a mount namespace of its own; that all of them, and the stage, have the same `/etc` is made sure of by the
-caller, who looks at what it is made of before the first and after the last (service/fingerprint.py).
+`Check=` commands run in a transient unit with all settings of the service, except those with an effect beyond the check
+(checks/settinglists.py). So they see the `/etc` that a restart would give the service. systemd gives each command a
+mount namespace of its own. The caller makes sure that all commands and the stage see the same `/etc`: the fingerprint
+(service/fingerprint.py) must be the same before the first command and after the last.
 
-What the service keeps at run time (RuntimeDirectory= and the like) is bound into the check instead of being passed
-on as a setting: with the unit that has such a setting, these directories are emptied.
+The directories that the service keeps at run time (RuntimeDirectory= and the like) are bound into the check, and the
+settings are not passed on: otherwise systemd would empty the directories when the check ends.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ LINES_SHOWN = 3
 
 _MS_REC = 16384
 _CLD_EXITED = 1
-# A unit that is not there: it has what a service has that says nothing.
+# A unit that does not exist: its properties are those of a service without any setting.
 _UNSAID = "unit-confext-unsaid.service"
 
 
 def _kept_directories(properties: ServiceProperties) -> tuple[list[Item], list[Item]]:
-    """BindPaths= and BindReadOnlyPaths= for the directories that the service has at run time."""
+    """BindPaths= and BindReadOnlyPaths= for the directories that the service keeps at run time."""
     from confext_helpers.checks.settinglists import KEPT
     from confext_helpers.service.checkproperties import CheckProperties
 
@@ -60,10 +60,10 @@ def _kept_directories(properties: ServiceProperties) -> tuple[list[Item], list[I
 
 
 def context(manager: ServiceManager, unit: str, properties: ServiceProperties) -> dict[str, Value]:
-    """What a command of `unit` is run with, beside what shapes `/etc`, as StartTransientUnit() takes it.
+    """The settings that commands of `unit` run with, besides those that shape `/etc`, for StartTransientUnit().
 
     Raises:
-        ConfextError: something that cannot be handed over is set, or something that is not known.
+        ConfextError: a setting is not known, or cannot be handed over.
     """
     from confext_helpers.checks import settinglists
     from confext_helpers.service.checkproperties import CheckProperties, UnitProperties
@@ -73,20 +73,20 @@ def context(manager: ServiceManager, unit: str, properties: ServiceProperties) -
     _refuse_unknown(manager, unit, said)
     found = {}
     for name in sorted(settinglists.CONTEXT & told.names):
-        # Where there are two, the other one says all of it.
+        # If there is also a property with "Ex", it has the whole setting.
         if f"{name}Ex" not in told.names and (name in said or name in settinglists.ALWAYS):
             found[name] = told.as_written(name)
     if "NFTSet" in found and told.has_nft_set_of_users:
-        # User and group would be taken out of theirs with the check.
+        # When the check ends, systemd would remove the service's user and group from these sets.
         raise _cannot("NFTSet= with users or groups cannot be handed to a check")
     return found | UnitProperties(manager.unit_properties(unit)).settings(settinglists.UNIT_CONTEXT)
 
 
 def _refuse_unknown(manager: ServiceManager, unit: str, said: dict[str, Value]) -> None:
-    """Refuse what is set that nothing is known of, as a newer systemd may have it.
+    """Refuse settings that settinglists.py does not have, as those of a newer systemd.
 
-    What is constant between two daemon-reloads is a setting. Of the rest, limits and filters of control groups are
-    settings as well, and what only says how the service is doing is not: the manager refuses to set that.
+    A property that is constant between two daemon-reloads is a setting. Of the others, limits and filters of control
+    groups are settings as well; state is not, and the manager refuses to set it.
     """
     from confext_helpers.checks import settinglists
 
@@ -111,11 +111,11 @@ def build_properties(
     Args:
         around: from context().
         settings: from read().
-        output: where the checks write to.
+        output: the pipe that the checks write to.
     """
     shaping = properties.shaping()
     writable, read_only = _kept_directories(properties)
-    # To the manager these are one list, which either clears if it is empty (systemd's dbus-execute.c).
+    # For the manager these two are one list, and an empty value of either clears all (systemd's dbus-execute.c).
     for name, kept in {"BindPaths": writable, "BindReadOnlyPaths": read_only}.items():
         shaping.pop(name, None)
         if items := [*(entry.item for entry in properties.entries(name)), *kept]:
@@ -136,25 +136,25 @@ def build_properties(
 
 
 def hook_timeout_usec(manager: ServiceManager, unit: str) -> int | None:
-    """How long the hook may take, if a file of `unit` says it: TimeoutSec= in [X-Confext], in microseconds."""
+    """How long the hook may take, in microseconds: TimeoutSec= in [X-Confext] of `unit`; None if not set."""
     files = manager.unit_files(unit)
     if not any(_mentions_section(path, b"TimeoutSec") for path in files):
         return None
-    from confext_helpers.checks import section  # Most services have none, and it takes its time.
+    from confext_helpers.checks import section  # Slow to load, and most services have no such section.
 
     return section.read_hook_timeout(files)
 
 
 def read(manager: ServiceManager, unit: str) -> CheckSettings | None:
-    """What the [X-Confext] sections of `unit` say; None if it has none.
+    """The settings in the [X-Confext] sections of `unit`; None if there is no such section.
 
     Raises:
-        ConfextError: there is a Check= that cannot be parsed; none is ever left out for that.
+        ConfextError: a Check= cannot be parsed; a check is never ignored.
     """
     files = manager.unit_files(unit)
     if not any(_mentions_section(path) for path in files):
         return None
-    from confext_helpers.checks import section  # Most services have none, and it takes its time.
+    from confext_helpers.checks import section  # Slow to load, and most services have no such section.
 
     specifiers = section.specifiers_for(unit, files[0])
     return section.read_settings(files, specifiers, version=manager.version())
@@ -173,7 +173,7 @@ def run(manager: ServiceManager, unit: str, properties: ServiceProperties, setti
     """Run the checks of the service `unit` in order, until one fails; if there are none, do nothing.
 
     Raises:
-        ConfextError: one failed, or could not be run.
+        ConfextError: a check failed, or could not be run.
     """
     if not settings.commands:
         return
@@ -205,7 +205,7 @@ def run(manager: ServiceManager, unit: str, properties: ServiceProperties, setti
 
 
 def _read(reader: int) -> list[str]:
-    """Everything that the checks print, up to OUTPUT_MAX bytes from the end."""
+    """The output of the checks, of which the last OUTPUT_MAX bytes are kept, as lines."""
     data = b""
     while chunk := os.read(reader, 4096):
         data = (data + chunk)[-OUTPUT_MAX:]
@@ -218,7 +218,7 @@ def _failed(commands: tuple[Command, ...], ended: CheckProperties) -> tuple[str,
     words = ""
     for command, end in zip(commands, ended.start_commands, strict=True):
         if not end.code:
-            break  # It never ended, or never began.
+            break  # This command never began, or never ended.
         words = " ".join(command.argv)
         if end.status and "ignore-failure" not in end.flags and ended.result != "timeout":
             ending = "exited with status" if end.code == _CLD_EXITED else "was killed by signal"

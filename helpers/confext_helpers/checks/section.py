@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The `[X-Confext]` section of a unit: what is to be checked before a swap, and how long that may take.
+"""Read the `[X-Confext]` section of a unit: the checks before a swap, and how long they and the hook may take.
 
-systemd leaves sections whose names begin with `X-` to others (systemd.unit(5)), so this reads the very files that it
-has read for the unit, in its order, as config_parse() of its conf-parser.c does: a backslash at the end of a line
-joins it with the next one, comments in between are left out, and lines end in more than one way. What is different is
-the end of it all. Where systemd stops reading a file, at a broken line, a check could get lost, so that is an error.
+systemd ignores sections whose names begin with `X-` (systemd.unit(5)). So this module reads the files that systemd has
+read for the unit, in the same order, as config_parse() in systemd's conf-parser.c does: a backslash at the end of a
+line joins it with the next one, comments in between are left out, and lines end in more than one way. The only
+difference: where systemd stops reading a file, at a broken line, a check could get lost, so this is an error here.
 
-A list that a later file resets is never parsed: an administrator can correct a package's mistake with a drop-in. The
-specifiers of such a section are resolved here too, as far as that can be done exactly; nothing of systemd's D-Bus
-interface does it for others.
+A list that a later file resets is never parsed, so an administrator can correct a package's mistake with a drop-in.
+Specifiers are resolved here as well, as far as this can be done exactly: systemd's D-Bus interface does not do it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 SECTION = "X-Confext"
 DEFAULT_TIMEOUT_USEC = 30_000_000
-# Of all that the hook does.
+# For all that the hook does.
 DEFAULT_HOOK_TIMEOUT_USEC = 90_000_000
 INFINITY_USEC = (1 << 64) - 1
 # parse_boolean() of systemd's parse-util.c.
@@ -38,13 +37,13 @@ _WHITESPACE = words.WHITESPACE.decode()
 
 
 class CheckSettings(NamedTuple):
-    """What a unit has in `[X-Confext]`.
+    """The settings in `[X-Confext]` of a unit.
 
     Attributes:
         commands: of all Check= settings, in order.
-        timeout_usec: CheckTimeoutSec=, INFINITY_USEC for none.
-        warnings: what is in there that means nothing; whole lines for the user.
-        hook_timeout_usec: TimeoutSec=, which is never infinite.
+        timeout_usec: CheckTimeoutSec=; INFINITY_USEC for no limit.
+        warnings: a line for the user about each ignored setting.
+        hook_timeout_usec: TimeoutSec=, never infinite.
     """
 
     commands: tuple[Command, ...] = ()
@@ -54,24 +53,24 @@ class CheckSettings(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """A line with those that continue it.
+    """A line of a unit file, joined with its continuation lines.
 
     Attributes:
-        data: its bytes, without a line end.
-        parts: for each line of the file in it, where it begins in `data`, and its number in the file.
+        data: the bytes, without a line end.
+        parts: for each line of the file, its offset in `data`, and its number in the file.
     """
 
     data: bytes
     parts: Sequence[tuple[int, int]]
 
     def place(self, offset: int) -> tuple[int, int]:
-        """Line and column (in characters) of the byte at `offset` of `data`, both beginning with 1."""
+        """Line and column (in characters) of the byte at `offset` of `data`, both counted from 1."""
         start, number = max(part for part in self.parts if part[0] <= offset)
         return number, len(self.data[start:offset].decode(errors="replace")) + 1
 
 
 class _Assignment(NamedTuple):
-    """A setting: `offset` is where its value begins in its line."""
+    """A setting; its value begins at `offset` of the line."""
 
     path: str
     line: _Line
@@ -81,7 +80,7 @@ class _Assignment(NamedTuple):
 
 
 def _broken(data: bytes) -> str:
-    """Why systemd reads no further than a line (parse_line() of conf-parser.c fails), or nothing."""
+    """Why systemd stops reading at a line (parse_line() of conf-parser.c fails); empty if it does not."""
     if not words.is_utf8(data):
         return "a line is not UTF-8"
     if data.startswith(b"[") and unitfile.section_name(data) is None:
@@ -102,13 +101,13 @@ def _assignments(path: str, data: bytes, warnings: list[str]) -> Iterator[_Assig
     """The settings of `[X-Confext]` in one file.
 
     Raises:
-        ConfextError: a line is broken, and there may be settings behind it.
+        ConfextError: a line is broken, and settings may follow.
     """
     section = ""
     physical = unitfile.physical_lines(data)
 
     def stop(number: int, problem: str) -> None:
-        """End at the line with this number; it is an error if that may hide a check."""
+        """Stop reading at the line `number`; an error if a check may follow."""
         if section == SECTION or any(SECTION.encode() in line for line in physical[number - 1 :]):
             _fail(path, (number, 1), f"its checks cannot be read: {problem}")
 
@@ -141,7 +140,7 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        # Removed since systemd has read it, along with its checks.
+        # The file was removed since systemd read it, and its checks with it.
         return b""
     except OSError as error:
         raise ConfextError(f"its checks cannot be read: {error.strerror}", path=path) from None
@@ -177,14 +176,14 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
     """Read `[X-Confext]` of a unit.
 
     Args:
-        paths: FragmentPath and DropInPaths of org.freedesktop.systemd1(5), in this order. An empty one, and a file
-            that is gone, is left out.
+        paths: FragmentPath and DropInPaths of org.freedesktop.systemd1(5), in this order. Empty paths and missing
+            files are ignored.
         specifiers: from specifiers_for().
-        version: that of the systemd which is to execute the commands.
+        version: of the systemd that is to execute the commands.
 
     Raises:
-        ConfextError: there is a Check= that cannot be parsed, or there may be one that cannot be read; `path` has
-            the line and the column, as in `/etc/systemd/system/a.service:12:8`.
+        ConfextError: a Check= cannot be parsed, or there may be one that cannot be read. `path` of the error has line
+            and column, as in `/etc/systemd/system/a.service:12:8`.
     """
     checks: list[_Assignment] = []
     timeout = DEFAULT_TIMEOUT_USEC
@@ -202,7 +201,7 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
             elif setting.key == "TimeoutSec":
                 hook_timeout = _time_span(setting, DEFAULT_HOOK_TIMEOUT_USEC, hook_timeout, warnings, finite=True)
             elif setting.key == "UnsafeDeviceAllow":
-                # For the generator; what that would not understand means no.
+                # The generator reads this setting, and takes anything but a boolean for "no".
                 if setting.value and setting.value.lower() not in _BOOLEANS:
                     problem = f"UnsafeDeviceAllow={setting.value}, which is no boolean,"
                     warnings.append(_warning(path, setting.line, problem))
@@ -214,7 +213,7 @@ def read_settings(paths: Sequence[str], specifiers: Mapping[str, str], *, versio
 
 
 def read_hook_timeout(paths: Sequence[str]) -> int:
-    """Read TimeoutSec= alone, as read_settings() does, but whatever is wrong with the rest; return microseconds."""
+    """Read TimeoutSec= as read_settings() does, but ignore all errors in other settings; return microseconds."""
     found = DEFAULT_HOOK_TIMEOUT_USEC
     for path in paths:
         with contextlib.suppress(ConfextError):
@@ -231,7 +230,7 @@ _ID128 = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 
 def _environment_file(path: str) -> dict[str, str] | None:
-    """A file such as os-release(5), as systemd reads it; None if it cannot be read."""
+    """Read a file such as os-release(5) as systemd does; return None if that fails."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return {one.key: one.value for one in envfile.parse(file.read()) if one.key}
@@ -240,7 +239,7 @@ def _environment_file(path: str) -> dict[str, str] | None:
 
 
 def _unescape(text: str) -> str | None:
-    """unit_name_unescape() of systemd's unit-name.c; None where it fails."""
+    """unit_name_unescape() of systemd's unit-name.c; None if it fails."""
     if re.search(r"\\(?!x[0-9A-Fa-f]{2})", text):
         return None
     data = re.sub(rb"\\x(..)", lambda m: bytes([int(m[1], 16)]), text.replace("-", "/").encode())
@@ -248,7 +247,7 @@ def _unescape(text: str) -> str | None:
 
 
 def _unescape_path(text: str) -> str | None:
-    """unit_name_path_unescape()."""
+    """unit_name_path_unescape() of systemd's unit-name.c; None if it fails."""
     if text == "-":
         return "/"
     plain = _unescape(text)
@@ -293,15 +292,15 @@ def _host_specifiers(root: str) -> dict[str, str | None]:
 
 
 def specifiers_for(unit: str, fragment: str, *, root: str = "") -> dict[str, str]:
-    """What the specifiers in a section of `unit` stand for, by their letters.
+    """The values of the specifiers in a section of `unit`, by their letters.
 
-    Left out are those that depend on the environment or build of the manager (%s, %T, %V), those that systemd itself
-    has deprecated (%c, %r, %R), and any other one here that cannot be told for sure.
+    Left out are those that depend on the environment or build of the manager (%s, %T, %V), those that systemd has
+    deprecated (%c, %r, %R), and any whose value is uncertain on this system.
 
     Args:
-        unit: Id of org.freedesktop.systemd1(5), which is no alias.
-        fragment: FragmentPath.
-        root: where /etc and /usr are read.
+        unit: Id of org.freedesktop.systemd1(5), which is never an alias.
+        fragment: FragmentPath of org.freedesktop.systemd1(5).
+        root: the root directory below which /etc and /usr are read; empty for the host's.
     """
     found: dict[str, str | None] = {
         "t": "/run", "S": "/var/lib", "C": "/var/cache", "L": "/var/log", "E": "/etc", "D": "/usr/share",
@@ -318,7 +317,7 @@ _MINUTE = 60 * _SECOND
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 _YEAR = 31_557_600 * _SECOND
-# In this order the first one that fits is the right one.
+# The order matters: the first unit that matches is taken.
 _UNITS = {
     "seconds": _SECOND, "second": _SECOND, "sec": _SECOND, "s": _SECOND,
     "minutes": _MINUTE, "minute": _MINUTE, "min": _MINUTE,
@@ -336,12 +335,12 @@ _SPAN = re.compile(
 
 
 def parse_timeout(text: str) -> int:
-    """Parse a time span as parse_sec() of systemd's time-util.c; return microseconds.
+    """Parse a time span as parse_sec() of systemd's time-util.c does; return microseconds.
 
-    As everywhere in systemd, seconds are what a number without a unit means, and no time at all is no limit.
+    As for timeouts in systemd, a number without a unit is in seconds, and 0 means no limit.
 
     Raises:
-        ValueError: it is none, or too long a one.
+        ValueError: the text is no time span, or the span is too long.
     """
     text = text.strip(_WHITESPACE)
     if text == "infinity":

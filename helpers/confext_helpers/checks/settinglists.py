@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every property of a service is to its checks: a closed world.
+"""The lists of all properties of a service, by what a check does with them.
 
-A check has to run with no less of a sandbox than the service, and nothing says of a property what it is. So each that
-systemd 257 and 262 have is in exactly one place: those that shape `/etc` are in stage.SHAPING_PROPERTIES, the others
-here. A test takes every property that the booted systems tell and looks for it. What a newer systemd has besides is
-found out at run time, by checks/run.py: what is not understood is refused.
+A check must have the whole sandbox of the service, but systemd does not tell which properties belong to it. So each
+property of systemd 257 and 262 is in exactly one list: SHAPING_PROPERTIES in service/properties.py has those that shape
+`/etc`, this module the others. A test looks for every property that the booted systems have. checks/run.py finds at run
+time what a newer systemd has besides, and refuses what it does not know.
 """
 
 from __future__ import annotations
 
-# What a command of the service is run with, beside what shapes /etc: org.freedesktop.systemd1(5), after systemd.exec(5)
-# and systemd.resource-control(5).
+# The settings that a command of the service runs with, besides those that shape /etc: org.freedesktop.systemd1(5),
+# explained in systemd.exec(5) and systemd.resource-control(5).
 CONTEXT = frozenset((
     "AllowedCPUs", "AllowedMemoryNodes", "AmbientCapabilities", "AppArmorProfile", "BPFDelegateAttachments",
     "BPFDelegateCommands", "BPFDelegateMaps", "BPFDelegatePrograms", "BPFProgram", "BindLogSockets",
@@ -44,8 +44,8 @@ CONTEXT = frozenset((
     "UnsetEnvironment", "User", "UserNamespacePath", "WorkingDirectory",
 ))  # fmt: skip
 
-# Of these, the ones that a transient unit may have otherwise if they are not said: what is the default of the manager,
-# or follows from other settings.
+# Those of them that are always passed on: if not set, a transient unit may get another value than the service, as the
+# default is the manager's, or follows from other settings.
 ALWAYS = frozenset((
     "LimitAS", "LimitASSoft", "LimitCORE", "LimitCORESoft", "LimitCPU", "LimitCPUSoft", "LimitDATA",
     "LimitDATASoft", "LimitFSIZE", "LimitFSIZESoft", "LimitLOCKS", "LimitLOCKSSoft", "LimitMEMLOCK",
@@ -55,21 +55,21 @@ ALWAYS = frozenset((
     "SetLoginEnvironment", "Slice",
 ))  # fmt: skip
 
-# What the service keeps on disk and in /run. It is bound into the check: a unit that has such a setting empties or
-# removes the directory when it ends.
+# The directories that the service keeps on disk and in /run. They are bound into the check: when a unit with such a
+# setting ends, systemd empties or removes the directory.
 KEPT = {
     "RuntimeDirectory": "/run",
     "StateDirectory": "/var/lib",
     "CacheDirectory": "/var/cache",
     "LogsDirectory": "/var/log",
 }
-# The same with links to them, and whether they are read-only: a(sst).
+# The same directories with links to them, and whether they are read-only: a(sst).
 LINKED = frozenset(f"{name}Symlink" for name in KEPT)
 
-# Properties not of services but of every unit. Without default dependencies PrivateTmp= means less.
+# Settings of every unit, not only of services, that a check gets. PrivateTmp= depends on DefaultDependencies=.
 UNIT_CONTEXT = frozenset(("JoinsNamespaceOf", "DefaultDependencies"))
 
-# What is, and not what is wanted; it differs while a service runs.
+# State, not settings: these change while a service runs.
 STATE = frozenset((
     "CPUUsageNSec", "CacheDirectoryQuotaUsage", "CleanResult", "ControlGroup", "ControlGroupId", "ControlPID",
     "EffectiveCPUs", "EffectiveMemoryHigh", "EffectiveMemoryMax", "EffectiveMemoryNodes", "EffectiveTasksMax",
@@ -83,9 +83,9 @@ STATE = frozenset((
     "StatusText", "StatusVarlinkError", "TasksCurrent", "UID", "WatchdogTimestamp", "WatchdogTimestampMonotonic",
 ))  # fmt: skip
 
-# When and how the service is started, watched, ended and logged, and what else happens outside of it; what its main
-# process is handed; what it may do with a control group of its own (a check gets none). RemoveIPC= would have an effect
-# beyond the check.
+# Settings that a check does not get: how the service is started, watched, ended and logged, and what else happens
+# outside of it; what its main process is handed; what it may do with its own control group (a check has none).
+# RemoveIPC= would have an effect beyond the check.
 OTHER = frozenset((
     "BlockIOAccounting", "BusName", "CPUAccounting", "CPUPressureThresholdUSec", "CPUPressureWatch",
     "CPUSetPartition", "CacheDirectoryAccounting", "CacheDirectoryMode", "CacheDirectoryQuota", "CoredumpReceive",
@@ -114,7 +114,7 @@ OTHER = frozenset((
     "WatchdogSignal", "WatchdogUSec",
 ))  # fmt: skip
 
-# Of every unit.
+# Properties of every unit that a check does not get.
 UNIT_OTHER = frozenset((
     "AccessSELinuxContext", "ActivationDetails", "ActiveEnterTimestamp", "ActiveEnterTimestampMonotonic",
     "ActiveExitTimestamp", "ActiveExitTimestampMonotonic", "ActiveState", "After", "AllowIsolate", "AssertResult",
