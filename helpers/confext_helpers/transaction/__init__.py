@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One reload from its start to its end: the only place where its steps are ordered.
+"""The transaction, which is one reload from start to end: the only place where its steps are ordered.
 
-`prepare` asks all that is asked of a future `/etc`, `commit` puts it in place, `confirm` says what the service's own
-reload made of it. The hook does all three. `unit-confext diff` does the first, and so judges as the hook does.
+`prepare` builds and judges the future `/etc`, `commit` puts it in place, `confirm` asks how the service's own reload
+ended. The hook does all three. `unit-confext diff` only does `prepare`, and so refuses what the hook refuses.
 """

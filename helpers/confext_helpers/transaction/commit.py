@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: Listener) -> bool:
-    """Put it in place.
+    """Put a future `/etc` in place.
 
     Args:
-        manager: the listener gets it.
-        prepared: what.
-        listener: is asked before, and told after.
+        manager: passed on to the listener.
+        prepared: from prepare().
+        listener: asked before the swap, and told after it.
 
     Returns:
-        Whether nothing of what it is made of can have changed meanwhile.
+        Whether an equal fingerprint will prove at the next reload that nothing changed.
 
     Raises:
-        ConfextError: it cannot be put in place; the error says if some mount namespaces have it.
+        ConfextError: the swap failed; the error says if some mount namespaces have the new `/etc`.
     """
     _, properties, processes, _, future = prepared.present
     assert prepared.found is not None
     listener.may_swap(manager)
-    # If this fails, the stage is lost without being told to end, which starts what completes the swap.
+    # If the swap fails, the stage is not told to end: it fails without the hook, and its recovery completes the swap.
     stage = prepared.take_stage()
     listener.begin(Step.SWAP)
     notes.write_stack(None)
@@ -55,7 +55,7 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
     listener.committed(manager)
     looked = fingerprint.file_clock_ns()
     settled = prepared.settled and not fingerprint.is_held_open(properties)
-    # Without the note, the next reload does more than it has to. This one is done.
+    # If the note cannot be written, the next reload only does more than necessary; never fail this one for that.
     with contextlib.suppress(OSError):
         keys = [process.key for process in processes]
         notes.write_stack(LastSwap(keys, looked // 1000, [*prepared.found.layers.all], future, settled))

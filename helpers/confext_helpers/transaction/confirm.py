@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What became of the service's own reload, which comes after its new `/etc` is in place."""
+"""Ask for the result of the service's own reload, which comes after the new `/etc` is in place."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def reload_result(manager: ServiceManager, unit: str) -> str:
-    """ReloadResult= of a service, org.freedesktop.systemd1(5): "success", or how its last reload failed."""
+    """ReloadResult= of a service, org.freedesktop.systemd1(5): "success", or how the last reload failed."""
     return ServiceProperties(manager.service_properties(unit)).reload_result

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All that is asked of the future `/etc` of a service, in order: whether it may be had, and what it would change.
+"""Prepare the future `/etc` of a service: build it, decide whether to refuse it, and find what it would change.
 
-What costs nothing comes first, and what reads all files last. Nothing that the service sees is touched.
+The cheap steps come first, and those that read all files last. Nothing that the service sees is changed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Present(NamedTuple):
     """A service before a transaction.
 
     Attributes:
-        unit: its name.
-        properties: what the manager says about it.
+        unit: the name of the service.
+        properties: of the service.
         processes: one for each mount namespace that gets a new `/etc`.
-        last: what is noted about the last swap; None if that was not one of these processes.
-        fingerprint: of what its next `/etc` would be made of.
+        last: the note of the last swap; None if the processes were others then.
+        fingerprint: of what the next `/etc` would be made of.
     """
 
     unit: str
@@ -52,7 +52,7 @@ class Present(NamedTuple):
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether it is proved that its next `/etc` would be the one that it has."""
+        """Whether it is certain that the next `/etc` would be the present one."""
         return self.last is not None and self.last.settled and self.last.fingerprint.is_same(self.fingerprint)
 
 
@@ -60,11 +60,11 @@ class Prepared:
     """A future `/etc`.
 
     Attributes:
-        present: the service that it is for.
-        stage: what has it.
-        found: what it would change.
-        settled: whether every change of what it is made of, from now on, would be seen.
-        refused: why it may not be put in place; None if it may.
+        present: the service.
+        stage: the stage that has the future `/etc`.
+        found: what a swap would change.
+        settled: whether an equal fingerprint will prove that nothing changed since.
+        refused: why the future `/etc` must not be put in place; None if it may be.
 
     Args:
         held: closes the stage at the end of prepare().
@@ -79,7 +79,7 @@ class Prepared:
         self._held = held
 
     def take_stage(self) -> Stage:
-        """Return the stage; from now on it is the caller's to close."""
+        """Return the stage. From now on, the caller has to close it."""
         self._held.pop_all()
         return self.stage
 
@@ -94,11 +94,11 @@ def look(
     """Look at what the next `/etc` of a service would be made of.
 
     Args:
-        unit: its name.
-        properties: what the manager says about it.
-        processes: one for each of its mount namespaces.
-        last: what is noted about the last swap, whichever processes that was for.
-        files: gets what was looked at.
+        unit: the name of the service.
+        properties: of the service.
+        processes: one for each mount namespace of the service.
+        last: the note of the last swap, for whichever processes.
+        files: gets all files that the fingerprint depends on.
     """
     found = fingerprint.of(properties, files)
     if last is not None and last.processes != [process.key for process in processes]:
@@ -110,28 +110,27 @@ def look(
 def prepare(
     manager: ServiceManager, present: Present, listener: Listener, *, run_checks: bool = True, show: bool = False
 ) -> Iterator[Prepared]:
-    """Build the future `/etc` of a service, judge it and compare it; throw it away at the end.
+    """Build the future `/etc` of a service, decide whether to refuse it, and compare it; discard it at the end.
 
     Args:
-        manager: who builds it.
-        present: the service.
-        listener: who is told about it.
-        run_checks: whether the service's own checks are run.
-        show: what would change is wanted even if it is refused, and all of it.
+        present: the service, from look().
+        listener: told about the steps.
+        run_checks: whether to run the service's own checks.
+        show: whether to list all changes, even if the future `/etc` is refused.
 
     Raises:
-        ConfextError: it is refused; with `show`, only if there is nothing to be compared.
+        ConfextError: the future `/etc` is refused; with `show`, only if there is nothing to compare.
     """
     unit, properties, processes = present.unit, present.properties, present.processes
     _refuse_at_once(present, listener)
     listener.begin(Step.CHECKS)
     wanted = checks.read(manager, unit)
     listener.begin(Step.STAGE)
-    # Release files of what is not there by now are to be looked at when the stage has it.
+    # systemd does not check the names of these layers' release files, so check them once the stage is up.
     unchecked = [layer for layer in properties.layers if not has_strict_name(layer)]
     pending = transient.begin(manager, unit, properties, processes[0].namespace)
     manager.disconnect()
-    # While systemd builds it, there is time to load what is needed next, and only if there is something to do.
+    # Load what is needed next while systemd builds the stage.
     from confext_helpers.swap import change, exchange  # noqa: F401
 
     with contextlib.ExitStack() as held:
@@ -156,7 +155,7 @@ def prepare(
 
 
 def _refuse_at_once(present: Present, listener: Listener) -> None:
-    """What needs no stage to be refused. What others can write is not even mounted."""
+    """Refuse what can be refused without a stage. A layer that others can write must not even be mounted."""
     unit, properties, processes = present.unit, present.properties, present.processes
     if properties.root_ephemeral:
         raise ConfextError("RootEphemeral=yes services cannot be re-stacked", hint="restart it instead")
@@ -164,7 +163,7 @@ def _refuse_at_once(present: Present, listener: Listener) -> None:
     kept |= strangers(unit, properties, processes)
     if kept:
         listener.keeps(kept)
-    from confext_helpers.stage import limits, writers  # Only needed where something changed.
+    from confext_helpers.stage import limits, writers  # Only needed if something changed.
 
     limits.check(properties, processes, present.last)
     writers.check(properties)
@@ -184,7 +183,7 @@ def _judge(
     *,
     run_checks: bool,
 ) -> bool:
-    """Refuse a future `/etc` that is there; return whether any change of it from now on would be seen."""
+    """Refuse a future `/etc` that is built; return `settled` of Prepared."""
     from confext_helpers.stage import writers
 
     unit, properties, _, _, before = prepared.present
@@ -197,9 +196,9 @@ def _judge(
     writers.check(properties)
     refusals.check_releases(unchecked, prepared.stage.namespace)
     signed = refusals.check_signers(properties.layers, properties.extension_image_policy)
-    # What was looked at first is what the stage has, and was checked, unless it changed meanwhile.
+    # If the fingerprint is still the same, the stage has, and the checks saw, what was looked at first.
     after = fingerprint.of(properties)
-    # The host's own /etc is written to all the time, and not only through what is looked up anew.
+    # Leave the base out: the host's own /etc is written to all the time.
     changed = not after._replace(base=before.base).is_same(before)
     checked = run_checks and wanted is not None and bool(wanted.commands)
     if (signed and after.layers != before.layers) or (checked and changed):

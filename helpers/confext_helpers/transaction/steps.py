@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The steps of a transaction, and who is told about them."""
+"""The steps of a transaction, and the listener that is told about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Step(StrEnum):
-    """Values of CONFEXT_STEP=: what was being done when a transaction was given up."""
+    """The values of CONFEXT_STEP=: the step at which a transaction ended."""
 
     PREPARE = "prepare"
     STAGE = "stage"
@@ -22,29 +22,29 @@ class Step(StrEnum):
 
 
 class Listener:
-    """Who is told how far a transaction has come. This one wants to know nothing, and has nothing against it."""
+    """Is told about the progress of a transaction. This base class ignores everything, and permits the swap."""
 
     def begin(self, step: Step) -> None:
-        """A step begins."""
+        """Called when a step begins."""
 
     def keeps(self, processes: dict[int, str]) -> None:
-        """Processes of the service will keep the `/etc` that they have.
+        """Called if processes of the service will keep their old `/etc`.
 
         Args:
-            processes: why each of them does, by PID.
+            processes: the reasons, by PID.
         """
 
     def warns(self, warnings: Sequence[str]) -> None:
-        """Something in the [X-Confext] sections means nothing. An empty sequence says that nothing does not."""
+        """Called with the warnings about the [X-Confext] sections, also if there are none."""
 
     def may_swap(self, manager: ServiceManager) -> None:
-        """Return when the new `/etc` may be put in place. An exception keeps the old one."""
+        """Return if the new `/etc` may be put in place; raise to keep the old one."""
 
     def swapped(self) -> None:
-        """One more mount namespace has the new `/etc`."""
+        """Called when one more mount namespace has the new `/etc`."""
 
     def leaves(self, place: str) -> None:
-        """The service keeps a directory that was made for a swap, since it has put something there."""
+        """Called if a directory made for a swap stays, since the service has put something into it."""
 
     def committed(self, manager: ServiceManager) -> None:
-        """All mount namespaces have the new `/etc`."""
+        """Called when all mount namespaces have the new `/etc`."""
