@@ -180,7 +180,7 @@ def _show(verdicts: Sequence[Verdict], output: Output) -> None:
             what = {
                 Protection.SIGNED: f"whole and signed by {printable(by)}",
                 Protection.VERITY: "whole, as its stated root hash says; not signed",
-            }.get(verdict.protection, "not protected: there is no root hash to compare its data with")
+            }.get(verdict.protection, "not protected: it has neither a signature nor a stated root hash")
             output.line(f"{path}: {what}", Color.GREEN if verdict.protection is Protection.SIGNED else Color.YELLOW)
     refused = sum(not one.good for one in verdicts)
     if refused and len(verdicts) > 1:
