@@ -66,7 +66,7 @@ def test_judged_at_a_start_where_it_was_not_mounted_before(unit: Machine) -> Non
     assert not start(unit)
     problem = Problem("way-others-write", f"'{DATA}/user'")
     assert said(unit) == (
-        f"{UNIT}: not started, its layer {problem} ({DATA}/user/{IMAGE}); chown root:root, chmod go-w, or take it away"
+        f"{UNIT}: not started, its layer {problem} ({DATA}/user/{IMAGE}); chown root:root, chmod go-w, or remove it"
     )
 
     unit.sh(f"chown root {DATA}/user")

@@ -271,8 +271,8 @@ def test_what_is_not_known_is_refused_if_it_is_set(machine: Machine) -> None:
     for name in ("PrivateIPC", "IPAddressDeny"):
         said = inside(machine, UNKNOWN, json.dumps([*state, *unset, name]), unit)
         assert said == (
-            f"its checks cannot be run as the service is: {name}= is not known; take this setting or the Check= away, "
-            "or update unit-confext\n"
+            f"its checks cannot be run with all of its settings: {name}= is not known; remove this setting or the "
+            "Check=, or update unit-confext\n"
         )
     machine.systemctl("stop", unit)
     left = machine.systemctl("list-units", "--all", "--no-legend", "unit-confext-check-*").stdout

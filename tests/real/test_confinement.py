@@ -110,7 +110,7 @@ def test_whatever_is_executed_has_no_power(machine: Machine, attacked: dict[str,
     assert after == before
     said = {name: machine.journal("-u", unit, "-t", "unit-confext") for name, unit in attacked.items()}
     # The attack would have succeeded.
-    assert "something else was executed in place of what the stage runs" in said["root-bare"]
+    assert "another program was executed in place of the stage's loader" in said["root-bare"]
     # What is bound to /run is no concern of a stage.
     assert said["bound"].count("re-stacked") == RELOADS
     if "alias" in said:

@@ -120,7 +120,7 @@ def writable(machine: Machine) -> list[str]:
 def test_service_that_leaves_its_mounts(machine: Machine, tree: str) -> None:
     start(machine, "/usr/bin/python3 /exchanger.py / proc yes", CONFINED)
     assert writable(machine) == []
-    assert reload(machine, 8).count("could exchange its /etc and /proc meanwhile") == 8
+    assert reload(machine, 8).count("could rename another directory to /etc during the swap") == 8
     assert writable(machine) == []
 
 
@@ -150,5 +150,5 @@ def test_nothing_is_looked_up_in_what_took_the_place_of_a_stage_s_etc(machine: M
     releases = f"{tree}/false/extension-release.d"
     machine.sh(f"mkdir -p {releases}; : >{releases}/extension-release.10-a")
     said = machine.run("python3", "-c", LOOK, UNIT, f"{DIRECTORY}/10-a.raw", tree).stdout.splitlines()
-    wrong = "the new one cannot be opened: something else was put in the place of the stage's /etc"
+    wrong = "the new /etc cannot be opened: something else was put in the place of the stage's /etc"
     assert said == ["fine", "fine", wrong, wrong, "fine", "fine"]

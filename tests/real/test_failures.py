@@ -150,7 +150,7 @@ def test_no_space(machine: Machine, unit: str) -> None:
             machine.sh(f"mkdir -p {place}; mount -t tmpfs -o size=4k x {place}; head -c 4k /dev/zero >{place}/full")
     finally:
         machine.run("umount", "-l", "/run/unit-confext")
-    problem = "the new one cannot be put in place: No space left on device"
+    problem = "the new /etc cannot be put in place: No space left on device"
     assert messages == [f"{unit}: /etc is unchanged, {problem}; reload again"]
     next_reload_works(machine, unit)
 

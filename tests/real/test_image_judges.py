@@ -158,6 +158,6 @@ for name in good old unsigned; do
 done
 python3 /run/check.py $devices links/*.raw
 """).splitlines()
-    old = "the signer's certificate is out of its time: CN=expired expired on 2001-01-01 00:00 UTC"
+    old = "the signer's certificate is not valid now: CN=expired expired on 2001-01-01 00:00 UTC"
     none = "the image policy asks for a signature, and there is none"
     assert said == ["True", old, none] * 2

@@ -167,8 +167,8 @@ def test_fifo_is_refused(machine: Machine, name: str) -> None:
     # The versions are picked by the manager, or on 255, 258 and 259 at a daemon-reload.
     assert machine.systemctl("reload", unit, check=False).returncode == 1
     assert machine.journal("-u", unit, "-t", "unit-confext").splitlines()[-1] == (
-        f"{unit}: /etc is unchanged, this is a FIFO, a socket or a terminal, and no file ({fifo}); "
-        "replace it, or take it away, and reload again"
+        f"{unit}: /etc is unchanged, this is a FIFO, a socket or a character device, not a file ({fifo}); "
+        "replace or remove it, and reload again"
     )
     assert services.version(machine, unit) == "v1"
     machine.run("unit-confext", "status", unit, check=False, timeout=60)

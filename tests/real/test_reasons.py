@@ -83,8 +83,8 @@ def test_nobody_can_write_the_reason(machine: Machine, unit: str) -> None:
         machine.systemctl("stop", "reasons-forger", check=False)
     assert machine.journal("_UID=65534").count("to mend it run") == 20
     assert set(said) == {
-        f"{unit}: /etc is unchanged, the new one cannot be built: no partition table or file system that systemd knows "
-        f"is in it ({os.strerror(errno.ENOPKG)}) ({image}); replace it and reload again"
+        f"{unit}: /etc is unchanged, the new /etc cannot be built: the image has no partition table or file system "
+        f"that systemd knows ({os.strerror(errno.ENOPKG)}) ({image}); replace it and reload again"
     }
 
 

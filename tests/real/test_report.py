@@ -238,7 +238,7 @@ def test_refusals_have_their_reason(machine: Machine, unit: str) -> None:
     machine.sh(f"head -c 8192 /dev/urandom >{image}.new; mv {image}.new {image}")
     entry = reload(machine, fails=True)
     reason = (
-        "the new one cannot be built: no partition table or file system that systemd knows is in it "
+        "the new /etc cannot be built: the image has no partition table or file system that systemd knows "
         "(Package not installed)"
     )
     expected = {

@@ -160,7 +160,7 @@ def test_main_process_whose_first_thread_has_ended(machine: Machine) -> None:
     services.eventually(lambda: machine.run("readlink", f"/proc/{pid}/exe", check=False).returncode == 1)
     done = machine.systemctl("reload", UNIT, check=False)
     assert (done.returncode, machine.show(UNIT, "ActiveState")) == (1, "active")
-    assert f"its process {pid} cannot be looked into" in said(machine)
+    assert f"its process {pid} cannot be examined" in said(machine)
 
 
 @pytest.mark.real

@@ -130,7 +130,7 @@ def test_root_image_that_the_service_writes(machine: Machine) -> None:
     assert services.loop_devices(machine, ROOT_IMAGE) == 1
     assert machine.systemctl("reload", UNIT, check=False).returncode == 1
     said = machine.journal("-u", UNIT, "-t", "unit-confext", "-n", "1")
-    assert f"while the service may write its root image: it has ext4 ({ROOT_IMAGE}); have it read-only" in said
+    assert f"while the service may write its root image: it has ext4 ({ROOT_IMAGE}); make it read-only" in said
     assert services.version(machine, UNIT) == "v1"
     assert services.loop_devices(machine, ROOT_IMAGE) == 1
 

@@ -41,8 +41,8 @@ REASONS = {
     Case.DATA: "Input/output error",
     Case.EXPIRED: "expired",
     # systemd has mounted it by then, and would start the service with it.
-    Case.DISGUISED: "it is not signed as the image policy asks for",
-    Case.UNSIGNED: "the image policy does not allow it",
+    Case.DISGUISED: "it is not signed as the image policy requires",
+    Case.UNSIGNED: "the image policy does not allow the image",
 }
 
 # Run in the guest: $unit and $image. Nothing that a reload began may be left when the next one begins.

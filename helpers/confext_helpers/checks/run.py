@@ -99,8 +99,8 @@ def _refuse_unknown(manager: ServiceManager, unit: str, said: dict[str, Value]) 
 
 
 def _cannot(problem: str) -> ConfextError:
-    text = f"its checks cannot be run as the service is: {problem}"
-    return ConfextError(text, hint="take this setting or the Check= away, or update unit-confext")
+    text = f"its checks cannot be run with all of its settings: {problem}"
+    return ConfextError(text, hint="remove this setting or the Check=, or update unit-confext")
 
 
 def build_properties(

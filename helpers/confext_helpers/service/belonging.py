@@ -42,10 +42,10 @@ _CAP_SYS_ADMIN = 1 << 21
 _AS_ROOT = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 7
 
 ANOTHER_ROOT = "has another root directory than systemd gave to the service, as in a container"
-CUT_OFF = "is in a mount namespace that it has cut off from the host's, as systemd does not"
+CUT_OFF = "is in a mount namespace that it has cut off from the host's, which systemd did not do"
 COPY = "is in a copy of the service's mount namespace, which it has made itself"
 ANOTHER_UNIT = "is in a mount namespace of another service"
-ANOTHER_RUN = "was not started by this run of the service, by its INVOCATION_ID="
+ANOTHER_RUN = "was not started by this run of the service, according to its INVOCATION_ID="
 
 
 class Belonging:

@@ -216,7 +216,7 @@ def _search(
                 opened.callback(process.close)
                 member = _is_in(group, pid)
             except OSError as error:
-                problem, hint = f"its process {pid} cannot be looked into: {error.strerror}", "restart it instead"
+                problem, hint = f"its process {pid} cannot be examined: {error.strerror}", "restart it instead"
                 continue
             number = os.fstat(process.namespace).st_ino
             reason = ""
@@ -230,9 +230,7 @@ def _search(
                 )
                 hint = f"run 'systemctl restart {unit}' once"
             elif _is_its_own(process.namespace):
-                problem = (
-                    "it runs in a mount namespace that belongs to a user namespace, and could take a new /etc apart"
-                )
+                problem = "it runs in a mount namespace that belongs to a user namespace, and could unmount a new /etc"
                 hint = "restart it instead"
                 left.setdefault(number, f"{pid} is in a mount namespace that belongs to a user namespace")
             else:

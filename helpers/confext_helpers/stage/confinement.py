@@ -68,14 +68,14 @@ def uid(root: int | None, directory: str) -> int:
         found = 0
     if not found:
         raise ConfextError(
-            f"the new one cannot be built without the system user {USER}",
+            f"the new /etc cannot be built without the system user {USER}",
             hint="run systemd-sysusers and reload again",
         )
     if root is None or os.fstat(root).st_mode & stat.S_IXOTH:
         return found
     if directory:
         raise ConfextError(
-            f"the new one cannot be built below a directory that the system user {USER} may not search",
+            f"the new /etc cannot be built below a directory that the system user {USER} may not search",
             path=directory,
             hint="chmod o+x, or restart the service instead",
         )

@@ -52,7 +52,7 @@ def check(properties: ServiceProperties, processes: list[Process]) -> None:
             namespaces.enter(process.namespace)
             if is_root_writable(namespaces.mounts()):
                 raise ConfextError(
-                    "it runs as root without all of its power, and could exchange its /etc and /proc meanwhile",
+                    "it runs as root with restrictions, and could rename another directory to /etc during the swap",
                     path=properties.root_directory,
                     hint="set RestrictNamespaces=yes, or ProtectSystem=strict, or User=, or restart it instead",
                 )
@@ -110,7 +110,7 @@ def open_stage(namespace: int) -> Iterator[int]:
                 with open_etc(namespaces) as etc:
                     tree = opened.add(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=etc))
         except OSError as error:
-            problem = f"the new one cannot be opened: {error.strerror}"
+            problem = f"the new /etc cannot be opened: {error.strerror}"
             raise ConfextError(problem, hint="reload again") from error
         yield tree
 

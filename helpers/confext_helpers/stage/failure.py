@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 # What systemd means by the errors that it returns for an image (dissect-image.c), if strerror(3) does not tell.
 _MEANINGS = {
-    errno.ENOPKG: "no partition table or file system that systemd knows is in it",
-    errno.ESTALE: "its extension-release file does not match this system",
-    errno.ERFKILL: "the image policy does not allow it as it is",
-    errno.ENOMSG: "it has no extension-release file",
-    errno.EMEDIUMTYPE: "it is no image of the kind that is needed here",
-    errno.EPROTONOSUPPORT: "the kernel cannot activate its partitions, see systemd-dissect(1)",
-    errno.ENOKEY: "its signature is by nobody who is trusted, or it has none",
-    errno.EKEYREJECTED: "its signature is by nobody who is trusted",
-    errno.ENOTUNIQ: "several of its extension-release files go with any name",
-    errno.EBADMSG: "its dm-verity data does not match",
+    errno.ENOPKG: "the image has no partition table or file system that systemd knows",
+    errno.ESTALE: "the layer's extension-release file does not match this system",
+    errno.ERFKILL: "the image policy does not allow the image as it is",
+    errno.ENOMSG: "the layer has no extension-release file",
+    errno.EMEDIUMTYPE: "the image is not of the required kind",
+    errno.EPROTONOSUPPORT: "the kernel cannot activate the image's partitions, see systemd-dissect(1)",
+    errno.ENOKEY: "the image's signer is not trusted, or it has no signature",
+    errno.EKEYREJECTED: "the image's signer is not trusted",
+    errno.ENOTUNIQ: "several of the layer's extension-release files are valid for any name",
+    errno.EBADMSG: "the image's dm-verity data does not match",
 }
 # If the kernel refuses a signature, too, systemd may log one of these errors, which do not mention the signature.
 _SAY_NOTHING = tuple(os.strerror(number) for number in (errno.EBUSY, errno.EINVAL, errno.EIO))
@@ -85,7 +85,7 @@ def explain(lines: list[str], layers: list[str]) -> tuple[str, str]:
         return (f"{place}: {text}" if place else text), ""
     # If the executor ended before journald looked at its process, its messages cannot be attributed to it.
     if any(line.startswith(EXITED) and line.endswith("/NAMESPACE") for line in lines):
-        return "systemd could not make its mounts, and why got lost", ""
+        return "systemd failed to set up its mounts, and the reason was lost", ""
     # A message that says "ignoring" or "proceeding" is not the reason.
     failed = [line for line in lines if not _IGNORED.search(line) and not line.startswith(EXITED)]
     return (failed[0] if failed else "the stage ended before it was up"), ""
@@ -153,5 +153,5 @@ def of_stage(manager: ServiceManager, name: str, properties: ServiceProperties) 
     if path and reason.endswith(_SAY_NOTHING):
         reason = refusals.signature_problem(path) or reason
     hint = "replace it and reload again" if path else f"see journalctl -u {name}"
-    problem = f"the new one cannot be built: {reason}"
+    problem = f"the new /etc cannot be built: {reason}"
     return ConfextError(problem, path=path, hint=hint)

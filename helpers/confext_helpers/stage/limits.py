@@ -30,7 +30,7 @@ def check(properties: ServiceProperties, processes: list[Process], last: LastSwa
     etcmount.check(properties, processes)
     if any(_is_link(f"/proc/{process.pid}/root{ETC}") for process in processes):
         problem = "it cannot be re-stacked: in its root directory /etc is a symbolic link"
-        raise ConfextError(problem, hint="restart the service instead, or have a directory there")
+        raise ConfextError(problem, hint="make /etc a directory there, or restart the service instead")
     since = last.usec if last is not None else properties.start_usec
     for layer in properties.layers:
         if not patience.is_silent(layer) and was_written_to(resolve(layer), since * 1000):

@@ -62,7 +62,7 @@ def check_path(properties: ServiceProperties, path: str, places: Places | None =
                 problem = judge.problem(status, end_of_way)
             if problem:
                 raise ConfextError(
-                    f"the new one cannot be built below a directory that others can change: {way} {problem}",
+                    f"the new /etc cannot be built below a directory that others can change: {way} {problem}",
                     path=place,
                     hint=f"{ROOTS_ALONE}, or restart the service instead",
                 )

@@ -160,8 +160,8 @@ class Pending(NamedTuple):
 
     def _replaced(self, what: str = "was executed") -> ConfextError:
         return ConfextError(
-            f"something else {what} in place of what the stage runs, since {LOADER} led to it",
-            hint="let nobody change where that leads in the service's root directory, or restart it instead",
+            f"another program {what} in place of the stage's loader, since {LOADER} led to it",
+            hint="let only root change where this path leads in the service's root directory, or restart the service",
         )
 
 

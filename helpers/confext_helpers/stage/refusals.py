@@ -84,8 +84,8 @@ def check_whole(path: str) -> None:
     path = resolve(path)
     for part in (path, *sidecars(path)):
         if _is_odd(part):
-            hint = "replace it, or take it away, and reload again"
-            raise ConfextError("this is a FIFO, a socket or a terminal, and no file", path=part, hint=hint)
+            hint = "replace or remove it, and reload again"
+            raise ConfextError("this is a FIFO, a socket or a character device, not a file", path=part, hint=hint)
     try:
         with open(regular.open_file(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -203,16 +203,16 @@ def check_signers(layers: list[str], policy: str) -> bool:
         try:
             found = signers.read(path, anchors, asked=asked)
         except (OSError, ConfextError) as error:
-            problem = f"it is not signed as the image policy asks for: {error}"
+            problem = f"it is not signed as the image policy requires: {error}"
             raise ConfextError(problem, path=layer, hint=hint) from error
         for finding in found.findings:
             if finding.code is Code.SIGNATURE_EXPIRED:
-                problem = f"the signer's certificate is out of its time: {finding.message}"
+                problem = f"the signer's certificate is not valid now: {finding.message}"
             elif finding.code is Code.SIGNATURE_ANCHOR:
-                problem = f"it cannot be told whether its signature counts: {finding.message}"
-                hint = "mend that certificate and reload again"
+                problem = f"its signature cannot be checked: {finding.message}"
+                hint = "repair this certificate and reload again"
             elif finding.code is not Code.SIGNATURE_UNKNOWN_KEY:
-                problem = f"it is not signed as the image policy asks for: {finding.message}"
+                problem = f"it is not signed as the image policy requires: {finding.message}"
             else:
                 continue
             raise ConfextError(problem, path=layer, hint=hint)

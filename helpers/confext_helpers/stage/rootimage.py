@@ -49,14 +49,14 @@ def check(properties: ServiceProperties, mounted: list[str] | None = None) -> No
     hashed = properties.has_root_hash or _has_hash_file(path)
     if path and not is_read_only(properties) and (writable := _writable(path, hashed)):
         raise ConfextError(
-            f"the new one cannot be built while the service may write its root image: {writable}",
+            f"the new /etc cannot be built while the service may write its root image: {writable}",
             path=path,
-            hint="have it read-only (ProtectSystem=strict, ProtectHome=yes, no ReadWritePaths=), or restart it instead",
+            hint="make it read-only (ProtectSystem=strict, ProtectHome=yes, no ReadWritePaths=) or restart the service",
         )
     for path in mounted or []:
         if writable := _writable(path, _has_hash_file(path)):
             raise ConfextError(
-                f"the new one cannot be built while the service may write an image of MountImages=: {writable}",
+                f"the new /etc cannot be built while the service may write an image of MountImages=: {writable}",
                 path=path,
                 hint="make it an erofs or squashfs, or restart the service instead",
             )
@@ -82,7 +82,7 @@ def _writable(path: str, hashed: bool) -> str:
         table, findings = gpt.read(source)
         found = [] if table is not None else [system.kind for system in filesystems.probe(source)]
         if table is None and (findings or not found):
-            return "what is in it is not known"
+            return "its content is not known"
         if table is None:
             whole = "" if hashed else next((kind for kind in found if kind not in filesystems.READ_ONLY), "")
             return f"it has {whole}" if whole else ""

@@ -121,7 +121,7 @@ def begin(manager: ServiceManager, unit: str, properties: ServiceProperties, nam
             rootimage.check(properties, [entry.source for entry in selected.get("MountImages", [])])
             loader.check_path(properties, LOADER, places)
         except OSError as error:
-            problem = f"the new one cannot be built: {error.strerror}"
+            problem = f"the new /etc cannot be built: {error.strerror}"
             raise ConfextError(problem, path=str(error.filename or "")) from error
         os.makedirs(RUN_DIRECTORY, mode=0o755, exist_ok=True)
         name = f"{NAME_PREFIX}{os.getpid()}-{time.monotonic_ns()}.service"

@@ -50,12 +50,12 @@ def _check(judge: Access, layer: str, path: str) -> None:
     try:
         place, status, problem = judge.follow(os.fsencode(path))
     except OSError as error:
-        raise ConfextError(f"its layer cannot be looked at: {error.strerror}", path=layer) from error
+        raise ConfextError(f"its layer cannot be checked: {error.strerror}", path=layer) from error
     if not problem and status is not None:
         problem = judge.problem(status, place)
     if problem:
         what = "its layer" if path == layer else f"{os.path.basename(path)} of its layer"
-        raise ConfextError(f"{what} {problem}", path=layer, hint=f"{ROOTS_ALONE}, or take it away")
+        raise ConfextError(f"{what} {problem}", path=layer, hint=f"{ROOTS_ALONE}, or remove it")
 
 
 def check_before_start(unit: str, manager: ServiceManager, timeout_sec: float) -> None:
@@ -74,12 +74,12 @@ def check_before_start(unit: str, manager: ServiceManager, timeout_sec: float) -
     mounts = {name for name in manager.ordered_after(unit) if name.endswith((".mount", ".automount"))}
     while waiting := mounts & manager.units_with_jobs():
         if time.monotonic() > deadline:
-            problem = f"its layers cannot be looked at, {min(waiting)} is still being mounted"
-            raise ConfextError(problem, hint="start it again when it is")
+            problem = f"its layers cannot be checked, since {min(waiting)} is still being mounted"
+            raise ConfextError(problem, hint="start the service again when this is done")
         time.sleep(_INTERVAL_SEC)
     properties = ServiceProperties(manager.service_properties(unit))
     try:
         patience.attempt(lambda: check(properties), _ANSWER_SEC)
     except TimeoutError as error:
-        problem = "its layers cannot be looked at, what they are on does not answer"
-        raise ConfextError(problem, hint="start it again when it does, or take them away") from error
+        problem = "its layers cannot be checked, since their storage does not answer"
+        raise ConfextError(problem, hint="start the service again when it answers, or remove the layers") from error

@@ -46,9 +46,9 @@ def commit(manager: ServiceManager, prepared: Prepared, notes: Notes, listener: 
             if left:
                 listener.leaves(left)
         except OSError as error:
-            problem = f"the new one cannot be put in place: {error.strerror}"
+            problem = f"the new /etc cannot be put in place: {error.strerror}"
             if number:
-                problem = f"{number} of {len(processes)} mount namespaces have the new /etc, then: {error.strerror}"
+                problem = f"only {number} of {len(processes)} mount namespaces have the new /etc: {error.strerror}"
             raise ConfextError(problem, hint="reload again") from error
         listener.swapped()
     stage.close()

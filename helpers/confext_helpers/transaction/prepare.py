@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from confext_helpers.system.manager import ServiceManager
     from confext_helpers.transaction.steps import Listener
 
-_WORKS_BELOW = "works in a directory below /etc, which for it is the old one"
+_WORKS_BELOW = "works in a directory below /etc, where it still sees the old files"
 
 
 class Present(NamedTuple):

@@ -94,14 +94,14 @@ def test_sets_of_users_cannot_be_handed_over() -> None:
     with pytest.raises(ConfextError) as raised:
         context(said={"NFTSet": ("a(iiss)", [(3, 1, "filter", "x"), (4, 1, "filter", "y")])})
     assert str(raised.value) == (
-        "its checks cannot be run as the service is: NFTSet= with users or groups cannot be handed to a "
-        "check; take this setting or the Check= away, or update unit-confext"
+        "its checks cannot be run with all of its settings: NFTSet= with users or groups cannot be handed to a "
+        "check; remove this setting or the Check=, or update unit-confext"
     )
 
 
 @pytest.mark.parametrize(("name", "value"), [("Frob", ("s", "yes")), ("FrobMax", ("t", 4))])
 def test_unknown_setting_is_refused_by_name(name: str, value: Value) -> None:
-    with pytest.raises(ConfextError, match=f"run as the service is: {name}= is not known; take this setting"):
+    with pytest.raises(ConfextError, match=f"run with all of its settings: {name}= is not known; remove this setting"):
         context(said={name: value})
 
 

@@ -134,9 +134,9 @@ def test_refused_by_a_check() -> None:
 
 def test_refused_too_late() -> None:
     """Where a part of the service has the new /etc, nothing says that it is unchanged."""
-    error = ConfextError("1 of 2 mount namespaces have the new /etc, then: no", unit=UNIT, hint="reload again")
+    error = ConfextError("only 1 of 2 mount namespaces have the new /etc: no", unit=UNIT, hint="reload again")
     message = messages.refused(error, Step.SWAP, partly=True)
-    assert message.text == "a.service: 1 of 2 mount namespaces have the new /etc, then: no; reload again"
+    assert message.text == "a.service: only 1 of 2 mount namespaces have the new /etc: no; reload again"
 
 
 @pytest.mark.parametrize(

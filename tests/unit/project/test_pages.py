@@ -272,12 +272,12 @@ def every_message() -> list[Message]:
     """Each message that the hook can say, with as much in it as can be."""
     image = f"/etc/systemd/system/{UNIT}.confext.d/10-site.raw"
     broken = ConfextError(
-        "the new one cannot be built: Input/output error", unit=UNIT, path=image, hint="replace it and reload again"
+        "the new /etc cannot be built: Input/output error", unit=UNIT, path=image, hint="replace it and reload again"
     )
     failed = ConfextError("the check 'x' exited with status 1", unit=UNIT, hint="mend it", check="x")
     unknown = f"the unknown key Chekc= in [X-Confext] is ignored (/etc/systemd/system/{UNIT}.d/50-check.conf:2)"
     way = "its layer leads into '/data/user', which others than root can write"
-    way_hint = "chown root:root, chmod go-w, or take it away"
+    way_hint = "chown root:root, chmod go-w, or remove it"
     few = Difference(_files(1), _files(2), _files(0))
     return [
         messages.restacked(UNIT, LayerChange((SITE, TLS), (TLS,), (SITE,), ()), few, dict.fromkeys(Step, 1)),

@@ -64,7 +64,7 @@ def test_process_that_cannot_be_looked_into_is_not_none(monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "readlink", gone)
     monkeypatch.setattr(processes, "_EXIT_TIMEOUT_SEC", 0)
     before = descriptors()
-    with pytest.raises(ConfextError, match=f"its process {children[-1].pid} cannot be looked into"):
+    with pytest.raises(ConfextError, match=f"its process {children[-1].pid} cannot be examined"):
         processes.find_processes("foo.service", PROPERTIES)
     assert descriptors() == before
 

@@ -36,7 +36,7 @@ def test_failure_names_the_layer_that_is_there(tmp_path: Path) -> None:
     assert failure.numbers(properties, 256) == [*images, directories[0], directories[2]]
     assert failure.numbers(ServiceProperties({}), 256) == []
     reason, path = failure.explain(["something else", line(1), "Failed at step NAMESPACE"], images)
-    assert reason.startswith("no partition table or file system that systemd knows is in it (")
+    assert reason.startswith("the image has no partition table or file system that systemd knows (")
     assert path == images[1]
 
 
@@ -45,7 +45,7 @@ def test_failure_names_the_layer_that_is_there(tmp_path: Path) -> None:
     [
         ("a.raw", "the layer has no extension-release.a in its /etc/extension-release.d"),
         # It was there when the stage was begun.
-        ("gone.raw", "the new one cannot be built: No such file or directory"),
+        ("gone.raw", "the new /etc cannot be built: No such file or directory"),
     ],
 )
 def test_release_file_that_systemd_misses(
@@ -79,7 +79,7 @@ def test_a_reason_that_got_lost() -> None:
     """An executor may end before the journal has looked at it; that is not another program in the loader's place."""
     ended = "Main process exited, code=exited, status="
     result = "Failed with result 'exit-code'."
-    lost = "systemd could not make its mounts, and why got lost"
+    lost = "systemd failed to set up its mounts, and the reason was lost"
     assert failure.explain([f"{ended}226/NAMESPACE", result], []) == (lost, "")
     assert failure.explain([f"{ended}226/NAMESPACE", line(0), result], ["/a.raw"])[1] == "/a.raw"
     assert failure.explain([f"{ended}127/n/a", result], []) == (result, "")

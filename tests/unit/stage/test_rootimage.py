@@ -62,7 +62,7 @@ def test_file_system_that_cannot_be_written(image: Path, content: bytes) -> None
 
 def test_what_is_not_known_is_writable(image: Path) -> None:
     image.write_bytes(bytes(8192))
-    with pytest.raises(ConfextError, match="what is in it is not known"):
+    with pytest.raises(ConfextError, match="its content is not known"):
         rootimage.check(properties(image))
 
 

@@ -40,7 +40,7 @@ def refused(properties: ServiceProperties) -> str:
     with pytest.raises(ConfextError) as caught:
         writers.check(properties)
     assert caught.value.unit == ""
-    assert caught.value.hint == "chown root:root, chmod go-w, or take it away"
+    assert caught.value.hint == "chown root:root, chmod go-w, or remove it"
     return f"{caught.value.problem} ({caught.value.path})"
 
 
@@ -97,7 +97,7 @@ def test_files_beside_an_image(image: Path, suffix: str) -> None:
 
 def test_a_loop_of_links(own_path: Path) -> None:
     (own_path / "a.raw").symlink_to("a.raw")
-    with pytest.raises(ConfextError, match="cannot be looked at: too many links"):
+    with pytest.raises(ConfextError, match="cannot be checked: too many links"):
         writers.check(images(own_path / "a.raw"))
 
 
@@ -129,12 +129,12 @@ def test_file_systems_are_waited_for(image: Path) -> None:
 
 
 def test_not_forever(image: Path) -> None:
-    with pytest.raises(ConfextError, match=r"its layers cannot be looked at, srv\.mount is still being mounted"):
+    with pytest.raises(ConfextError, match=r"its layers cannot be checked, since srv\.mount is still being mounted"):
         writers.check_before_start(UNIT, Jobs(told(image), [{"srv.mount"}]), 0)
 
 
 def test_storage_that_does_not_answer(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "_ANSWER_SEC", 0.05)
     monkeypatch.setattr(writers, "check", lambda *_: time.sleep(60))
-    with pytest.raises(ConfextError, match="what they are on does not answer"):
+    with pytest.raises(ConfextError, match="their storage does not answer"):
         writers.check_before_start(UNIT, Jobs(told(image), [set()]), 60)

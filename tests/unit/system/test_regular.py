@@ -37,7 +37,7 @@ def refused(layer: Path, fifo: Path) -> None:
     with pytest.raises(ConfextError) as caught:
         refusals.check_whole(str(layer))
     assert str(caught.value) == (
-        f"this is a FIFO, a socket or a terminal, and no file ({fifo}); replace it, or take it away, and reload again"
+        f"this is a FIFO, a socket or a character device, not a file ({fifo}); replace or remove it, and reload again"
     )
 
 

@@ -225,7 +225,7 @@ def test_each_step_fails_once(world: World, number: int, error: BaseException) -
         assert world.noted[0] is None
 
 
-@pytest.mark.parametrize(("number", "text"), [(SWAP, "the new one cannot"), (SWAP + 2, "1 of 2 mount namespaces have")])
+@pytest.mark.parametrize(("number", "text"), [(SWAP, "the new /etc cannot"), (SWAP + 2, "only 1 of 2 mount")])
 def test_swap_that_fails_says_how_far_it_has_come(world: World, number: int, text: str) -> None:
     world.fails = number
     with pytest.raises(ConfextError, match=text) as caught:
@@ -345,7 +345,7 @@ def test_who_keeps_the_old_one_is_said(world: World, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(world, "keeps", kept.append)
     monkeypatch.setattr(exchange, "swap", world.step("swap", "/run/x"))
     reload(world)
-    assert kept == [{7: "works in a directory below /etc, which for it is the old one", 8: "is another's"}]
+    assert kept == [{7: "works in a directory below /etc, where it still sees the old files", 8: "is another's"}]
     assert world.asked.count("leaves /run/x") == 2
 
 
