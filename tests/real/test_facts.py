@@ -383,4 +383,5 @@ def test_directory_below_etc_cannot_be_a_layer(bare_machine: Machine) -> None:
         define(bare_machine, "below.service", f"ExtensionDirectories={path}")
         found[path] = start_status(bare_machine, "below.service")
     assert found == {"/etc/below": EXIT_NAMESPACE, f"{STORE}/below": ""}
-    assert "Too many levels of symbolic links" in bare_machine.journal("-u", "below.service")
+    # Not of the unit alone: if the executor ends before journald looks, journald does not know whose message it is.
+    assert "Too many levels of symbolic links" in bare_machine.journal()
