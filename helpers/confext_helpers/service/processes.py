@@ -168,10 +168,11 @@ def held(processes: Iterable[Process]) -> Iterator[None]:
     try:
         yield
     finally:
-        _close(processes)
+        close_all(processes)
 
 
-def _close(processes: Iterable[Process]) -> None:
+def close_all(processes: Iterable[Process]) -> None:
+    """Close all of `processes`."""
     for process in processes:
         process.close()
 
@@ -189,7 +190,7 @@ def _find(unit: str, properties: ServiceProperties, pids: list[int], strangers: 
     """Do what find_processes() does, for these `pids`; `strangers` gets the PIDs that are left alone, and why."""
     found: dict[int, Process] = {}
     with contextlib.ExitStack() as failed:
-        failed.callback(_close, found.values())
+        failed.callback(close_all, found.values())
         _search(unit, properties, pids, found, strangers)
         failed.pop_all()
     return list(found.values())

@@ -145,10 +145,8 @@ class _Exchange:
     def _mounts_of(self, places: tuple[str, ...]) -> list[int]:
         found = []
         for place in places:
-            with contextlib.suppress(OSError):
-                fd = os.open(place, _PATH)
-                found.append(self._namespaces.mount_of(fd))
-                os.close(fd)
+            with contextlib.suppress(OSError), Descriptors() as opened:
+                found.append(self._namespaces.mount_of(opened.add(os.open(place, _PATH))))
         return found
 
     def _replace(self, old: Mount, etc: int) -> bool:
@@ -191,7 +189,8 @@ def swap(notes: Notes, process: Process, stage: Stage, nosuid: list[str]) -> str
         The directory that could not be removed because the service put something into it; empty if none.
 
     Raises:
-        OSError: a system call failed; the service has its old `/etc`.
+        OSError: a system call failed. The service has its old `/etc`; or the new one, if the call came after the swap,
+            and then the note tells complete() how to go on.
     """
 
     def announce(swap: PendingSwap) -> None:
@@ -226,18 +225,12 @@ def finish(namespaces: Namespaces, service: int, swap: PendingSwap) -> bool:
             point.find(mounts)
         unfinished = len(current) == swap.length + 1 and current[-1].id == swap.old_top
         if unfinished:
-            etc = os.open(ETC, _PATH)
-            try:
-                _move_aside(etc, point)
-            finally:
-                os.close(etc)
+            with Descriptors() as opened:
+                _move_aside(opened.add(os.open(ETC, _PATH)), point)
         now = chain(namespaces.mounts())
         if now and swap.shared and not now[-1].shared:
-            etc = os.open(ETC, _PATH)
-            try:
-                syscalls.mount_setattr(etc, "", propagation=MS_SHARED)
-            finally:
-                os.close(etc)
+            with Descriptors() as opened:
+                syscalls.mount_setattr(opened.add(os.open(ETC, _PATH)), "", propagation=MS_SHARED)
         propagation.restore(namespaces, service, swap.propagation)
     return unfinished
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 
 from confext_helpers.service.notes import Propagation
 from confext_helpers.system import syscalls
+from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.mountinfo import Mount
 from confext_helpers.system.namespaces import Namespaces
 from confext_helpers.system.syscalls import (
@@ -64,11 +65,8 @@ def withheld(fd: int) -> Iterator[None]:
 
 def _check_support(fd: int) -> None:
     """Try whether a mount can join a peer group, with copies that nobody else sees. Raises OSError."""
-    with contextlib.ExitStack() as stack:
-        copies = []
-        for _ in range(2):
-            copies.append(syscalls.open_tree(fd, "", OPEN_TREE_CLONE))
-            stack.callback(os.close, copies[-1])
+    with Descriptors() as opened:
+        copies = [opened.add(syscalls.open_tree(fd, "", OPEN_TREE_CLONE)) for _ in range(2)]
         syscalls.mount_setattr(copies[1], "", propagation=MS_PRIVATE)
         syscalls.move_mount(copies[0], copies[1], MOVE_MOUNT_SET_GROUP)
 
@@ -130,10 +128,12 @@ def open_root(namespaces: Namespaces, mount: Mount) -> int | None:
         fd = os.open(mount.point, _PATH | os.O_NOFOLLOW)
     except OSError:
         return None
-    if namespaces.mount_of(fd) == mount.id:
-        return fd
-    os.close(fd)
-    return None
+    with Descriptors() as opened:
+        opened.add(fd)
+        if namespaces.mount_of(fd) != mount.id:
+            return None
+        opened.pop_all()
+    return fd
 
 
 def restore(namespaces: Namespaces, service: int | None, wanted: list[Propagation]) -> None:
@@ -146,22 +146,21 @@ def restore(namespaces: Namespaces, service: int | None, wanted: list[Propagatio
     mounts = {mount.id: mount for mount in namespaces.mounts()}
     changed = [(mounts[old.mount], old) for old in wanted if old.mount in mounts]
     changed = [(mount, old) for mount, old in changed if old.shared != mount.shared]
-    with contextlib.ExitStack() as stack:
+    with Descriptors() as opened:
         roots: dict[int, int | None] = {}
         for mount, _ in changed:
             roots[mount.id] = fd = open_root(namespaces, mount)
             if fd is not None:
-                stack.callback(os.close, fd)
+                opened.add(fd)
         if any(root is None for root in roots.values()):
             # Some cannot be reached by a path: make all mounts shared, then undo that where a mount was not.
-            root = os.open("/", _PATH)
-            stack.callback(os.close, root)
+            root = opened.add(os.open("/", _PATH))
             syscalls.mount_setattr(root, "", propagation=MS_SHARED, flags=AT_RECURSIVE)
             changed = [(mounts[old.mount], old) for old in wanted if old.mount in mounts and not old.shared]
             for mount, _ in changed:
                 roots[mount.id] = fd = open_root(namespaces, mount)
                 if fd is not None:
-                    stack.callback(os.close, fd)
+                    opened.add(fd)
         for mount, old in changed:
             fd = roots[mount.id]
             if fd is None:

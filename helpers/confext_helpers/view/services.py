@@ -17,7 +17,7 @@ from confext_generator import names
 from confext_generator.constants import DROPIN
 from confext_helpers.errors import ConfextError
 from confext_helpers.service.checkproperties import UnitProperties
-from confext_helpers.service.processes import Process, find_processes, key_of, start_ticks
+from confext_helpers.service.processes import Process, close_all, find_processes, key_of, start_ticks
 from confext_helpers.service.properties import ServiceProperties
 from confext_helpers.system.descriptors import Descriptors
 from confext_helpers.system.mountinfo import Mount, chain, read_mountinfo
@@ -57,8 +57,7 @@ class Service(NamedTuple):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for process in self.processes:
-            process.close()
+        close_all(self.processes)
 
 
 class View(NamedTuple):
